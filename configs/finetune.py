@@ -1,0 +1,124 @@
+"""Fine-tuning on PASCAL VOC2007 or any data in its layout.
+
+    python -m vtl.main --config=configs/finetune.py --workdir=runs/finetune
+
+Variants, as in `--config=configs/finetune.py:lab`:
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config of a variant; the default is our recommended recipe."""
+    if variant not in VARIANTS:
+        known = ", ".join(name for name in VARIANTS if name)
+        raise ValueError(f"configs/finetune.py has no variant '{variant}'; it has {known}")
+    config = _base()
+    config.variant = variant
+    VARIANTS[variant](config)
+    return config
+
+
+def _base() -> ConfigDict:
+    config = ConfigDict()
+    config.task = "finetune"
+    config.variant = ""
+    config.seed = 0
+    # A source (python: vtl.weights.sources.SOURCES), a file, or a finished run; "" is random.
+    config.weights = "torchvision_v1"
+
+    config.data = ConfigDict()
+    config.data.name = "voc2007"
+    config.data.root = ""  # an unpacked devkit, PATH/VOCdevkit/VOC2007; "" fetches VOC2007
+    config.data.train_split = "trainval"
+    config.data.val_split = ""  # picks the best checkpoint; "" takes the last step's
+    config.data.test_split = "test"  # scored once, at the end
+    config.data.resize = ""  # squash or resize_crop; "" is the weights' own
+    config.data.image_size = 0  # pixels the network sees; 0 is the weights' own
+    config.data.difficult = "ignore"  # in the training loss: ignore or negative
+
+    config.model = ConfigDict()
+    config.model.depth = 50
+    config.model.width = 1.0
+    config.model.dtype = "float32"  # of the activations: float32 or bfloat16
+    config.precision = "default"  # of float32 products: default (TF32 on GPUs), highest
+    # The new head: zeros, random, keep (the weights' own), or probe: logistic regression on the
+    # frozen features first (LP-FT, Kumar et al. 2022), with this L2.
+    config.head = "probe"
+    config.head_l2 = 0.01
+
+    config.num_epochs = 4.0
+    config.batch_size = 32
+    config.eval_batch_size = 32
+    config.augment = "flip"  # none, flip or crop_flip
+    config.batch_norm = "frozen"  # or batch: statistics of the batch where the norm trains
+    config.log_every_steps = 10
+    config.test_every_epoch = False  # a test curve, which selects nothing
+
+    config.optim = ConfigDict()
+    config.optim.learning_rate = 0.01
+    config.optim.momentum = 0.9
+    config.optim.nesterov = False
+    config.optim.weight_decay = 0.0
+    config.optim.decay = "all"  # or kernels: without biases and BatchNorm
+    config.optim.clip_norm = 0.0  # 0 is no clipping
+    config.optim.schedule = "cosine"  # or constant
+    config.optim.warmup_steps = 0
+    # Ordered (regex of a whole path, learning-rate multiplier or None for frozen).
+    config.optim.rules = ((".*", 1.0),)
+    return config
+
+
+def _default(config: ConfigDict) -> None:
+    """Our recommended recipe: LP-FT."""
+
+
+def _lab(config: ConfigDict) -> None:
+    """The lab sheet to the letter: everything trains, plain SGD at 0.1."""
+    config.weights = "keras_v1"
+    config.data.resize = "squash"
+    config.data.difficult = "negative"
+    config.head = "random"
+    config.num_epochs = 10.0
+    config.augment = "none"
+    config.batch_norm = "batch"
+    config.optim.learning_rate = 0.1
+    config.optim.momentum = 0.0
+    config.optim.schedule = "constant"
+
+
+def _head(config: ConfigDict) -> None:
+    """The head alone, trained by SGD on a frozen network: the linear probe, on photos."""
+    config.head = "zeros"
+    config.num_epochs = 20.0
+    config.augment = "none"
+    config.optim.learning_rate = 0.1
+    config.optim.momentum = 0.0
+    config.optim.schedule = "constant"
+    config.optim.rules = (("fc/.*", 1.0), (".*", None))
+
+
+def _partial(config: ConfigDict) -> None:
+    """The last stage and the head; the stages before stay frozen."""
+    config.optim.rules = (("fc/.*", 1.0), ("layer4_.*", 1.0), (".*", None))
+
+
+def _scratch(config: ConfigDict) -> None:
+    """Random initialisation: what the ImageNet weights are worth."""
+    config.weights = ""
+    config.head = "random"
+    config.num_epochs = 10.0
+    config.augment = "crop_flip"
+    config.batch_norm = "batch"
+    config.optim.learning_rate = 0.1
+    config.optim.weight_decay = 1e-4
+    config.optim.warmup_steps = 50
+
+
+VARIANTS = {
+    "": _default,
+    "lab": _lab,
+    "head": _head,
+    "partial": _partial,
+    "scratch": _scratch,
+}

@@ -1,0 +1,37 @@
+"""The order of a split's images, and their way onto the mesh."""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+
+def train_indices(step: int, *, num_images: int, batch_size: int, seed: int) -> np.ndarray:
+    """The images [batch_size] of one training step: a function of (seed, step) alone.
+
+    Each pass is a fresh permutation; a batch is always full, so a pass runs on into the next.
+    """
+    first = step * batch_size
+    positions = np.arange(first, first + batch_size)
+    passes = positions // num_images
+    orders = {
+        p: np.random.default_rng((seed, int(p))).permutation(num_images) for p in np.unique(passes)
+    }
+    return np.array([orders[p][i] for p, i in zip(passes, positions % num_images, strict=True)])
+
+
+def eval_indices(num_images: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Every image once, in order: (indices [batch_size], how many of them are real).
+
+    The last batch is padded by its first image, so that every batch has one shape.
+    """
+    for first in range(0, num_images, batch_size):
+        indices = np.arange(first, first + batch_size)
+        count = min(batch_size, num_images - first)
+        yield np.where(indices < num_images, indices, first), count
+
+
+def put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """This process's rows of a batch, placed on the mesh."""
+    return jax.make_array_from_process_local_data(sharding, np.ascontiguousarray(array))

@@ -1,0 +1,327 @@
+"""Average precision under three protocols, with bootstrap intervals over images.
+
+`lab` is scikit-learn's average_precision_score: images with equal scores form one step of the
+curve, AP = sum over steps of (gain in recall) * precision, and a difficult image is a negative.
+
+`voc2007` and `voc2010` are the PASCAL VOC devkits (VOCevalcls.m; gt is 1, 0 difficult, -1):
+
+    [so,si]=sort(-out);  tp=cumsum(gt(si)>0);  fp=cumsum(gt(si)<0);
+    rec=tp/sum(gt>0);    prec=tp./(fp+tp);
+
+so difficult images count neither way, and equal scores stay in file order (the sort is stable).
+
+    2007:            ap=0;  for t=0:0.1:1, p=max(prec(rec>=t)), ap=ap+p/11  (p=0 where none)
+    2010 (VOCap.m):  mrec=[0;rec;1], mpre=[0;prec;0], mpre(i)=max(mpre(i),mpre(i+1)) from the end,
+                     ap = sum of (mrec(i)-mrec(i-1))*mpre(i) where mrec changes
+
+The thresholds are t = i * 0.1 in doubles, which is what a for loop steps through in MATLAB and
+Octave and what NumPy ports get from arange; a MATLAB vector 0:0.1:1 is rounded otherwise. With
+them t = 0.3, 0.6 and 0.7 lie one bit above the fraction: a recall of exactly 3/10 misses t = 0.3.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vtl.errors import UserError
+
+RECALL_THRESHOLDS = 0.1 * np.arange(11)
+NO_DIFFICULT_FLAGS = "there are no difficult flags"
+# Bounds the working memory of the bootstrap at about 100 MB.
+MAX_COUNTS_PER_CHUNK = 1 << 20
+
+QUANTITIES = (
+    *("map", "map_interval", "ap", "ap_interval", "positives", "without_positives"),
+    *("not_computable", "num_images", "binary_accuracy"),
+)
+"""The keys of what `evaluate_scores` returns."""
+
+
+class Protocol(NamedTuple):
+    """How a ranking becomes one number; `area` maps recall, precision [K, R] to AP [R]."""
+
+    description: str
+    leaves_out_difficult: bool
+    groups_ties: bool
+    area: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+class _Ranking(NamedTuple):
+    """The steps of one class's precision/recall curve: K places where recall can grow.
+
+    A resample repeats image n counts[n] times. The copies of a positive are a run of hits, in
+    which precision and recall both grow, so the last copy stands for all of them.
+    """
+
+    images: np.ndarray  # [M] from the best score down to the last positive
+    starts: np.ndarray  # [K] where in `images` each step begins
+    positives: np.ndarray  # [P] the positive images, best first
+    num_positives: np.ndarray  # [K] of them at the end of each step
+
+
+def _step_area(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    return np.sum(np.diff(recall, axis=0, prepend=0) * precision, axis=0)
+
+
+def _interpolated_area(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    return _step_area(recall, np.maximum.accumulate(precision[::-1], axis=0)[::-1])
+
+
+def _eleven_points(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    best = [np.max(precision * (recall >= t), axis=0) for t in RECALL_THRESHOLDS]
+    return np.mean(best, axis=0)
+
+
+PROTOCOLS = {
+    "lab": Protocol(
+        "scikit-learn average_precision_score, difficult images are negatives",
+        leaves_out_difficult=False,
+        groups_ties=True,
+        area=_step_area,
+    ),
+    "voc2007": Protocol(
+        "VOC2007 devkit, 11-point interpolated, difficult images left out",
+        leaves_out_difficult=True,
+        groups_ties=False,
+        area=_eleven_points,
+    ),
+    "voc2010": Protocol(
+        "VOC2010 devkit, area under the interpolated curve, difficult images left out",
+        leaves_out_difficult=True,
+        groups_ties=False,
+        area=_interpolated_area,
+    ),
+}
+
+
+def average_precision(
+    scores: np.ndarray, labels: np.ndarray, difficult: np.ndarray | None, protocol: str
+) -> float | None:
+    """AP of one class from scores [N], labels [N] and difficult [N] in {0, 1}; None: no positive.
+
+    Raises UserError on bad input, or if the protocol needs difficult flags and there are none.
+    """
+    columns = [None if x is None else np.asarray(x)[:, None] for x in (scores, labels, difficult)]
+    return _point_estimates(_rankings(*_checked(*columns), protocol), len(scores), protocol)[0]
+
+
+def evaluate_scores(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    difficult: np.ndarray | None,
+    classes: Sequence[str],
+    *,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """AP, mAP and their 95 % intervals under every protocol, ready for json.dumps.
+
+    scores [N, C] are probabilities; labels and difficult [N, C] are 0 or 1. Intervals are
+    percentiles of a bootstrap over images. A class without a positive has AP None and is left out
+    of the mean; a resample in which a class has no positive leaves that class out of that
+    resample's mean and out of the class's own interval. What can't be computed is None.
+    Raises UserError if shapes, labels or scores are unusable.
+    """
+    scores, labels, difficult = _checked(scores, labels, difficult, classes=classes)
+    positives = labels.sum(axis=0).astype(int).tolist()
+    result: dict[str, Any] = {
+        "map": dict.fromkeys(PROTOCOLS),
+        "map_interval": dict.fromkeys(PROTOCOLS),
+        "ap": {name: dict.fromkeys(classes) for name in PROTOCOLS},
+        "ap_interval": {name: dict.fromkeys(classes) for name in PROTOCOLS},
+        "positives": dict(zip(classes, positives, strict=True)),
+        "without_positives": [c for c, n in zip(classes, positives, strict=True) if n == 0],
+        "not_computable": {},
+        "num_images": len(scores),
+        "binary_accuracy": float(np.mean((scores > 0.5) == labels)),
+    }
+    for name, protocol in PROTOCOLS.items():
+        if protocol.leaves_out_difficult and difficult is None:
+            result["not_computable"][name] = NO_DIFFICULT_FLAGS
+            continue
+        rankings = _rankings(scores, labels, difficult, name)
+        aps = _point_estimates(rankings, len(scores), name)
+        samples = _bootstrap(rankings, len(scores), name, num_resamples, seed)
+        result["map"][name] = _mean(aps)
+        result["map_interval"][name] = _interval(_mean_over_classes(samples))
+        result["ap"][name] = dict(zip(classes, aps, strict=True))
+        result["ap_interval"][name] = dict(zip(classes, map(_interval, samples), strict=True))
+    return result
+
+
+def paired_difference(
+    scores_a: np.ndarray,
+    scores_b: np.ndarray,
+    labels: np.ndarray,
+    difficult: np.ndarray | None,
+    protocol: str,
+    *,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """The mAP of a minus that of b with its 95 % interval: (difference, low, high), as fractions.
+
+    Both are scored on the same resampled images, so what makes the test set hard cancels out.
+    Arrays are [N, C] as in `evaluate_scores`. Raises UserError if no class has a positive.
+    """
+    if num_resamples < 1:
+        raise UserError(f"num_resamples is {num_resamples}: an interval needs at least 1")
+    maps, samples = [], []
+    for scores in (scores_a, scores_b):
+        rankings = _rankings(*_checked(scores, labels, difficult), protocol)
+        maps.append(_mean(_point_estimates(rankings, len(labels), protocol)))
+        drawn = _bootstrap(rankings, len(labels), protocol, num_resamples, seed)
+        samples.append(_mean_over_classes(drawn))
+    interval = _interval(samples[0] - samples[1])
+    if maps[0] is None or maps[1] is None or interval is None:
+        raise UserError("no class has a positive image: there is no mAP to compare")
+    return maps[0] - maps[1], interval[0], interval[1]
+
+
+def format_table(result: dict[str, Any], classes: Sequence[str]) -> str:
+    """The outcome of `evaluate_scores` as an aligned text table, in percent."""
+    names = [name for name in PROTOCOLS if name not in result["not_computable"]]
+    rows = [["class", "positives", *names]]
+    for c in classes:
+        cells = [_percent(result["ap"][name][c], result["ap_interval"][name][c]) for name in names]
+        rows.append([c, str(result["positives"][c]), *cells])
+    means = [_percent(result["map"][name], result["map_interval"][name]) for name in names]
+    rows.append(["mAP", "", *means])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"AP in percent [95 % interval], {result['num_images']} images"]
+    for first, second, *cells in rows:
+        padded = [f"{cell:<{width}}" for cell, width in zip(cells, widths[2:], strict=True)]
+        line = [f"{first:<{widths[0]}}", f"{second:>{widths[1]}}", *padded]
+        lines.append("  ".join(line).rstrip())
+    if result["without_positives"]:
+        lines.append(f"no positives, left out of mAP: {', '.join(result['without_positives'])}")
+    lines += [f"{name}: {PROTOCOLS[name].description}" for name in names]
+    lines += [f"{name}: not computable, {why}" for name, why in result["not_computable"].items()]
+    lines.append(f"binary accuracy at 0.5: {100 * result['binary_accuracy']:.1f}")
+    return "\n".join(lines)
+
+
+def _percent(value: float | None, interval: list[float] | None) -> str:
+    if value is None:
+        return "-"
+    if interval is None:
+        return f"{100 * value:.1f}"
+    return f"{100 * value:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def _checked(
+    scores: Any, labels: Any, difficult: Any, *, classes: Sequence[str] | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    scores = np.asarray(scores, np.float64)
+    labels = np.asarray(labels)
+    difficult = None if difficult is None else np.asarray(difficult)
+    if classes is None:
+        classes = [f"column {c}" for c in range(scores.shape[-1])]
+    flags = {"labels": labels} | ({} if difficult is None else {"difficult": difficult})
+    for name, array in flags.items():
+        if scores.ndim != 2 or array.shape != scores.shape or scores.shape[1] != len(classes):
+            raise UserError(
+                f"scores {scores.shape} and {name} {array.shape} must both have the shape "
+                f"[images, {len(classes)} classes]"
+            )
+        if not np.isin(array, (0, 1)).all():
+            raise UserError(f"{name} must be 0 or 1, found {array[~np.isin(array, (0, 1))][0]}")
+    if scores.size == 0:
+        raise UserError("there are no scores: at least one image and one class are needed")
+    bad = (~np.isfinite(scores)).sum(axis=0)
+    if bad.any():
+        named = ", ".join(f"{c}: {n}" for c, n in zip(classes, bad, strict=True) if n)
+        raise UserError(f"{bad.sum()} of {scores.size} scores are NaN or infinite ({named})")
+    return scores, labels, difficult
+
+
+def _rankings(
+    scores: np.ndarray, labels: np.ndarray, difficult: np.ndarray | None, name: str
+) -> list[_Ranking | None]:
+    if name not in PROTOCOLS:
+        raise UserError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
+    protocol = PROTOCOLS[name]
+    kept = np.ones(scores.shape, bool)
+    if protocol.leaves_out_difficult:
+        if difficult is None:
+            raise UserError(f"{name} is not computable: {NO_DIFFICULT_FLAGS}")
+        kept = (labels == 1) | (difficult == 0)
+    return [
+        _ranking(scores[:, c], labels[:, c] == 1, kept[:, c], protocol.groups_ties)
+        for c in range(scores.shape[1])
+    ]
+
+
+def _ranking(
+    scores: np.ndarray, positive: np.ndarray, kept: np.ndarray, groups_ties: bool
+) -> _Ranking | None:
+    if not positive.any():
+        return None
+    images = np.flatnonzero(kept)
+    images = images[np.argsort(-scores[images], kind="stable")]
+    hit = positive[images]
+    hits = np.cumsum(hit)
+    if groups_ties:
+        ends = np.flatnonzero(np.append(np.diff(scores[images]) != 0, True))
+        ends = ends[np.diff(hits[ends], prepend=0) > 0]
+    else:
+        ends = np.flatnonzero(hit)
+    starts = np.append(0, ends[:-1] + 1)
+    return _Ranking(images[: ends[-1] + 1], starts, images[hit], hits[ends])
+
+
+def _weighted_ap(ranking: _Ranking | None, counts: np.ndarray, name: str) -> np.ndarray:
+    """AP [R] with image n repeated counts[n, r] times; NaN where no positive was drawn."""
+    if ranking is None:
+        return np.full(counts.shape[1], np.nan)
+    hits = np.cumsum(counts[ranking.positives], axis=0)[ranking.num_positives - 1]
+    seen = np.cumsum(np.add.reduceat(counts[ranking.images], ranking.starts, axis=0), axis=0)
+    recall = hits / np.maximum(hits[-1], 1)
+    precision = hits / np.maximum(seen, 1)
+    return np.where(hits[-1] > 0, PROTOCOLS[name].area(recall, precision), np.nan)
+
+
+def _point_estimates(
+    rankings: list[_Ranking | None], num_images: int, name: str
+) -> list[float | None]:
+    once = np.ones((num_images, 1), int)
+    return [None if r is None else float(_weighted_ap(r, once, name)[0]) for r in rankings]
+
+
+def _bootstrap(
+    rankings: list[_Ranking | None], num_images: int, name: str, num_resamples: int, seed: int
+) -> np.ndarray:
+    """AP [C, R] in each resample. The same seed draws the same images, whatever the scores."""
+    rng = np.random.default_rng(seed)
+    samples = np.empty((len(rankings), num_resamples))
+    chunk = max(1, MAX_COUNTS_PER_CHUNK // num_images)
+    for start in range(0, num_resamples, chunk):
+        counts = _draw_counts(rng, num_images, min(chunk, num_resamples - start))
+        for c, ranking in enumerate(rankings):
+            samples[c, start : start + chunk] = _weighted_ap(ranking, counts, name)
+    return samples
+
+
+def _draw_counts(rng: np.random.Generator, num_images: int, num_resamples: int) -> np.ndarray:
+    """How often each image is in each resample, [N, R]."""
+    drawn = rng.integers(num_images, size=(num_resamples, num_images))
+    cells = drawn * num_resamples + np.arange(num_resamples)[:, None]
+    counts = np.bincount(cells.ravel(), minlength=num_images * num_resamples)
+    return counts.reshape(num_images, num_resamples)
+
+
+def _mean(values: list[float | None]) -> float | None:
+    present = [v for v in values if v is not None]
+    return float(np.mean(present)) if present else None
+
+
+def _mean_over_classes(samples: np.ndarray) -> np.ndarray:
+    present = np.isfinite(samples).sum(axis=0)
+    total = np.nansum(samples, axis=0)
+    return np.where(present > 0, total / np.maximum(present, 1), np.nan)
+
+
+def _interval(samples: np.ndarray) -> list[float] | None:
+    present = samples[np.isfinite(samples)]
+    return np.percentile(present, [2.5, 97.5]).tolist() if present.size else None

@@ -1,0 +1,66 @@
+"""Flags -> config -> the one task that `config.task` names.
+
+python -m vtl.main --config=configs/finetune.py --workdir=runs/finetune
+"""
+
+import errno
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from vtl import records
+from vtl.errors import UserError
+from vtl.tasks import finetune
+from vtl.training.loop import Interrupted
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "What to do: configs/TASK.py or configs/TASK.py:VARIANT.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The run's directory; runs/TASK_VARIANT where it is not given."
+)
+
+TASKS = {"finetune": finetune.run}
+
+
+def main(argv: list[str]) -> None:
+    """Run the task; what the user can put right is told in one line, with exit status 1."""
+    if len(argv) > 1:
+        _fail(f"unexpected argument {argv[1]}: options look like --config.seed=1")
+    if _CONFIG.value is None:
+        _fail("--config is missing: for instance --config=configs/finetune.py")
+    config = _CONFIG.value
+    workdir = _WORKDIR.value or "runs/" + "_".join(filter(None, (config.task, config.variant)))
+    try:
+        with jax.default_matmul_precision(config.precision):
+            TASKS[config.task](config, Path(workdir))
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _fail(f"the disk is full: no space left for {error.filename or workdir}")
+    except (Interrupted, KeyboardInterrupt) as stop:
+        records.say(f"{stop or 'stopped'}; the same command goes on from what is saved")
+        sys.exit(130)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parse the command line; a misspelt or mistyped option is told in one line."""
+    try:
+        return flags.FLAGS(argv)
+    except (AttributeError, KeyError, TypeError, ValueError, flags.Error, UserError) as error:
+        _fail(" ".join(str(error).split()))
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"vtl: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,239 @@
+"""ResNet in Flax Linen: v1.5 (torchvision, timm) and v1 (Keras), 18 to 152 layers.
+
+Module paths are torchvision's with `.` inside a name written `_`: `layer1.0.downsample.0` is
+`layer1_0/downsample_0`. Arrays are NHWC. No I/O and no weights live here.
+
+Source: He et al. 2016, "Deep Residual Learning for Image Recognition", table 1; the stride of v1.5
+is that of torchvision/models/resnet.py.
+"""
+
+import functools
+import math
+from collections.abc import Container
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jax.typing import DTypeLike
+
+Strides = tuple[int, int]
+
+
+class Depth(NamedTuple):
+    """One row of the family: whether a block is a bottleneck, and the blocks of each stage."""
+
+    bottleneck: bool
+    blocks: tuple[int, int, int, int]
+
+
+DEPTHS = {
+    18: Depth(False, (2, 2, 2, 2)),
+    34: Depth(False, (3, 4, 6, 3)),
+    50: Depth(True, (3, 4, 6, 3)),
+    101: Depth(True, (3, 4, 23, 3)),
+    152: Depth(True, (3, 8, 36, 3)),
+}
+VARIANTS = ("v1.5", "v1")
+EPSILON = {"v1.5": 1e-5, "v1": 1.001e-5}
+"""BatchNorm's epsilon in torchvision and timm (v1.5) and in Keras (v1)."""
+
+
+class Conv(nn.Module):
+    """Convolution without a bias, padded by `kernel_size // 2` as torch does.
+
+    The output is in `dtype`; a `multiplier` [features] scales the kernel's output channels.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, multiplier: jax.Array | float = 1.0) -> jax.Array:
+        """x [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features]."""
+        size, pad = self.kernel_size, self.kernel_size // 2
+        kernel = self.param(
+            "kernel",
+            nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+            (size, size, x.shape[-1], self.features),
+        )
+        kernel = (kernel * multiplier).astype(self.dtype)
+        if size == 1:
+            # XLA's CPU backend takes two to four times as long for the convolution, and for the
+            # kernel's gradient three times as long where the rows aren't one axis.
+            x = x[:, :: self.stride, :: self.stride]
+            rows = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+            return rows.reshape(*x.shape[:-1], self.features)
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(self.stride, self.stride),
+            padding=[(pad, pad), (pad, pad)],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all but the last axis, with torch's running statistics.
+
+    Statistics are float32 whatever the input; the running variance is the unbiased one.
+    """
+
+    features: int
+    epsilon: float
+    momentum: float = 0.9
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+
+    def setup(self) -> None:  # noqa: D102 (flax calls it)
+        shape = (self.features,)
+        self.scale = self.param("scale", self.scale_init, shape)
+        self.bias = self.param("bias", nn.initializers.zeros, shape)
+        self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        self.var = self.variable("batch_stats", "var", jnp.ones, shape)
+
+    def affine(self) -> tuple[jax.Array, jax.Array]:
+        """The scale and shift [features] that running averages amount to."""
+        multiplier = self.scale * lax.rsqrt(self.var.value + self.epsilon)
+        return multiplier, self.bias - self.mean.value * multiplier
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalise x [..., features] by its own statistics and move the running ones."""
+        x32, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
+        count = math.prod(x.shape[:-1])
+        # One pass over x. Shifted by the running mean, the difference of squares keeps its digits.
+        shift = lax.stop_gradient(self.mean.value)
+        centred = x32 - shift
+        offset = jnp.mean(centred, axes)
+        var = jnp.maximum(jnp.mean(centred**2, axes) - offset**2, 0.0)
+        mean = offset + shift
+        if not self.is_initializing():
+            unbiased = var * (count / max(count - 1, 1))
+            self.mean.value += (1 - self.momentum) * (mean - self.mean.value)
+            self.var.value += (1 - self.momentum) * (unbiased - self.var.value)
+        multiplier = self.scale * lax.rsqrt(var + self.epsilon)
+        return ((x32 - mean) * multiplier + self.bias).astype(x.dtype)
+
+
+def conv_norm(x: jax.Array, conv: Conv, norm: BatchNorm, live_norms: Container[str]) -> jax.Array:
+    """Convolution then BatchNorm: by the batch where `live_norms` names it, else folded."""
+    if "/".join(norm.path) in live_norms:
+        return norm(conv(x))
+    # Folded into the kernel, running averages cost no pass over the activations, and the gradient
+    # of scale comes from the kernel's.
+    multiplier, shift = norm.affine()
+    return conv(x, multiplier) + shift.astype(x.dtype)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """3x3 max-pool of stride 2 and padding 1: [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), C].
+
+    The maximum of nine strided slices: XLA's gradient of a reduce-window is five times slower.
+    """
+    height, width = (x.shape[1] + 1) // 2, (x.shape[2] + 1) // 2
+    padded = jnp.pad(x, ((0, 0), (1, 2), (1, 2), (0, 0)), constant_values=-jnp.inf)
+    slices = [
+        padded[:, i : i + 2 * height : 2, j : j + 2 * width : 2] for i in range(3) for j in range(3)
+    ]
+    return functools.reduce(jnp.maximum, slices)
+
+
+class Block(nn.Module):
+    """A residual block: two 3x3 convolutions, or the 1x1, 3x3, 1x1 bottleneck."""
+
+    features: int
+    stride: int
+    bottleneck: bool
+    variant: str
+    epsilon: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array, live_norms: Container[str]) -> jax.Array:
+        """x [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features (x4, bottleneck)]."""
+        first = self.stride if self.variant == "v1" else 1
+        out = self.features * (4 if self.bottleneck else 1)
+        if self.bottleneck:
+            convs = [(self.features, 1, first), (self.features, 3, self.stride // first)]
+            convs.append((out, 1, 1))
+        else:
+            convs = [(self.features, 3, self.stride), (out, 3, 1)]
+
+        y = x
+        for i, (features, kernel_size, stride) in enumerate(convs, start=1):
+            y = self._conv_norm(y, features, kernel_size, stride, f"conv{i}", f"bn{i}", live_norms)
+            if i < len(convs):
+                y = nn.relu(y)
+        if x.shape[-1] != out or self.stride != 1:
+            x = self._conv_norm(x, out, 1, self.stride, "downsample_0", "downsample_1", live_norms)
+        return nn.relu(x + y)
+
+    def _conv_norm(
+        self,
+        x: jax.Array,
+        features: int,
+        kernel_size: int,
+        stride: int,
+        conv_name: str,
+        norm_name: str,
+        live_norms: Container[str],
+    ) -> jax.Array:
+        conv = Conv(features, kernel_size, stride, self.dtype, name=conv_name)
+        norm = BatchNorm(features, self.epsilon, name=norm_name)
+        return conv_norm(x, conv, norm, live_norms)
+
+
+class ResNet(nn.Module):
+    """A residual network of any row of `DEPTHS`.
+
+    `width` multiplies every stage's channels; `dtype` is that of the activations, while parameters,
+    BatchNorm statistics and logits are float32.
+    """
+
+    num_classes: int
+    depth: int = 50
+    variant: str = "v1.5"
+    width: float = 1.0
+    epsilon: float = 1e-5
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, live_norms: Container[str]
+    ) -> tuple[jax.Array, jax.Array]:
+        """Normalised images [B, H, W, 3] -> logits [B, num_classes], features [B, C], float32.
+
+        `live_norms` holds the paths of the BatchNorms that normalise by the batch and move their
+        running statistics; every other one uses its running averages. Empty for evaluation.
+        """
+        row = DEPTHS[self.depth]
+        stem = round(64 * self.width)
+        x = images.astype(self.dtype)
+        conv, norm = (
+            Conv(stem, 7, 2, self.dtype, name="conv1"),
+            BatchNorm(stem, self.epsilon, name="bn1"),
+        )
+        x = max_pool(nn.relu(conv_norm(x, conv, norm, live_norms)))
+        for stage, blocks in enumerate(row.blocks, start=1):
+            for block in range(blocks):
+                x = Block(
+                    features=stem * 2 ** (stage - 1),
+                    stride=2 if stage > 1 and block == 0 else 1,
+                    bottleneck=row.bottleneck,
+                    variant=self.variant,
+                    epsilon=self.epsilon,
+                    dtype=self.dtype,
+                    name=f"layer{stage}_{block}",
+                )(x, live_norms)
+        features = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        return nn.Dense(self.num_classes, name="fc")(features), features
+
+
+def norm_paths(batch_stats: dict) -> tuple[str, ...]:
+    """The paths of all BatchNorms of a `batch_stats` tree, such as `layer1_0/bn1`."""
+    paths: list[str] = []
+    for name, child in batch_stats.items():
+        paths += [name] if "mean" in child else [f"{name}/{path}" for path in norm_paths(child)]
+    return tuple(paths)

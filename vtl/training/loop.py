@@ -1,0 +1,146 @@
+"""The one host loop for photos."""
+
+import dataclasses
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from vtl.data import batches
+from vtl.errors import UserError
+from vtl.records import Progress, RunDirectory
+from vtl.training.checkpoint import Checkpoints
+from vtl.training.state import TrainState, by_batch
+from vtl.training.steps import TrainStep
+
+
+class Interrupted(Exception):
+    """SIGTERM or Ctrl-C came; the state is saved and the same command goes on from it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSet:
+    """What a training batch is drawn from: images [N, H, W, 3] uint8; labels, known [N, C]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    known: np.ndarray
+
+
+def count_steps(num_epochs: float, num_images: int, batch_size: int) -> int:
+    """The steps that come nearest to `num_epochs` passes, at least one."""
+    return max(1, round(num_epochs * num_images / batch_size))
+
+
+def run(
+    train_state: TrainState,
+    train_step: TrainStep,
+    training_set: TrainingSet,
+    *,
+    num_steps: int,
+    batch_size: int,
+    log_every_steps: int,
+    seed: int,
+    schedule: optax.Schedule,
+    mesh: Mesh,
+    run_directory: RunDirectory,
+    checkpoints: Checkpoints,
+    evaluate: Callable[[TrainState], dict[str, float]],
+) -> TrainState:
+    """Train from `train_state.step` to `num_steps`; evaluate and save at the end of every epoch.
+
+    `evaluate` returns the scores that are recorded, and saved with the state, at an epoch's end.
+
+    Raises:
+        Interrupted: a signal came, and the state was saved.
+        UserError: the loss is not finite; the last good checkpoint stays.
+    """
+    num_images = len(training_set.images)
+    progress = Progress(int(train_state.step), num_steps, batch_size, num_images)
+    pending: list[dict[str, jax.Array]] = []
+
+    def load(step: int) -> dict[str, jax.Array]:
+        rows = batches.train_indices(step, num_images=num_images, batch_size=batch_size, seed=seed)
+        arrays = dataclasses.asdict(training_set)
+        return {
+            name: batches.put(rows_of[rows], by_batch(mesh)) for name, rows_of in arrays.items()
+        }
+
+    def flush(done: int) -> None:
+        first = done - len(pending) + 1
+        lines = [
+            {
+                "step": step,
+                "epoch": step * batch_size / num_images,
+                **{name: float(value) for name, value in metrics.items()},
+                "learning_rate": float(schedule(step - 1)),
+            }
+            for step, metrics in enumerate(pending, start=first)
+        ]
+        pending.clear()
+        _check_finite(lines, checkpoints)
+        run_directory.append_metrics(lines)
+        progress.show(lines)
+
+    with _signals() as interrupted, ThreadPoolExecutor(1) as prefetcher:
+        upcoming = prefetcher.submit(load, int(train_state.step))
+        for step in range(int(train_state.step), num_steps):
+            batch, upcoming = upcoming.result(), prefetcher.submit(load, step + 1)
+            train_state, metrics = train_step(train_state, batch)
+            pending.append(metrics)
+            done = step + 1
+            ends_epoch = done == num_steps or (done * batch_size) % num_images < batch_size
+            if ends_epoch or done % log_every_steps == 0 or interrupted.is_set():
+                flush(done)
+            if ends_epoch:
+                scores = evaluate(train_state)
+                line = {"step": done, "epoch": done * batch_size / num_images, **scores}
+                run_directory.append_metrics([line | progress.speed()])
+                progress.end_epoch(scores)
+                checkpoints.save(train_state, scores)
+            if interrupted.is_set() and done < num_steps:
+                checkpoints.save(train_state)
+                checkpoints.wait()
+                raise Interrupted(f"stopped after step {done}, which is saved")
+    checkpoints.wait()
+    return train_state
+
+
+def _check_finite(lines: list[dict], checkpoints: Checkpoints) -> None:
+    for line in lines:
+        if not math.isfinite(line["loss"]):
+            checkpoints.wait()
+            good = checkpoints.latest()
+            kept = (
+                "nothing was saved yet" if good is None else f"checkpoint {good} is the last good"
+            )
+            raise UserError(
+                f"the loss is {line['loss']} at step {line['step']}: lower optim.learning_rate or "
+                f"set optim.clip_norm; {kept}"
+            )
+
+
+@contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """Set the event on SIGTERM or Ctrl-C; a second one acts as it did before."""
+    event = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def handle(number: int, frame: object) -> None:
+        event.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,47 @@
+"""The training state, arrays only, and the mesh it lives on."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from vtl.errors import UserError
+
+
+class TrainState(struct.PyTreeNode):
+    """All that training changes. The model and the optimiser are closed over, never stored."""
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the model is applied to."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def make_mesh() -> Mesh:
+    """One `data` axis over all devices; one device is a mesh of one."""
+    return Mesh(np.array(jax.devices()), ("data",))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of what every device holds whole: the state."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def by_batch(mesh: Mesh) -> NamedSharding:
+    """The sharding of what is split along its first axis: a batch."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def check_batch_size(option: str, batch_size: int, mesh: Mesh) -> None:
+    """Raise UserError where a batch can't be split evenly over the devices."""
+    if batch_size < 1 or batch_size % mesh.size:
+        raise UserError(
+            f"{option}={batch_size} is not divisible by the {mesh.size} devices of this machine"
+        )

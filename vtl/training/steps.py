@@ -1,0 +1,85 @@
+"""The pure train and eval steps, jitted over a mesh."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from vtl.models.resnet import ResNet
+from vtl.training import augment, losses, optim, state
+from vtl.training.state import TrainState
+from vtl.weights.preprocessing import Preprocessing, normalise
+
+Batch = dict[str, jax.Array]
+"""images [B, H, W, 3] uint8, labels [B, C] and known [B, C] in {0, 1}."""
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def make_train_step(
+    model: ResNet,
+    optimizer: optax.GradientTransformation,
+    multipliers: optim.Multipliers,
+    *,
+    batch_norm: str,
+    preprocessing: Preprocessing,
+    augmentation: str,
+    seed: int,
+    mesh: Mesh,
+) -> TrainStep:
+    """(state, batch) -> (next state, {loss, binary_accuracy}); the old state is given up.
+
+    Augmentation is a function of (seed, step), so a resumed run sees what it would have seen.
+    """
+    trainable = optim.trainable_mask(multipliers)
+    norms = optim.live_norms(batch_norm, multipliers)
+    key = jax.random.key(seed)
+
+    def train_step(
+        train_state: TrainState, batch: Batch
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        step_key = jax.random.fold_in(key, train_state.step)
+        images = augment.augment(
+            step_key, batch["images"], kind=augmentation, size=preprocessing.crop_size
+        )
+        images = normalise(images, preprocessing)
+        labels, known = (batch[name].astype(jnp.float32) for name in ("labels", "known"))
+
+        def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+            params = optim.freeze_gradients(params, trainable)
+            variables = {"params": params, "batch_stats": train_state.batch_stats}
+            (logits, _), moved = model.apply(
+                variables, images, live_norms=norms, mutable=["batch_stats"]
+            )
+            loss = losses.sigmoid_bce_mean(logits, labels, known)
+            return loss, (logits, moved["batch_stats"])
+
+        (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            train_state.params
+        )
+        updates, opt_state = optimizer.update(grads, train_state.opt_state, train_state.params)
+        params = optim.apply_updates(train_state.params, updates, trainable)
+        metrics = {"loss": loss, "binary_accuracy": jnp.mean((logits > 0) == (labels > 0.5))}
+        return TrainState(train_state.step + 1, params, batch_stats, opt_state), metrics
+
+    whole, split = state.replicated(mesh), state.by_batch(mesh)
+    return jax.jit(
+        train_step, donate_argnums=0, in_shardings=(whole, split), out_shardings=(whole, whole)
+    )
+
+
+def make_eval_step(
+    model: ResNet, preprocessing: Preprocessing, mesh: Mesh
+) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
+    """(variables, images [B, H, W, 3] uint8) -> (sigmoid scores [B, C], features [B, D])."""
+
+    def eval_step(variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        images = normalise(augment.centre_crop(images, preprocessing.crop_size), preprocessing)
+        logits, features = model.apply(variables, images, live_norms=())
+        return jax.nn.sigmoid(logits), features
+
+    whole, split = state.replicated(mesh), state.by_batch(mesh)
+    return jax.jit(eval_step, in_shardings=(whole, split), out_shardings=(split, split))

@@ -1,0 +1,52 @@
+"""What a network expects of its pixels. It belongs to the weights and travels with them."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """From an upright RGB photo to a network's input.
+
+    A photo is resized by `resize` (`squash` or `resize_crop`) with `interpolation` to `resize_size`
+    pixels, of which the central `crop_size` are seen at evaluation. Pixels 0..255 become
+    (pixel * scale - mean) / std, channel by channel in `channels` order.
+    """
+
+    channels: str = "rgb"
+    scale: float = 1 / 255
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    resize: str = "resize_crop"
+    resize_size: int = 256
+    crop_size: int = 224
+    interpolation: str = "bilinear"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
+        """The inverse of `dataclasses.asdict`, also after a round trip through JSON."""
+        tuples = {name: tuple(values[name]) for name in ("mean", "std")}
+        return cls(**(values | tuples))
+
+
+TORCHVISION = Preprocessing()
+CAFFE = Preprocessing(
+    channels="bgr",
+    scale=1.0,
+    mean=(103.939, 116.779, 123.68),
+    std=(1.0, 1.0, 1.0),
+    interpolation="nearest",
+)
+"""Keras' ResNet50: BGR minus the mean, pixels left at 0..255; `load_img` resizes by nearest."""
+
+
+def normalise(images: jax.Array, preprocessing: Preprocessing) -> jax.Array:
+    """RGB uint8 (or 0..255 float) images [B, H, W, 3] -> float32 network input [B, H, W, 3]."""
+    x = images.astype(jnp.float32)
+    if preprocessing.channels == "bgr":
+        x = x[..., ::-1]
+    mean, std = jnp.asarray(preprocessing.mean), jnp.asarray(preprocessing.std)
+    return (x * preprocessing.scale - mean) / std

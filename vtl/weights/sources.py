@@ -1,0 +1,160 @@
+"""The weights that exist: where they are, their hash, variant and preprocessing."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from vtl.data import fetch
+from vtl.errors import UserError
+from vtl.weights import convert, formats
+from vtl.weights.preprocessing import CAFFE, TORCHVISION, Preprocessing
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Published ImageNet weights of one file, with their top-1 accuracy in percent."""
+
+    download: fetch.Download
+    variant: str
+    preprocessing: Preprocessing
+    top1: float
+    licence: str
+
+
+def _hugging_face(model: str, sha256: str | None) -> fetch.Download:
+    url = f"https://huggingface.co/timm/{model}/resolve/main/model.safetensors"
+    return fetch.Download(f"{model}.safetensors", (url,), sha256=sha256)
+
+
+def _torchvision(filename: str, size: int | None, sha256: str | None) -> fetch.Download:
+    return fetch.Download(
+        filename, (f"https://download.pytorch.org/models/{filename}",), size=size, sha256=sha256
+    )
+
+
+_TIMM_A1 = dataclasses.replace(TORCHVISION, resize_size=236, interpolation="bicubic")
+_KERAS_NAME = "resnet50_weights_tf_dim_ordering_tf_kernels.h5"
+
+SOURCES = {
+    "torchvision_v1": Source(
+        _torchvision(
+            "resnet50-0676ba61.pth",
+            102_530_333,
+            "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+        ),
+        "v1.5",
+        TORCHVISION,
+        76.130,
+        "BSD-3-Clause",
+    ),
+    "torchvision_v2": Source(
+        _torchvision("resnet50-11ad3fa6.pth", None, "11ad3fa6"),
+        "v1.5",
+        dataclasses.replace(TORCHVISION, resize_size=232),
+        80.858,
+        "BSD-3-Clause",
+    ),
+    "timm_a1": Source(
+        _hugging_face(
+            "resnet50.a1_in1k", "773525d5821de224f8f30c33377b7a795d7863e08522698200d3217d3f2a41bb"
+        ),
+        "v1.5",
+        _TIMM_A1,
+        80.382,
+        "Apache-2.0",
+    ),
+    "timm_tv": Source(
+        _hugging_face("resnet50.tv_in1k", None), "v1.5", TORCHVISION, 76.156, "BSD-3-Clause"
+    ),
+    "keras_v1": Source(
+        fetch.Download(
+            _KERAS_NAME,
+            (f"https://storage.googleapis.com/tensorflow/keras-applications/resnet/{_KERAS_NAME}",),
+            size=102_967_424,
+            md5="2cb95161c43110f7111970584f804107",
+        ),
+        "v1",
+        CAFFE,
+        74.928,
+        "MIT",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A weights file, read: its tensors under torchvision's names and what they ask for."""
+
+    name: str
+    path: Path
+    sha256: str
+    tensors: convert.Tensors
+    architecture: convert.Architecture
+    preprocessing: Preprocessing
+    classes: tuple[str, ...] | None
+
+    def record(self) -> dict:
+        """What `results.json` and the meta of features say of the weights."""
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "preprocessing": dataclasses.asdict(self.preprocessing),
+        }
+
+
+def load(name_or_path: str) -> Weights:
+    """Read weights by the name of a source, the path of a file, or a run's directory.
+
+    Raises:
+        UserError: no such source or file, a failed download, or a file that is no ResNet.
+    """
+    path = _locate(name_or_path)
+    file = formats.read(path)
+    tensors, architecture = convert.canonical(file)
+    sha256 = fetch.file_sha256(path)
+    preprocessing, classes = _preprocessing(file, sha256), None
+    if "vtl" in file.metadata:
+        classes = tuple(json.loads(file.metadata["vtl"])["classes"])
+    return Weights(name_or_path, path, sha256, tensors, architecture, preprocessing, classes)
+
+
+def _locate(name_or_path: str) -> Path:
+    if name_or_path in SOURCES:
+        return fetch.fetch(SOURCES[name_or_path].download, fetch.cache_dir() / "weights")
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.exists():
+        known = ", ".join(sorted(SOURCES))
+        raise UserError(
+            f"weights={name_or_path}: no such file or finished run, nor one of the sources {known}"
+        )
+    return path
+
+
+def _preprocessing(file: formats.WeightsFile, sha256: str) -> Preprocessing:
+    """A file's own word first, then its source's where the hash is known, then its layout's."""
+    if "vtl" in file.metadata:
+        return Preprocessing.from_dict(json.loads(file.metadata["vtl"])["preprocessing"])
+    for source in SOURCES.values():
+        known = source.download.sha256
+        if file.path.name == source.download.filename or (known and sha256.startswith(known)):
+            return source.preprocessing
+    return CAFFE if file.format == "keras_legacy_h5" else TORCHVISION
+
+
+def save(
+    path: Path,
+    variables: dict,
+    architecture: convert.Architecture,
+    preprocessing: Preprocessing,
+    classes: tuple[str, ...],
+) -> None:
+    """Write a network under torchvision's names, with all that `load` needs to read it back."""
+    meta = {
+        "architecture": dataclasses.asdict(architecture),
+        "preprocessing": dataclasses.asdict(preprocessing),
+        "classes": list(classes),
+    }
+    tensors = convert.from_variables(variables)
+    formats.write_safetensors(path, tensors, {"format": "pt", "vtl": json.dumps(meta)})
