@@ -1,0 +1,46 @@
+"""Run one config under several named overrides, and tabulate what came out."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs import finetune as finetune_config
+from vtl.evaluation import metrics
+from vtl.tasks import finetune
+
+Overrides = dict[str, Any]
+
+
+def run_finetune(variant: str, overrides: Overrides, workdir: Path) -> None:
+    """Run `configs/finetune.py:variant` with overrides such as {"optim.momentum": 0.0}."""
+    config = finetune_config.get_config(variant)
+    config.lock()
+    config.update_from_flattened_dict(overrides)
+    finetune.run(config, workdir)
+
+
+def frequent_map(run: Path, role: str, min_positives: int = 5) -> float:
+    """mAP, protocol `lab`, over the classes with enough positives in both train and `role`."""
+    data = {r: np.load(run / f"scores_{r}.npz") for r in ("train", role)}
+    enough = [(d["labels"].sum(axis=0) >= min_positives) for d in data.values()]
+    columns = np.flatnonzero(enough[0] & enough[1])
+    scores, labels = data[role]["scores"], data[role]["labels"]
+    aps = [metrics.average_precision(scores[:, c], labels[:, c], None, "lab") for c in columns]
+    return float(np.mean(aps))
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """results.json of a run, {} where it isn't there yet."""
+    path = run / "results.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows of the same keys as CSV."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
