@@ -2,8 +2,8 @@
 
     python -m experiments.finetune_search --root=DEVKIT --weights=FILE --out=runs/search
 
-Trains on `train`, scores on `val`, and writes experiments/finetune_search.csv. Each run goes on from
-where it was, so a second start only does what is missing. On 2 CPU cores about six minutes a run.
+Trains on `train`, scores on `val`, and writes experiments/finetune_search.csv. Each run goes on
+from where it was, so a second start only does what is missing. About six minutes a run on 2 cores.
 """
 
 import argparse

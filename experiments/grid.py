@@ -29,7 +29,7 @@ def frequent_map(run: Path, role: str, min_positives: int = 5) -> float:
     columns = np.flatnonzero(enough[0] & enough[1])
     scores, labels = data[role]["scores"], data[role]["labels"]
     aps = [metrics.average_precision(scores[:, c], labels[:, c], None, "lab") for c in columns]
-    return float(np.mean(aps))
+    return float(np.mean(np.array(aps, np.float64)))
 
 
 def outcome(run: Path) -> dict[str, Any]:

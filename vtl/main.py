@@ -4,15 +4,18 @@ python -m vtl.main --config=configs/finetune.py --workdir=runs/finetune
 """
 
 import errno
+import logging as python_logging
+import re
 import sys
 from pathlib import Path
 from typing import NoReturn
 
 import jax
-from absl import app, flags
-from ml_collections import config_flags
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
 
 from vtl import records
+from vtl.data import fetch
 from vtl.errors import UserError
 from vtl.tasks import finetune
 from vtl.training.loop import Interrupted
@@ -31,9 +34,10 @@ def main(argv: list[str]) -> None:
     """Run the task; what the user can put right is told in one line, with exit status 1."""
     if len(argv) > 1:
         _fail(f"unexpected argument {argv[1]}: options look like --config.seed=1")
-    if _CONFIG.value is None:
-        _fail("--config is missing: for instance --config=configs/finetune.py")
-    config = _CONFIG.value
+    logging.set_verbosity(logging.WARNING)
+    logging.get_absl_handler().setFormatter(python_logging.Formatter("vtl: %(message)s"))
+    jax.config.update("jax_compilation_cache_dir", str(fetch.cache_dir() / "xla"))
+    config = _read_config()
     workdir = _WORKDIR.value or "runs/" + "_".join(filter(None, (config.task, config.variant)))
     try:
         with jax.default_matmul_precision(config.precision):
@@ -54,7 +58,19 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (AttributeError, KeyError, TypeError, ValueError, flags.Error, UserError) as error:
-        _fail(" ".join(str(error).split()))
+        # A config's own error comes as a traceback, and a misspelling with a hint below it.
+        last = str(error).strip().splitlines()[-1]
+        _fail(re.sub(r"^\w+Error: ", "", last))
+
+
+def _read_config() -> ConfigDict:
+    if _CONFIG.value is None:
+        _fail("--config is missing: for instance --config=configs/finetune.py")
+    try:
+        _ = _CONFIG.value.task
+    except OSError:
+        _fail(f"--config={config_flags.get_config_filename(flags.FLAGS['config'])}: no such file")
+    return _CONFIG.value
 
 
 def _fail(message: str) -> NoReturn:

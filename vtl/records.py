@@ -88,25 +88,27 @@ class RunDirectory:
     """One run's files. Each is written under a temporary name and renamed."""
 
     def __init__(self, path: Path, config: ConfigDict):
-        """Open `path` for `config`: a new run, or the same one to go on with.
+        """Look at `path`: nothing yet, or a run of the same `config` to go on with.
 
         Raises:
-            UserError: the directory holds a run of another config.
+            UserError: the directory holds a run of another config, or something else.
         """
         self.path = path
-        resolved = json.loads(config.to_json())
+        self._config = json.loads(config.to_json())
         if (path / "config.json").exists():
             before = _read_json(path / "config.json")
-            if before != resolved:
+            if before != self._config:
                 raise UserError(
-                    f"{path} holds a run of another config ({_differences(before, resolved)}): "
+                    f"{path} holds a run of another config ({_differences(before, self._config)}): "
                     "choose another --workdir, or remove it"
                 )
-        else:
-            path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
-                raise UserError(f"{path} is not empty and holds no run: choose another --workdir")
-            write_json(path / "config.json", resolved)
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path} is not empty and holds no run: choose another --workdir")
+
+    def begin(self) -> None:
+        """Make the directory and write config.json: from here on it is a run of this config."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "config.json", self._config)
 
     @property
     def is_finished(self) -> bool:

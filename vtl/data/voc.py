@@ -114,7 +114,7 @@ def _check_root(root: Path) -> Path:
         return root
     years = sorted(path for path in root.iterdir() if _is_devkit(path))
     if len(years) == 1:
-        logging.info("%s is not a devkit, but holds one: using %s", root, years[0])
+        logging.warning("%s is not a devkit, but holds one: using %s", root, years[0])
         return years[0]
     if years:
         names = ", ".join(path.name for path in years)

@@ -229,11 +229,3 @@ class ResNet(nn.Module):
                 )(x, live_norms)
         features = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         return nn.Dense(self.num_classes, name="fc")(features), features
-
-
-def norm_paths(batch_stats: dict) -> tuple[str, ...]:
-    """The paths of all BatchNorms of a `batch_stats` tree, such as `layer1_0/bn1`."""
-    paths: list[str] = []
-    for name, child in batch_stats.items():
-        paths += [name] if "mean" in child else [f"{name}/{path}" for path in norm_paths(child)]
-    return tuple(paths)

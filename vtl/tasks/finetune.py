@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +93,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         return {f"{role}_map_{MAP_PROTOCOL}": v for role, v in means.items() if v is not None}
 
     # Where to start, and the training.
+    run_directory.begin()
     checkpoints = Checkpoints(workdir / "checkpoints", best_by=f"val_map_{MAP_PROTOCOL}")
     resumed_from = checkpoints.latest()
     if resumed_from is None:
@@ -125,7 +127,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     seconds["train"] = time.perf_counter()
 
     # The outcome: of the best step on val, or else of the last one.
-    chosen = checkpoints.best() if "val" in splits else num_steps
+    chosen = (checkpoints.best() if "val" in splits else None) or num_steps
     if chosen != num_steps:
         train_state = checkpoints.restore(chosen, train_state, replicated(mesh))
     checkpoints.close()
@@ -222,7 +224,7 @@ def _make_model(architecture: convert.Architecture, dtype: str) -> ResNet:
     return ResNet(**dataclasses.asdict(architecture), dtype=DTYPES[dtype])
 
 
-def _initialise(model: ResNet, seed: int) -> dict:
+def _initialise(model: ResNet, seed: int) -> Any:
     return model.init(jax.random.key(seed), jnp.zeros((1, 64, 64, 3)), live_norms=())
 
 

@@ -76,7 +76,7 @@ def make_eval_step(
 ) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
     """(variables, images [B, H, W, 3] uint8) -> (sigmoid scores [B, C], features [B, D])."""
 
-    def eval_step(variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def eval_step(variables: Any, images: jax.Array) -> tuple[jax.Array, Any]:
         images = normalise(augment.centre_crop(images, preprocessing.crop_size), preprocessing)
         logits, features = model.apply(variables, images, live_norms=())
         return jax.nn.sigmoid(logits), features

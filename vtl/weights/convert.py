@@ -1,8 +1,8 @@
 """From other frameworks' tensors to our variables, and back to torchvision's names.
 
-One table a layout says where each of its tensors goes, and one function transposes. Loading is total:
-every tensor is used once or is named in `_IGNORED`, and everything else that does not fit is an error
-that lists the keys.
+One table a layout says where each of its tensors goes, and one function transposes. Loading is
+total: every tensor is used once or is named in `_IGNORED`, and everything else that does not fit is
+an error that lists the keys.
 """
 
 import dataclasses

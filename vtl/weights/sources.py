@@ -112,9 +112,13 @@ def load(name_or_path: str) -> Weights:
     file = formats.read(path)
     tensors, architecture = convert.canonical(file)
     sha256 = fetch.file_sha256(path)
-    preprocessing, classes = _preprocessing(file, sha256), None
-    if "vtl" in file.metadata:
-        classes = tuple(json.loads(file.metadata["vtl"])["classes"])
+    own = json.loads(file.metadata["vtl"]) if "vtl" in file.metadata else None
+    if own:
+        architecture = convert.Architecture(**own["architecture"])
+        preprocessing = Preprocessing.from_dict(own["preprocessing"])
+    else:
+        preprocessing = _preprocessing(file, sha256)
+    classes = tuple(own["classes"]) if own else None
     return Weights(name_or_path, path, sha256, tensors, architecture, preprocessing, classes)
 
 
@@ -133,9 +137,7 @@ def _locate(name_or_path: str) -> Path:
 
 
 def _preprocessing(file: formats.WeightsFile, sha256: str) -> Preprocessing:
-    """A file's own word first, then its source's where the hash is known, then its layout's."""
-    if "vtl" in file.metadata:
-        return Preprocessing.from_dict(json.loads(file.metadata["vtl"])["preprocessing"])
+    """Its source's where the name or hash is known, else what its layout's framework does."""
     for source in SOURCES.values():
         known = source.download.sha256
         if file.path.name == source.download.filename or (known and sha256.startswith(known)):

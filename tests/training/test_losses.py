@@ -1,0 +1,78 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vtl.training.losses import sigmoid_bce_mean
+
+
+def reference(logits, labels, known):
+    """-y log(sigmoid(z)) - (1 - y) log(1 - sigmoid(z)) in float64, averaged over the known."""
+    z, y, known = (np.asarray(a, np.float64) for a in (logits, labels, known))
+    losses = y * np.logaddexp(0, -z) + (1 - y) * np.logaddexp(0, z)
+    return (losses * known).sum() / known.sum()
+
+
+def problem(seed):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 5, (7, 4)).astype(np.float32)
+    labels = rng.integers(0, 2, (7, 4)).astype(np.float32)
+    known = rng.integers(0, 2, (7, 4)).astype(np.float32)
+    return logits, labels, known
+
+
+def test_by_hand():
+    loss = sigmoid_bce_mean(jnp.zeros((2, 3)), jnp.eye(2, 3), jnp.ones((2, 3)))
+    assert float(loss) == pytest.approx(np.log(2), rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_equals_the_formula_in_float64(seed):
+    logits, labels, known = problem(seed)
+    assert float(sigmoid_bce_mean(logits, labels, known)) == pytest.approx(
+        reference(logits, labels, known), rel=1e-6
+    )
+
+
+def test_equals_torch():
+    torch = pytest.importorskip("torch")
+    logits, labels, known = problem(0)
+    theirs = torch.tensor(logits, requires_grad=True)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(
+        theirs, torch.tensor(labels), weight=torch.tensor(known), reduction="sum"
+    ) / float(known.sum())
+    loss.backward()
+    ours, grad = jax.value_and_grad(sigmoid_bce_mean)(logits, labels, known)
+    assert float(ours) == pytest.approx(float(loss), rel=1e-6)
+    np.testing.assert_allclose(grad, theirs.grad.numpy(), rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("logit", "label", "loss", "slope"),
+    [(100.0, 1, 0.0, 0.0), (100.0, 0, 100.0, 1.0), (-100.0, 1, 100.0, -1.0), (-100.0, 0, 0.0, 0.0)],
+)
+def test_extreme_logits(logit, label, loss, slope):
+    ours, grad = jax.value_and_grad(sigmoid_bce_mean)(
+        jnp.full((1, 1), logit), jnp.full((1, 1), float(label)), jnp.ones((1, 1))
+    )
+    assert float(ours) == pytest.approx(loss, abs=1e-30)
+    assert grad.item() == pytest.approx(slope, abs=1e-30)
+
+
+def test_the_unknown_count_neither_above_nor_below_the_line():
+    logits, labels, known = problem(1)
+    loss, grad = jax.value_and_grad(sigmoid_bce_mean)(logits, labels, known)
+    labels = np.where(known, labels, 1 - labels)
+    logits = np.where(known, logits, 50).astype(np.float32)
+    other_loss, other_grad = jax.value_and_grad(sigmoid_bce_mean)(logits, labels, known)
+    assert float(loss) == float(other_loss)
+    assert np.array_equal(grad, other_grad)
+    assert (np.asarray(grad)[known == 0] == 0).all()
+    assert (np.asarray(grad)[known == 1] != 0).all()
+
+
+def test_nothing_known_is_no_loss_and_no_gradient():
+    logits, labels, known = problem(2)
+    loss, grad = jax.value_and_grad(sigmoid_bce_mean)(logits, labels, np.zeros_like(known))
+    assert float(loss) == 0
+    assert np.array_equal(grad, np.zeros_like(logits))
