@@ -34,7 +34,7 @@ class Progress:
         self._timed_steps = 0
         self._timed_seconds = 0.0
         self._since: float | None = None
-        self._text = ""
+        self._text = f"epoch 0  step {first_step}/{num_steps}"
 
     def show(self, lines: list[dict]) -> None:
         """Show the mean of these steps' metrics; the first call, which compiled, sets the clock."""

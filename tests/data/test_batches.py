@@ -46,7 +46,7 @@ def test_seed_and_pass_are_not_mixed_up():
 def test_the_order_is_the_same_for_ever():
     # A resumed run sees another order where this changes: don't.
     indices = stream(3, num_images=6, batch_size=4, seed=3)
-    assert indices.tolist() == GOLDEN
+    assert indices.tolist() == [2, 5, 4, 1, 3, 0, 1, 2, 0, 4, 5, 3]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,9 @@ def test_put_places_the_rows():
     assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 3)}
 
 
-def test_put_takes_a_view():
-    sharding = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
-    rows = np.arange(48, dtype=np.float32).reshape(4, 12)[:, ::-3]
-    assert np.array_equal(batches.put(np.tile(rows, (2, 1)).T, sharding), np.tile(rows, (2, 1)).T)
+def test_put_takes_rows_that_are_not_contiguous():
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    rows = np.arange(12 * mesh.size, dtype=np.float32).reshape(4, -1).T[:, ::-2]
+    assert not rows.flags.c_contiguous
+    placed = batches.put(rows, NamedSharding(mesh, PartitionSpec("data")))
+    assert np.array_equal(placed, rows)

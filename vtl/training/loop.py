@@ -54,7 +54,7 @@ def run(
     checkpoints: Checkpoints,
     evaluate: Callable[[TrainState], dict[str, float]],
 ) -> TrainState:
-    """Train from `train_state.step` to `num_steps`; evaluate and save at the end of every epoch.
+    """Train from `train_state.step` to `num_steps`; score and save at 0 and at every epoch's end.
 
     `evaluate` returns the scores that are recorded, and saved with the state, at an epoch's end.
 
@@ -68,10 +68,8 @@ def run(
 
     def load(step: int) -> dict[str, jax.Array]:
         rows = batches.train_indices(step, num_images=num_images, batch_size=batch_size, seed=seed)
-        arrays = dataclasses.asdict(training_set)
-        return {
-            name: batches.put(rows_of[rows], by_batch(mesh)) for name, rows_of in arrays.items()
-        }
+        arrays = vars(training_set).items()
+        return {name: batches.put(array[rows], by_batch(mesh)) for name, array in arrays}
 
     def flush(done: int) -> None:
         first = done - len(pending) + 1
@@ -89,7 +87,16 @@ def run(
         run_directory.append_metrics(lines)
         progress.show(lines)
 
+    def score_and_save(done: int) -> None:
+        scores = evaluate(train_state)
+        line = {"step": done, "epoch": done * batch_size / num_images, **scores, **progress.speed()}
+        run_directory.append_metrics([line])
+        progress.end_epoch(scores)
+        checkpoints.save(train_state, scores)
+
     with _signals() as interrupted, ThreadPoolExecutor(1) as prefetcher:
+        if train_state.step == 0:
+            score_and_save(0)
         upcoming = prefetcher.submit(load, int(train_state.step))
         for step in range(int(train_state.step), num_steps):
             batch, upcoming = upcoming.result(), prefetcher.submit(load, step + 1)
@@ -100,11 +107,7 @@ def run(
             if ends_epoch or done % log_every_steps == 0 or interrupted.is_set():
                 flush(done)
             if ends_epoch:
-                scores = evaluate(train_state)
-                line = {"step": done, "epoch": done * batch_size / num_images, **scores}
-                run_directory.append_metrics([line | progress.speed()])
-                progress.end_epoch(scores)
-                checkpoints.save(train_state, scores)
+                score_and_save(done)
             if interrupted.is_set() and done < num_steps:
                 checkpoints.save(train_state)
                 checkpoints.wait()
@@ -117,13 +120,9 @@ def _check_finite(lines: list[dict], checkpoints: Checkpoints) -> None:
     for line in lines:
         if not math.isfinite(line["loss"]):
             checkpoints.wait()
-            good = checkpoints.latest()
-            kept = (
-                "nothing was saved yet" if good is None else f"checkpoint {good} is the last good"
-            )
             raise UserError(
                 f"the loss is {line['loss']} at step {line['step']}: lower optim.learning_rate or "
-                f"set optim.clip_norm; {kept}"
+                f"set optim.clip_norm; checkpoint {checkpoints.latest()} is the last good one"
             )
 
 

@@ -1,0 +1,74 @@
+"""The outputs of our network block by block, to hold against a reference's."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from vtl.models.resnet import Block, ResNet
+from vtl.weights import convert
+
+Outputs = dict[str, np.ndarray]
+"""stem (after the max-pool) and layerS_B [B, H, W, C], features [B, C], logits [B, classes]."""
+
+
+def build(
+    tensors: convert.Tensors, architecture: convert.Architecture, head: dict | None = None
+) -> tuple[ResNet, dict]:
+    """The network of a file's tensors, and its variables."""
+    kwargs = dataclasses.asdict(architecture)
+    if head is not None:
+        kwargs["num_classes"] = head["bias"].shape[0]
+    model = ResNet(**kwargs)
+    return model, convert.to_variables(tensors, shapes(model), head=head)
+
+
+def shapes(model: ResNet) -> Any:
+    """The shape of every variable."""
+    images = jnp.zeros((1, 64, 64, 3))
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), images, live_norms=()))
+
+
+def outputs(model: ResNet, variables: dict, images: np.ndarray) -> Outputs:
+    """Normalised images [B, H, W, 3] -> every block's output, in float32 at full precision."""
+
+    def apply(variables: dict, images: jax.Array) -> dict[str, jax.Array]:
+        seen: dict[str, jax.Array] = {}
+
+        def record(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+            output = call(*args, **kwargs)
+            if isinstance(context.module, Block):
+                # The max-pool is no module: the stem's output is what the first block is given.
+                seen.setdefault("stem", args[0])
+                seen[context.module.name] = output
+            return output
+
+        with nn.intercept_methods(record):
+            logits, features = model.apply(variables, images, live_norms=())
+        return seen | {"features": features, "logits": logits}
+
+    with jax.default_matmul_precision("highest"):
+        return jax.tree.map(np.asarray, jax.jit(apply)(variables, images))
+
+
+def relative_errors(ours: Outputs, theirs: Outputs) -> dict[str, float]:
+    """Per block the largest absolute difference over the reference's largest absolute value."""
+    assert ours.keys() == theirs.keys()
+    errors = {}
+    for name, reference in theirs.items():
+        assert ours[name].shape == reference.shape, name
+        largest = np.abs(reference).max()
+        assert 0 < largest < 1e6, f"{name}: the reference vanishes or blows up ({largest})"
+        errors[name] = float(np.abs(ours[name] - reference).max() / largest)
+    return errors
+
+
+def assert_close(ours: Outputs, theirs: Outputs, bound: float = 1e-4) -> None:
+    """Every block within `bound` of its largest value; else name the blocks, in order."""
+    errors = relative_errors(ours, theirs)
+    beyond = {name: f"{error:.1e}" for name, error in errors.items() if not error < bound}
+    assert not beyond, f"more than {bound:g} of the block's largest value apart: {beyond}"
