@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -123,6 +124,32 @@ def _check_root(root: Path) -> Path:
         f"data root {root} is not a VOC devkit: it lacks ImageSets/Main or JPEGImages; "
         "give the directory of the year, such as PATH/VOCdevkit/VOC2007"
     )
+
+
+def read_splits(root: Path, names: dict[str, str]) -> dict[str, Split]:
+    """The splits of {"train": "trainval", "val": "", "test": "test"}; "" is left out.
+
+    Raises:
+        UserError: as `read_split`, and where the train split shares a photo with another.
+    """
+    splits = {role: read_split(root, name) for role, name in names.items() if name}
+    for role in splits.keys() - {"train"}:
+        shared = set(splits["train"].ids) & set(splits[role].ids)
+        if shared:
+            raise UserError(
+                f"data.train_split={names['train']} and data.{role}_split={names[role]} share "
+                f"{len(shared)} photos, such as {min(shared)}: they must be disjoint"
+            )
+    return splits
+
+
+def describe(name: str, splits: dict[str, Split]) -> dict[str, Any]:
+    """What results and features record of their data."""
+    return {
+        "name": name,
+        "splits": {role: split.name for role, split in splits.items()},
+        "ids_sha256": {role: split.ids_sha256 for role, split in splits.items()},
+    }
 
 
 def read_split(root: str | Path, split: str) -> Split:

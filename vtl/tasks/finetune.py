@@ -1,10 +1,8 @@
 """Exercise 4: photos -> trained network -> mAP."""
 
-import dataclasses
 import itertools
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +13,13 @@ from ml_collections import ConfigDict
 from vtl.data import fetch, images, voc
 from vtl.errors import UserError, check_choice
 from vtl.evaluation import evaluate, metrics
-from vtl.models.resnet import EPSILON, ResNet
 from vtl.records import RunDirectory, by_quantity, say, show_outcome
 from vtl.training import augment, fit, loop, optim, steps
 from vtl.training.checkpoint import Checkpoints
 from vtl.training.state import TrainState, by_batch, check_batch_size, make_mesh, replicated
-from vtl.weights import convert, sources
-from vtl.weights.preprocessing import TORCHVISION, Preprocessing
+from vtl.weights import network, sources
+from vtl.weights.preprocessing import TORCHVISION
 
-HEADS = ("probe", "zeros", "random", "keep")
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 MAP_PROTOCOL = "lab"
 """The protocol of the mAP by epoch, and so of the choice of the best checkpoint."""
 
@@ -47,16 +42,31 @@ def run(config: ConfigDict, workdir: Path) -> None:
     check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
 
     # Who, what network, what trains.
-    splits = _read_splits(config.data)
+    data = config.data
+    names = {role: data[f"{role}_split"] for role in ("train", "val", "test")}
+    splits = voc.read_splits(voc.find_root(data.name, data.root), names)
     train = splits["train"]
     weights = sources.load(config.weights) if config.weights else None
-    preprocessing = _preprocessing(config.data, weights)
-    architecture = _architecture(config, weights, num_classes=len(train.classes))
-    model = _make_model(architecture, config.model.dtype)
-    shapes = jax.eval_shape(lambda: _initialise(model, config.seed))
+    own = weights.preprocessing if weights else TORCHVISION
+    preprocessing = own.override(resize=data.resize, image_size=data.image_size)
+    architecture = network.architecture_for(
+        weights, depth=config.model.depth, width=config.model.width, num_classes=len(train.classes)
+    )
+    model = network.make_model(architecture, config.model.dtype)
+    shapes = network.shapes_of(model)
     multipliers = optim.resolve_rules(config.optim.rules, shapes["params"])
     say(optim.rules_table(config.optim.rules, shapes["params"]))
-    photos = _decode(splits, config, preprocessing)
+    photos = {
+        role: images.decode_once(
+            split.paths,
+            split.ids,
+            size=preprocessing.stored_size(crops=config.augment == "crop_flip"),
+            rule=preprocessing.resize,
+            interpolation=preprocessing.interpolation,
+            directory=fetch.cache_dir() / "images",
+        )
+        for role, split in splits.items()
+    }
     seconds["data"] = time.perf_counter()
 
     # The steps.
@@ -97,7 +107,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     checkpoints = Checkpoints(workdir / "checkpoints", best_by=f"val_map_{MAP_PROTOCOL}")
     resumed_from = checkpoints.latest()
     if resumed_from is None:
-        variables = _start(config, model, weights, shapes)
+        variables = network.starting_variables(model, weights, head=config.head, seed=config.seed)
         if config.head == "probe":
             say(f"logistic regression on the features of {len(train)} photos starts the head")
             _, features = predict(variables, "train")
@@ -106,9 +116,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
         train_state = jax.device_put(_new_state(variables, optimizer), replicated(mesh))
     else:
         say(f"going on from step {resumed_from} of {num_steps}")
-        train_state = jax.eval_shape(lambda: _new_state(_initialise(model, config.seed), optimizer))
+        train_state = jax.eval_shape(lambda: _new_state(network.initialise(model, 0), optimizer))
         train_state = checkpoints.restore(resumed_from, train_state, replicated(mesh))
-    run_directory.cut_metrics(resumed_from or 0)
+    run_directory.cut_metrics(-1 if resumed_from is None else resumed_from)
     seconds["head"] = time.perf_counter()
     train_state = loop.run(
         train_state,
@@ -127,8 +137,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
     seconds["train"] = time.perf_counter()
 
     # The outcome: of the best step on val, or else of the last one.
-    chosen = (checkpoints.best() if "val" in splits else None) or num_steps
-    if chosen != num_steps:
+    chosen = checkpoints.best()
+    if chosen is None:
+        chosen = num_steps
+    elif chosen != num_steps:
         train_state = checkpoints.restore(chosen, train_state, replicated(mesh))
     checkpoints.close()
     outcome = {}
@@ -161,7 +173,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             "seconds": _phases(seconds),
             "seed": config.seed,
             "weights": weights.record() if weights else None,
-            "data": _data_record(config.data, splits),
+            "data": voc.describe(data.name, splits),
         }
     )
     show_outcome(run_directory.read_results())
@@ -171,77 +183,12 @@ def _check_options(config: ConfigDict) -> None:
     check_choice("augment", config.augment, augment.KINDS)
     check_choice("batch_norm", config.batch_norm, ("frozen", "batch"))
     check_choice("data.difficult", config.data.difficult, ("ignore", "negative"))
-    check_choice("model.dtype", config.model.dtype, DTYPES)
-    check_choice("head", config.head, HEADS)
+    check_choice("model.dtype", config.model.dtype, network.DTYPES)
+    check_choice("head", config.head, network.HEADS)
     if config.data.resize:
         check_choice("data.resize", config.data.resize, images.RULES)
     if not config.weights and config.head in ("probe", "keep"):
         raise UserError(f"head={config.head} needs weights; without, choose head=random or zeros")
-
-
-def _read_splits(config: ConfigDict) -> dict[str, voc.Split]:
-    root = voc.find_root(config.name, config.root)
-    names = {role: config[f"{role}_split"] for role in ("train", "val", "test")}
-    splits = {role: voc.read_split(root, name) for role, name in names.items() if name}
-    for role in ("val", "test"):
-        both = set(splits["train"].ids) & set(splits[role].ids if role in splits else ())
-        if both:
-            raise UserError(
-                f"data.train_split={names['train']} and data.{role}_split={names[role]} share "
-                f"{len(both)} photos, such as {min(both)}: they must be disjoint"
-            )
-    return splits
-
-
-def _preprocessing(config: ConfigDict, weights: sources.Weights | None) -> Preprocessing:
-    """The weights' own, but for what the config overrides by name."""
-    own = weights.preprocessing if weights else TORCHVISION
-    size = config.image_size or own.crop_size
-    return dataclasses.replace(
-        own,
-        resize=config.resize or own.resize,
-        crop_size=size,
-        resize_size=round(own.resize_size * size / own.crop_size),
-    )
-
-
-def _architecture(
-    config: ConfigDict, weights: sources.Weights | None, num_classes: int
-) -> convert.Architecture:
-    depth, width = config.model.depth, config.model.width
-    if weights is None:
-        return convert.Architecture(depth, width, "v1.5", EPSILON["v1.5"], num_classes)
-    own = weights.architecture
-    if (own.depth, own.width) != (depth, width):
-        raise UserError(
-            f"{weights.path} holds a ResNet-{own.depth} of width {own.width:g}, the config asks "
-            f"for model.depth={depth} and model.width={width:g}"
-        )
-    return dataclasses.replace(own, num_classes=num_classes)
-
-
-def _make_model(architecture: convert.Architecture, dtype: str) -> ResNet:
-    return ResNet(**dataclasses.asdict(architecture), dtype=DTYPES[dtype])
-
-
-def _initialise(model: ResNet, seed: int) -> Any:
-    return model.init(jax.random.key(seed), jnp.zeros((1, 64, 64, 3)), live_norms=())
-
-
-def _start(
-    config: ConfigDict, model: ResNet, weights: sources.Weights | None, shapes: dict
-) -> dict:
-    """The variables to start from: the weights under the head that the config names, or random."""
-    if weights is None or config.head == "random":
-        random = jax.jit(lambda: _initialise(model, config.seed))()
-        head = random["params"]["fc"]
-    if config.head in ("probe", "zeros"):
-        head = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes["params"]["fc"])
-    if weights is None:
-        return {**random, "params": {**random["params"], "fc": head}}
-    return convert.to_variables(
-        weights.tensors, shapes, head=None if config.head == "keep" else head
-    )
 
 
 def _new_state(variables: dict, optimizer: optax.GradientTransformation) -> TrainState:
@@ -251,24 +198,6 @@ def _new_state(variables: dict, optimizer: optax.GradientTransformation) -> Trai
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(variables["params"]),
     )
-
-
-def _decode(
-    splits: dict[str, voc.Split], config: ConfigDict, preprocessing: Preprocessing
-) -> dict[str, np.memmap]:
-    """Every split's photos, larger than the network sees them where crops are drawn from them."""
-    is_cropped = preprocessing.resize == "resize_crop" or config.augment == "crop_flip"
-    return {
-        role: images.decode_once(
-            split.paths,
-            split.ids,
-            size=preprocessing.resize_size if is_cropped else preprocessing.crop_size,
-            rule=preprocessing.resize,
-            interpolation=preprocessing.interpolation,
-            directory=fetch.cache_dir() / "images",
-        )
-        for role, split in splits.items()
-    }
 
 
 def _known_labels(split: voc.Split, difficult: str) -> np.ndarray:
@@ -288,11 +217,3 @@ def _phases(marks: dict[str, float]) -> dict[str, float]:
     names = list(marks)
     phases = {b: marks[b] - marks[a] for a, b in itertools.pairwise(names)}
     return phases | {"total": marks[names[-1]] - marks[names[0]]}
-
-
-def _data_record(config: ConfigDict, splits: dict[str, voc.Split]) -> dict:
-    return {
-        "name": config.name,
-        "splits": {role: split.name for role, split in splits.items()},
-        "ids_sha256": {role: split.ids_sha256 for role, split in splits.items()},
-    }

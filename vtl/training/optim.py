@@ -130,7 +130,7 @@ def make_optimizer(
     def multiply(updates: Any, params: Any = None) -> Any:
         del params
         flat = traverse_util.flatten_dict(updates, sep="/")
-        return _tree({path: u * trainable.get(path, 1.0) for path, u in flat.items()})
+        return _tree({p: u * trainable[p] if p in trainable else u for p, u in flat.items()})
 
     chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),

@@ -25,6 +25,20 @@ class Preprocessing:
     crop_size: int = 224
     interpolation: str = "bilinear"
 
+    def override(self, *, resize: str = "", image_size: int = 0) -> "Preprocessing":
+        """Another resize rule ("" keeps it), another size of what is seen (0 keeps it)."""
+        size = image_size or self.crop_size
+        return dataclasses.replace(
+            self,
+            resize=resize or self.resize,
+            crop_size=size,
+            resize_size=round(self.resize_size * size / self.crop_size),
+        )
+
+    def stored_size(self, *, crops: bool) -> int:
+        """The side a photo is stored at: larger than what is seen where crops are drawn from it."""
+        return self.resize_size if crops or self.resize == "resize_crop" else self.crop_size
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
         """The inverse of `dataclasses.asdict`, also after a round trip through JSON."""

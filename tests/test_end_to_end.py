@@ -1,0 +1,571 @@
+"""The whole fine-tuning run on a tiny network: its files, its resumption, its promises."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from flax import traverse_util
+from jax.experimental.compilation_cache import compilation_cache
+from ml_collections import ConfigDict
+from sklearn.metrics import average_precision_score
+
+from configs.finetune import VARIANTS, get_config
+from tests.devkit import write_devkit
+from vtl.errors import UserError
+from vtl.models.resnet import EPSILON, ResNet
+from vtl.records import RunDirectory
+from vtl.tasks import finetune
+from vtl.training.checkpoint import Checkpoints
+from vtl.training.loop import Interrupted
+from vtl.training.state import make_mesh, replicated
+from vtl.weights import convert, sources
+from vtl.weights.preprocessing import TORCHVISION
+
+CLASSES = ("bird", "cat", "dog", "person")
+SPLITS = {"train": 36, "val": 20, "test": 21}
+BATCH_SIZE = 8
+TIMEOUT_S = 300
+TINY = {
+    "data.train_split": "train",
+    "data.image_size": 32,
+    "model.depth": 18,
+    "model.width": 0.125,
+    "batch_size": BATCH_SIZE,
+    "eval_batch_size": BATCH_SIZE,
+}
+# What is random or moves with the batch is all in here.
+INTERRUPTIBLE = TINY | {"num_epochs": 9.0, "log_every_steps": 1, "optim.warmup_steps": 5}
+NUM_STEPS = 40  # 9 * 36 / 8, rounded to even
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """One cache of photos and compiled programs for this process and those it starts."""
+    directory = tmp_path_factory.mktemp("cache")
+    options = {
+        "jax_compilation_cache_dir": str(directory / "xla"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("VTL_CACHE", str(directory))
+        monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        _configure(options)
+        yield directory
+    _configure(before)
+
+
+def _configure(options: dict) -> None:
+    for name, value in options.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def devkit(tmp_path_factory):
+    return write_devkit(tmp_path_factory.mktemp("data"), SPLITS, classes=CLASSES, size=64)
+
+
+def write_weights(path: Path) -> Path:
+    """A random ResNet-18 of an eighth of the width, with a head of seven other classes."""
+    architecture = convert.Architecture(18, 0.125, "v1.5", EPSILON["v1.5"], num_classes=7)
+    model = ResNet(**dataclasses.asdict(architecture))
+    shapes = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), np.zeros((1, 64, 64, 3)), live_norms=())
+    )
+    rng = np.random.default_rng(0)
+
+    def fill(path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        *_, module, name = path
+        if name == "kernel":
+            fan_in = np.prod(leaf.shape[:-1])
+            return rng.normal(0, np.sqrt(2 / fan_in), leaf.shape).astype(np.float32)
+        # Small branches keep the activations of a network that was never normalised in bounds.
+        value = {"scale": 0.3 if module == "bn2" else 1.0, "var": 1.0}.get(name, 0.0)
+        return np.full(leaf.shape, value, np.float32)
+
+    variables = traverse_util.path_aware_map(fill, shapes)
+    sources.save(path, variables, architecture, TORCHVISION, tuple(f"other {i}" for i in range(7)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return write_weights(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
+
+
+def make_config(devkit: Path, variant: str = "", **changes: object) -> ConfigDict:
+    config = get_config(variant)
+    config.update_from_flattened_dict({"data.root": str(devkit)} | changes)
+    return config
+
+
+def run(config: ConfigDict, workdir: Path) -> Path:
+    """Run in this process as `vtl.main` does."""
+    with jax.default_matmul_precision(config.precision):
+        finetune.run(config, workdir)
+    return workdir
+
+
+def start(
+    devkit: Path, workdir: Path, variant: str, changes: dict, num_devices: int = 1
+) -> subprocess.Popen:
+    """Run `python -m vtl.main` with the config that `make_config` gives."""
+    options = {"data.root": str(devkit)} | changes
+    command = [sys.executable, "-m", "vtl.main", f"--config=configs/finetune.py:{variant}"]
+    command += [f"--config.{name}={value}" for name, value in options.items()]
+    return _start_process([*command, f"--workdir={workdir}"], num_devices)
+
+
+def _start_process(command: list[str], num_devices: int) -> subprocess.Popen:
+    flags = f"--xla_force_host_platform_device_count={num_devices}" if num_devices > 1 else ""
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"XLA_FLAGS": flags},
+        cwd=Path(__file__).parents[1],
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, stderr
+    return stdout
+
+
+def stop_at(process: subprocess.Popen, workdir: Path, step: int, number: int) -> str:
+    """Send the signal once metrics.jsonl shows `step`, which must not be near the end."""
+    end = time.monotonic() + TIMEOUT_S
+    path = workdir / "metrics.jsonl"
+    while not path.exists() or f'"step": {step},' not in path.read_text():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, f"step {step} did not come"
+        time.sleep(0.02)
+    process.send_signal(number)
+    stdout, _ = process.communicate(timeout=TIMEOUT_S)
+    assert not (workdir / "results.json").exists(), "it finished before the signal"
+    return stdout
+
+
+def read_metrics(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def read_results(workdir: Path) -> dict:
+    return json.loads((workdir / "results.json").read_text())
+
+
+def read_scores(workdir: Path, role: str) -> dict[str, np.ndarray]:
+    with np.load(workdir / f"scores_{role}.npz", allow_pickle=False) as file:
+        return dict(file)
+
+
+def train_losses(workdir: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(workdir) if "loss" in line]
+
+
+def restore(workdir: Path, step: int) -> dict[str, np.ndarray]:
+    """A checkpoint on all devices of this process, by path of the array."""
+    path = (workdir / "checkpoints" / str(step) / "default").absolute()
+    with ocp.StandardCheckpointer() as checkpointer:
+        like = checkpointer.metadata(path).item_metadata
+    checkpoints = Checkpoints(workdir / "checkpoints", best_by="")
+    state = checkpoints.restore(step, dict(like), replicated(make_mesh()))
+    checkpoints.close()
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    assert all(len(leaf.devices()) == len(jax.devices()) for _, leaf in leaves)
+    return {jax.tree_util.keystr(key): np.asarray(leaf) for key, leaf in leaves}
+
+
+def snapshot(directory: Path) -> dict[str, tuple[int, bytes]]:
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def assert_same_arrays(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype, name
+        assert found[name].tobytes() == array.tobytes(), name
+
+
+def assert_same_run(found: Path, expected: Path, num_steps: int) -> None:
+    """All that a run leaves, to the bit; only speeds may differ."""
+
+    def timeless(workdir: Path) -> list[dict]:
+        return [
+            {name: value for name, value in line.items() if name != "images_per_second"}
+            for line in read_metrics(workdir)
+        ]
+
+    assert timeless(found) == timeless(expected)
+    for role in ("train", "test"):
+        assert_same_arrays(read_scores(found, role), read_scores(expected, role))
+    assert_same_arrays(restore(found, num_steps), restore(expected, num_steps))
+    for name in ("model.safetensors", "config.json"):
+        assert (found / name).read_bytes() == (expected / name).read_bytes(), name
+    same = ("map", "map_interval", "ap", "chosen_step", "weights", "data", "trainable_parameters")
+    results = read_results(found), read_results(expected)
+    assert [results[0][name] for name in same] == [results[1][name] for name in same]
+
+
+# Every variant, from start to end.
+
+# Variant -> what else it needs to learn something in a few steps.
+LEARNING = {
+    "": {"num_epochs": 4.0},
+    "lab": {"num_epochs": 6.0, "optim.learning_rate": 0.05},
+    "head": {"num_epochs": 6.0},
+    "partial": {"num_epochs": 4.0},
+    "scratch": {"num_epochs": 9.0, "optim.warmup_steps": 5},
+}
+
+
+@pytest.fixture(scope="module")
+def finished(devkit, weights, tmp_path_factory) -> Callable[[str], Path]:
+    """Variant -> the directory of its run, which happens once."""
+    directory = tmp_path_factory.mktemp("runs")
+
+    def get(variant: str) -> Path:
+        workdir = directory / (variant or "default")
+        changes = TINY | LEARNING[variant]
+        if variant != "scratch":
+            changes |= {"weights": str(weights)}
+        return (
+            workdir if workdir.exists() else run(make_config(devkit, variant, **changes), workdir)
+        )
+
+    return get
+
+
+def test_every_variant_is_tried():
+    assert set(LEARNING) == set(VARIANTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_results_follow_the_contract(finished, weights, variant):
+    results = read_results(finished(variant))
+    config = json.loads((finished(variant) / "config.json").read_text())
+    assert config["variant"] == variant
+    assert (results["task"], results["status"]) == ("finetune", "finished")
+    assert (results["variant"], results["seed"]) == (variant, 0)
+    assert results["classes"] == list(CLASSES)
+    for role in ("train", "test"):
+        assert results["num_images"][role] == SPLITS[role]
+        for protocol in ("lab", "voc2007", "voc2010"):
+            aps = results["ap"][role][protocol]
+            assert list(aps) == list(CLASSES)
+            assert results["map"][role][protocol] == pytest.approx(np.mean(list(aps.values())))
+            low, high = results["map_interval"][role][protocol]
+            assert 0 <= low <= results["map"][role][protocol] <= high <= 1
+            assert list(results["ap_interval"][role][protocol]) == list(CLASSES)
+    assert results["chosen_step"] == read_metrics(finished(variant))[-1]["step"]
+    assert results["resumed_from"] is None
+    assert results["images_per_second"] > 0
+    seconds = dict(results["seconds"])
+    assert seconds.pop("total") == pytest.approx(sum(seconds.values()))
+    assert {"data", "train", "evaluate"} <= seconds.keys()
+    assert results["data"]["splits"] == {"train": "train", "test": "test"}
+    assert results["data"]["ids_sha256"].keys() == {"train", "test"}
+    assert "commit" in results
+    assert results["versions"]["jax"] == jax.__version__
+    assert len(results["devices"]) == len(jax.devices())
+    if variant == "scratch":
+        assert results["weights"] is None
+    else:
+        assert results["weights"]["name"] == str(weights)
+        assert len(results["weights"]["sha256"]) == 64
+        assert results["weights"]["preprocessing"]["crop_size"] == 224
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_scores_are_the_splits_and_give_the_map(finished, devkit, variant):
+    results = read_results(finished(variant))
+    for role in ("train", "test"):
+        scores = read_scores(finished(variant), role)
+        ids = (devkit / "ImageSets" / "Main" / f"{role}.txt").read_text().split()
+        assert scores["ids"].tolist() == ids
+        assert scores["classes"].tolist() == list(CLASSES)
+        assert scores["scores"].dtype == np.float32
+        assert scores["scores"].shape == scores["labels"].shape == scores["difficult"].shape
+        per_class = [
+            average_precision_score(labels, column)
+            for labels, column in zip(scores["labels"].T, scores["scores"].T, strict=True)
+        ]
+        assert results["map"][role]["lab"] == pytest.approx(np.mean(per_class), abs=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_training_is_recorded_and_learns(finished, variant):
+    lines = read_metrics(finished(variant))
+    trained = [line for line in lines if "loss" in line]
+    steps = [line["step"] for line in lines]
+    assert steps == sorted(steps)
+    assert [line["step"] for line in trained] == list(range(1, len(trained) + 1))
+    for line in trained:
+        assert line["epoch"] == pytest.approx(line["step"] * BATCH_SIZE / SPLITS["train"])
+        assert line["learning_rate"] >= 0
+        assert 0 <= line["binary_accuracy"] <= 1
+    losses = [line["loss"] for line in trained]
+    # The probe that starts the heads of "" and "partial" leaves the training less to do.
+    factor = 0.9 if variant in ("", "partial") else 0.8
+    assert np.mean(losses[-5:]) < factor * np.mean(losses[:5])
+    chance = np.mean(read_scores(finished(variant), "train")["labels"])
+    assert read_results(finished(variant))["map"]["train"]["lab"] > chance + 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_model_loads_and_what_was_frozen_is_the_same(finished, weights, variant):
+    model = sources.load(str(finished(variant)))
+    source = sources.load(str(weights))
+    assert model.classes == CLASSES
+    assert model.preprocessing.crop_size == 32
+    assert model.preprocessing.resize == ("squash" if variant == "lab" else "resize_crop")
+    assert (model.preprocessing.mean, model.preprocessing.std) == (
+        TORCHVISION.mean,
+        TORCHVISION.std,
+    )
+    assert model.architecture == convert.Architecture(
+        18, 0.125, "v1.5", EPSILON["v1.5"], len(CLASSES)
+    )
+    assert model.tensors.keys() == source.tensors.keys()
+    moved = {
+        name
+        for name, tensor in model.tensors.items()
+        if not np.array_equal(tensor, source.tensors[name])
+    }
+    head = {"params/fc/kernel", "params/fc/bias"}
+    stage = {name for name in source.tensors if name.startswith("params/layer4")}
+    statistics = {name for name in source.tensors if name.startswith("batch_stats/")}
+    everything = set(source.tensors)
+    expected = {
+        "": everything - statistics,
+        "lab": everything,
+        "head": head,
+        "partial": head | stage,
+        "scratch": everything,
+    }
+    assert moved == expected[variant]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_as_the_weights_of_another(finished, devkit, tmp_path):
+    changes = {"weights": str(finished("scratch")), "head": "keep", "optim.learning_rate": 0.0}
+    changes = TINY | changes | {"num_epochs": 0.5, "data.image_size": 0}
+    workdir = run(make_config(devkit, **changes), tmp_path / "again")
+    for role in ("train", "test"):
+        assert_same_arrays(read_scores(workdir, role), read_scores(finished("scratch"), role))
+    before, after = (sources.load(str(path)) for path in (finished("scratch"), workdir))
+    assert_same_arrays(after.tensors, before.tensors)
+    assert after.preprocessing == before.preprocessing
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_left_alone(finished, devkit, weights, capsys):
+    workdir = finished("head")
+    before = snapshot(workdir)
+    capsys.readouterr()
+    changes = TINY | LEARNING["head"] | {"weights": str(weights)}
+    run(make_config(devkit, "head", **changes), workdir)
+    out = capsys.readouterr().out
+    assert f"{workdir} is finished" in out
+    assert f"lab {100 * read_results(workdir)['map']['test']['lab']:.1f}" in out
+    assert snapshot(workdir) == before
+
+
+def test_a_run_of_another_config_is_left_alone(finished, devkit, weights):
+    before = snapshot(finished("head"))
+    changes = TINY | LEARNING["head"] | {"weights": str(weights), "optim.momentum": 0.5}
+    with pytest.raises(UserError, match=r"optim\.momentum 0\.0 -> 0\.5"):
+        run(make_config(devkit, "head", **changes), finished("head"))
+    assert snapshot(finished("head")) == before
+
+
+# The best checkpoint.
+
+
+@pytest.mark.slow
+def test_the_best_on_val_is_chosen(devkit, tmp_path):
+    # A high rate makes the curve uneven, so that the best is not simply the last.
+    changes = INTERRUPTIBLE | {"data.val_split": "val", "optim.schedule": "constant"}
+    config = make_config(devkit, "scratch", **changes)
+    workdir = run(config, tmp_path / "run")
+    curve = {x["step"]: x["val_map_lab"] for x in read_metrics(workdir) if "val_map_lab" in x}
+    results = read_results(workdir)
+    assert len(curve) >= 9
+    assert results["chosen_step"] != NUM_STEPS, "the last is the best: this run shows nothing"
+    assert curve[results["chosen_step"]] == max(curve.values())
+    assert results["map"]["val"]["lab"] == max(curve.values())
+    chosen = restore(workdir, results["chosen_step"])
+    model = sources.load(str(workdir))
+    np.testing.assert_array_equal(
+        chosen["['params']['fc']['bias']"], model.tensors["params/fc/bias"]
+    )
+
+
+@pytest.mark.slow
+def test_the_start_may_be_the_best_on_val(finished, devkit, tmp_path):
+    changes = {"weights": str(finished("scratch")), "head": "keep", "data.image_size": 0}
+    changes |= {"data.val_split": "val", "optim.learning_rate": 1.0, "num_epochs": 1.0}
+    # Trained on 20 photos at a rate that ruins it, and scored on those it comes from.
+    changes |= {"data.train_split": "val", "data.val_split": "train", "optim.schedule": "constant"}
+    workdir = run(make_config(devkit, **(TINY | changes)), tmp_path / "run")
+    curve = {x["step"]: x["val_map_lab"] for x in read_metrics(workdir) if "val_map_lab" in x}
+    assert max(curve, key=curve.__getitem__) == 0
+    assert read_results(workdir)["chosen_step"] == 0
+    before = read_scores(finished("scratch"), "test")
+    assert_same_arrays(read_scores(workdir, "test"), before)
+
+
+# Stopped and started again.
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(devkit, tmp_path_factory):
+    config = make_config(devkit, "scratch", **INTERRUPTIBLE)
+    return run(config, tmp_path_factory.mktemp("uninterrupted") / "run")
+
+
+@pytest.mark.slow
+def test_kill_loses_nothing(devkit, uninterrupted, tmp_path):
+    workdir = tmp_path / "run"
+    process = start(devkit, workdir, "scratch", INTERRUPTIBLE)
+    stop_at(process, workdir, 12, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert "going on from step " in finish(start(devkit, workdir, "scratch", INTERRUPTIBLE))
+    assert read_results(workdir)["resumed_from"] in (9, 13, 14, 18, 22, 23)
+    assert_same_run(workdir, uninterrupted, NUM_STEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves(devkit, uninterrupted, tmp_path, number):
+    workdir = tmp_path / "run"
+    process = start(devkit, workdir, "scratch", INTERRUPTIBLE)
+    stdout = stop_at(process, workdir, 6, number)
+    assert process.returncode == 130
+    done = read_metrics(workdir)[-1]["step"]
+    assert 6 <= done < NUM_STEPS
+    assert f"stopped after step {done}, which is saved; the same command goes on" in stdout
+    run(make_config(devkit, "scratch", **INTERRUPTIBLE), workdir)
+    assert read_results(workdir)["resumed_from"] == done
+    assert_same_run(workdir, uninterrupted, NUM_STEPS)
+
+
+class PowerCut(BaseException):
+    """Ends a run at a moment of the test's choosing, with nothing saved on the way out."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_after", [0, 2])
+def test_stopped_in_the_first_epoch(devkit, uninterrupted, tmp_path, monkeypatch, stop_after):
+    config = make_config(devkit, "scratch", **INTERRUPTIBLE)
+    append = RunDirectory.append_metrics
+
+    def append_and_stop(self, lines):
+        append(self, lines)
+        if lines[-1]["step"] == stop_after:
+            raise PowerCut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "append_metrics", append_and_stop)
+        with pytest.raises(PowerCut):
+            run(config, tmp_path / "run")
+    run(config, tmp_path / "run")
+    assert_same_run(tmp_path / "run", uninterrupted, NUM_STEPS)
+
+
+def _stop_in_process(monkeypatch, config: ConfigDict, workdir: Path, step: int) -> None:
+    append = RunDirectory.append_metrics
+
+    def append_and_stop(self, lines):
+        append(self, lines)
+        if lines[-1]["step"] == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "append_metrics", append_and_stop)
+        with pytest.raises(Interrupted):
+            run(config, workdir)
+
+
+@pytest.mark.slow
+def test_from_eight_devices_to_one_and_back(devkit, uninterrupted, tmp_path, monkeypatch):
+    if jax.default_backend() != "cpu" or len(jax.devices()) != 1:
+        pytest.skip("compares eight virtual CPU devices with one")
+    config = make_config(devkit, "scratch", **INTERRUPTIBLE)
+
+    def loss(workdir: Path, step: int) -> float:
+        return train_losses(workdir)[step - 1]
+
+    # From eight to one, beside the same on eight.
+    eight, one = tmp_path / "eight", tmp_path / "one"
+    process = start(devkit, eight, "scratch", INTERRUPTIBLE, num_devices=8)
+    stop_at(process, eight, 6, signal.SIGTERM)
+    assert process.returncode == 130
+    step = read_metrics(eight)[-1]["step"]
+    shutil.copytree(eight, one)
+    code = (
+        "import sys, numpy, pathlib, tests.test_end_to_end as t; "
+        "numpy.savez(sys.argv[3], **t.restore(pathlib.Path(sys.argv[1]), int(sys.argv[2])))"
+    )
+    restored = tmp_path / "restored.npz"
+    command = [sys.executable, "-c", code, str(eight), str(step), str(restored)]
+    finish(_start_process(command, num_devices=8))
+    with np.load(restored) as arrays:
+        assert_same_arrays(restore(one, step), dict(arrays))
+    run(config, one)
+    assert len(read_results(one)["devices"]) == 1
+    finish(start(devkit, eight, "scratch", INTERRUPTIBLE, num_devices=8))
+    assert len(read_results(eight)["devices"]) == 8
+    assert read_results(one)["resumed_from"] == read_results(eight)["resumed_from"] == step
+    assert loss(one, step + 1) == pytest.approx(loss(eight, step + 1), rel=1e-5)
+
+    # And back: from one to eight.
+    back = tmp_path / "back"
+    _stop_in_process(monkeypatch, config, back, step=7)
+    finish(start(devkit, back, "scratch", INTERRUPTIBLE, num_devices=8))
+    step = read_results(back)["resumed_from"]
+    assert loss(back, step + 1) == pytest.approx(loss(uninterrupted, step + 1), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_ends_the_run(devkit, tmp_path):
+    changes = INTERRUPTIBLE | {"optim.learning_rate": 1e30, "optim.warmup_steps": 6}
+    config = make_config(devkit, "scratch", **changes)
+    workdir = tmp_path / "run"
+    # Warm-up starts at 0: the first step changes nothing, and the second ruins it.
+    with pytest.raises(UserError, match=r"the loss is nan at step \d+.*checkpoint 0 is the last"):
+        run(config, workdir)
+    assert not (workdir / "results.json").exists()
+    assert all(np.isfinite(line["loss"]) for line in read_metrics(workdir) if "loss" in line)
+    state = restore(workdir, 0)
+    assert all(np.isfinite(array).all() for array in state.values())
+    with pytest.raises(UserError, match="is the last good one"):
+        run(config, workdir)
+
+
+def test_one_step_by_hand_of_the_schedule(finished):
+    """The recorded rate is the one that was applied."""
+    lines = [line for line in read_metrics(finished("scratch")) if "loss" in line]
+    decay = optax.cosine_decay_schedule(0.1, len(lines) - 5)
+    expected = [0.1 * i / 5 if i < 5 else float(decay(i - 5)) for i in range(len(lines))]
+    np.testing.assert_allclose([line["learning_rate"] for line in lines], expected, atol=1e-8)

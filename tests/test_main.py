@@ -1,0 +1,344 @@
+"""What the command line says to bad input: one line, no traceback, no run left in the way."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.devkit import write_devkit
+from tests.test_end_to_end import TINY, write_weights
+
+REPOSITORY = Path(__file__).parents[1]
+CONFIG = "--config=configs/finetune.py:scratch"
+TIMEOUT_S = 120
+
+
+@dataclasses.dataclass
+class Outcome:
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def error(self) -> str:
+        """The one line of an error, which begins with `vtl: `; progress bars do not count."""
+        lines = [line for line in re.split(r"[\r\n]+", self.stderr) if line.strip()]
+        lines = [line for line in lines if not line.startswith("decoding photos: ")]
+        assert self.status == 1, self.stderr
+        assert len(lines) == 1, self.stderr
+        assert lines[0].startswith("vtl: "), self.stderr
+        return lines[0]
+
+
+@pytest.fixture(scope="module")
+def vtl(tmp_path_factory):
+    """Run `python -m vtl.main ARGUMENTS`, from a server that has imported what is slow to."""
+    directory = tmp_path_factory.mktemp("command_line")
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["ml_collections.config_flags", "vtl.tasks.finetune"])
+
+    def call(*arguments: object, **environment: object) -> Outcome:
+        variables = {"VTL_CACHE": directory / "cache"} | environment
+        variables = {name: str(value) for name, value in variables.items()}
+        process = server.Process(
+            target=_main, args=(list(map(str, arguments)), variables, directory)
+        )
+        process.start()
+        process.join(TIMEOUT_S)
+        if process.is_alive():
+            process.kill()
+            pytest.fail(f"{arguments} takes more than {TIMEOUT_S} s")
+        outputs = [(directory / name).read_text() for name in ("stdout", "stderr")]
+        return Outcome(process.exitcode, *outputs)
+
+    return call
+
+
+def _main(arguments: list[str], environment: dict[str, str], directory: Path) -> None:
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(directory / name, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
+    os.environ.update(environment)
+    os.chdir(REPOSITORY)
+    sys.argv = ["vtl.main", *arguments]
+    runpy.run_module("vtl.main", run_name="__main__", alter_sys=True)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    splits = {"train": 12, "test": 10}
+    return write_devkit(tmp_path_factory.mktemp("data"), splits, classes=("cat", "dog"), size=40)
+
+
+@pytest.fixture
+def devkit(source, tmp_path):
+    """A copy to break."""
+    return Path(shutil.copytree(source, tmp_path / "VOC2007"))
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def options(devkit, workdir):
+    """The options of a run that is sound."""
+    knobs = {"data.root": devkit} | TINY
+    return [f"--workdir={workdir}", *(f"--config.{name}={value}" for name, value in knobs.items())]
+
+
+# The command line itself.
+
+
+def test_no_config(vtl):
+    assert vtl().error == "vtl: --config is missing: for instance --config=configs/finetune.py"
+
+
+def test_missing_config_file(vtl, options, workdir):
+    error = vtl("--config=configs/juggle.py", *options).error
+    assert "configs/juggle.py" in error
+    assert "no such file" in error
+    assert not workdir.exists()
+
+
+def test_unknown_variant(vtl, options, workdir):
+    error = vtl("--config=configs/finetune.py:juggle", *options).error
+    assert "'juggle'" in error
+    assert "lab, head, partial, scratch" in error
+    assert not workdir.exists()
+
+
+def test_stray_argument(vtl, options, workdir):
+    assert "unexpected argument seed=1" in vtl(CONFIG, *options, "seed=1").error
+    assert not workdir.exists()
+
+
+def test_unknown_flag(vtl, options, workdir):
+    assert "wrokdir" in vtl(CONFIG, *options, "--wrokdir=x").error
+    assert not workdir.exists()
+
+
+# An option, and what the error must name.
+OPTIONS = {
+    "a misspelt knob": ("optim.learning_rat=0.1", "learning_rate"),
+    "a misspelt group": ("optimm.learning_rate=0.1", "optim"),
+    "a knob of text as a number": ("batch_size=many", "batch_size"),
+    "a knob of the wrong type": ("optim.learning_rate=fast", "learning_rate"),
+    "an unknown choice": ("augment=rotate", "none, flip, crop_flip"),
+    "an unknown task": ("task=juggle", "finetune"),
+    "an unknown precision": ("precision=juggle", "precision"),
+    "an unknown depth": ("model.depth=19", "19"),
+    "a head without weights": ("head=probe", "needs weights"),
+    "unknown weights": ("weights=juggle", "torchvision_v1"),
+    "an unknown schedule": ("optim.schedule=juggle", "constant, cosine"),
+    "a rule that matches nothing": (
+        "optim.rules=(('layer9/.*', 1.0), ('.*', None))",
+        "'layer9/.*' matches no parameter",
+    ),
+    "rules that leave something out": ("optim.rules=(('fc/.*', 1.0),)", "none matches"),
+    "a rule that is no regex": ("optim.rules=(('fc(', 1.0), ('.*', None))", "'fc('"),
+    "an empty batch": ("batch_size=0", "batch_size=0"),
+    "no logging": ("log_every_steps=0", "log_every_steps"),
+    "a negative seed": ("seed=-1", "seed"),
+    "a negative duration": ("num_epochs=-1", "num_epochs"),
+    "a negative size": ("data.image_size=-5", "image"),
+    "an unknown split": ("data.train_split=trian", "'trian'"),
+    "overlapping splits": ("data.test_split=train", "12 photos"),
+    "no such root": ("data.root=/nowhere/VOC2007", "/nowhere/VOC2007"),
+    "data that can't be fetched": ("data.name=coco", "--config.data.root="),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_bad_option(vtl, options, workdir, case):
+    option, named = OPTIONS[case]
+    if case == "data that can't be fetched":
+        options = [*options, "--config.data.root="]
+    assert named in vtl(CONFIG, *options, f"--config.{option}").error
+    assert not workdir.exists()
+
+
+def test_overlapping_splits_name_both_and_a_photo(vtl, options):
+    error = vtl(CONFIG, *options, "--config.data.test_split=train").error
+    assert "data.train_split=train and data.test_split=train" in error
+    assert "000001" in error
+
+
+def test_batch_that_devices_cannot_share(vtl, options, workdir):
+    eight = "--xla_force_host_platform_device_count=8"
+    error = vtl(CONFIG, *options, "--config.batch_size=12", XLA_FLAGS=eight).error
+    assert "batch_size=12 is not divisible by the 8 devices" in error
+    assert not workdir.exists()
+
+
+# Data.
+
+
+def test_a_photo_is_missing(vtl, options, devkit, workdir):
+    (devkit / "JPEGImages" / "000005.jpg").unlink()
+    error = vtl(CONFIG, *options).error
+    assert "1 of 12 photos are missing" in error
+    assert str(devkit / "JPEGImages" / "000005.jpg") in error
+    assert not workdir.exists()
+
+
+def test_a_photo_is_truncated(vtl, options, devkit, workdir):
+    path = devkit / "JPEGImages" / "000015.jpg"
+    path.write_bytes(path.read_bytes()[:-300])
+    error = vtl(CONFIG, *options).error
+    assert "1 of 10 photos can't be decoded" in error
+    assert "000015: " in error
+    assert str(path) in error
+    assert not workdir.exists()
+
+
+def test_a_class_file_disagrees_with_its_split(vtl, options, devkit, workdir):
+    path = devkit / "ImageSets" / "Main" / "dog_train.txt"
+    path.write_text(path.read_text() + "000099  1\n")
+    assert f"{path}: id 000099 is not in the split file" in vtl(CONFIG, *options).error
+    assert not workdir.exists()
+
+
+def test_voc2007_without_a_network_says_what_to_put_where(vtl, workdir, tmp_path):
+    closed = "http://127.0.0.1:9"
+    proxies = {name: closed for name in ("http_proxy", "https_proxy")} | {"no_proxy": ""}
+    outcome = vtl(CONFIG, f"--workdir={workdir}", VTL_CACHE=tmp_path / "cache", **proxies)
+    *warnings, error = outcome.stderr.splitlines()
+    assert outcome.status == 1
+    assert all(line.startswith("vtl: http") for line in warnings)
+    assert error.startswith("vtl: could not fetch VOCtrainval_06-Nov-2007.tar")
+    assert "put VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar into" in error
+    assert str(tmp_path / "cache" / "voc2007") in error
+    assert "--config.data.root=" in error
+    assert not workdir.exists()
+
+
+# Weights.
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return write_weights(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
+
+
+def test_weights_of_another_architecture(vtl, options, weights, workdir):
+    error = vtl(CONFIG, *options, f"--config.weights={weights}", "--config.model.depth=34").error
+    assert f"{weights} holds a ResNet-18" in error
+    assert "model.depth=34" in error
+    assert not workdir.exists()
+
+
+def test_kept_head_of_other_classes(vtl, options, weights, workdir):
+    error = vtl(CONFIG, *options, f"--config.weights={weights}", "--config.head=keep").error
+    assert "params/fc/kernel (64, 7) instead of (64, 2)" in error
+
+
+def test_truncated_weights(vtl, options, weights, workdir, tmp_path):
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(weights.read_bytes()[:-100])
+    assert str(path) in vtl(CONFIG, *options, f"--config.weights={path}").error
+    assert not workdir.exists()
+
+
+def test_weights_that_are_something_else(vtl, options, workdir, tmp_path):
+    path = tmp_path / "photo.safetensors"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path, "JPEG")
+    assert str(path) in vtl(CONFIG, *options, f"--config.weights={path}").error
+    assert not workdir.exists()
+
+
+# The run directory.
+
+
+def test_a_directory_of_something_else(vtl, options, workdir):
+    workdir.mkdir()
+    (workdir / "thesis.tex").write_text("precious")
+    assert f"{workdir} is not empty and holds no run" in vtl(CONFIG, *options).error
+    assert [path.name for path in workdir.iterdir()] == ["thesis.tex"]
+
+
+def test_a_directory_that_is_a_file(vtl, options, workdir):
+    workdir.write_text("precious")
+    assert str(workdir) in vtl(CONFIG, *options).error
+    assert workdir.read_text() == "precious"
+
+
+@pytest.mark.slow
+def test_a_run_of_another_config(vtl, options, weights, workdir):
+    options = [*options, f"--config.weights={weights}", "--config.head=zeros"]
+    options += ["--config.optim.rules=(('fc/.*', 1.0), ('.*', None))", "--config.num_epochs=0.5"]
+    outcome = vtl(CONFIG, *options)
+    assert outcome.status == 0, outcome.stderr
+    assert "mAP on test: lab " in outcome.stdout
+    error = vtl(CONFIG, *options, "--config.optim.learning_rate=0.5").error
+    assert f"{workdir} holds a run of another config" in error
+    assert "optim.learning_rate 0.1 -> 0.5" in error
+    assert json.loads((workdir / "results.json").read_text())["status"] == "finished"
+    assert "is finished" in vtl(CONFIG, *options).stdout
+
+
+# A full disk.
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 640 kB: less than a checkpoint, more than a config."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=640k", "tmpfs", path]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("only root may mount a small disk")
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
+def _fill(disk: Path) -> Path:
+    path = disk / "filler"
+    path.write_bytes(bytes(shutil.disk_usage(disk).free))
+    return path
+
+
+def test_no_space_for_the_decoded_photos(vtl, options, workdir, small_disk):
+    cache = small_disk / "cache"
+    cache.mkdir()
+    _fill(small_disk)
+    error = vtl(CONFIG, *options, VTL_CACHE=cache).error
+    assert "set VTL_CACHE" in error.replace("Set", "set")
+    assert not workdir.exists()
+
+
+@pytest.mark.slow
+def test_no_space_for_a_checkpoint(vtl, options, weights, small_disk):
+    options = [*options, f"--config.weights={weights}", "--config.head=zeros"]
+    options += ["--config.optim.rules=(('fc/.*', 1.0), ('.*', None))"]
+    options += [f"--workdir={small_disk}/run"]
+    error = vtl(CONFIG, *options).error
+    assert "the disk is full" in error
+    assert str(small_disk) in error
+    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
+    outcome = vtl(CONFIG, *options)
+    assert outcome.status == 0, outcome.stderr
+
+
+def test_no_space_at_all(vtl, options, small_disk):
+    filler = _fill(small_disk)
+    error = vtl(CONFIG, *options, f"--workdir={small_disk}/run").error
+    assert "the disk is full" in error
+    assert str(small_disk) in error
+    filler.unlink()
+    error = vtl(
+        CONFIG, *options, f"--workdir={small_disk}/run", "--config.data.root=/nowhere"
+    ).error
+    assert "/nowhere" in error

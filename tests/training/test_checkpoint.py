@@ -1,0 +1,323 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vtl.training.checkpoint import Checkpoints
+from vtl.training.state import TrainState, make_mesh, replicated
+
+BEST_BY = "val_map_lab"
+
+
+def make_state(step: int) -> TrainState:
+    """A small state of every kind of leaf there is, with values that tell the step."""
+    rng = np.random.default_rng(step)
+    params = {
+        "conv1": {"kernel": rng.normal(size=(3, 3, 3, 4)).astype(np.float32)},
+        "fc": {
+            "kernel": rng.normal(size=(4, 2)).astype(np.float32),
+            "bias": np.zeros(2, np.float32),
+        },
+    }
+    params["fc"]["bias"][:] = [-0.0, 1e-45]
+    batch_stats = {"bn1": {"mean": rng.normal(size=4).astype(np.float32)}}
+    opt_state = {"trace": jax.tree.map(lambda p: p * 2, params), "count": np.int32(step)}
+    state = TrainState(np.int32(step), params, batch_stats, opt_state)
+    return jax.device_put(state, replicated(make_mesh()))
+
+
+def open_checkpoints(directory: Path) -> Checkpoints:
+    return Checkpoints(directory / "checkpoints", best_by=BEST_BY)
+
+
+def save_all(directory: Path, scores: dict[int, float | None]) -> None:
+    """Save a state a step, with its score where it has one."""
+    checkpoints = open_checkpoints(directory)
+    for step, score in scores.items():
+        checkpoints.save(make_state(step), {} if score is None else {BEST_BY: score})
+    checkpoints.close()
+
+
+def restore(checkpoints: Checkpoints, step: int) -> TrainState:
+    like = jax.eval_shape(lambda: make_state(0))
+    return checkpoints.restore(step, like, replicated(make_mesh()))
+
+
+def check_equal(restored: TrainState, step: int) -> None:
+    expected = make_state(step)
+    assert jax.tree.structure(restored) == jax.tree.structure(expected)
+    for ours, theirs in zip(jax.tree.leaves(restored), jax.tree.leaves(expected), strict=True):
+        assert ours.dtype == theirs.dtype
+        assert ours.sharding == replicated(make_mesh())
+        assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
+
+
+def steps_on_disk(directory: Path) -> set[int]:
+    return {int(p.name) for p in (directory / "checkpoints").iterdir() if p.name.isdigit()}
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """What is warned of, as it reads."""
+    seen: list[str] = []
+    monkeypatch.setattr(
+        "vtl.training.checkpoint.logging.warning", lambda text, *args: seen.append(text % args)
+    )
+    return seen
+
+
+def test_no_checkpoint(tmp_path):
+    checkpoints = open_checkpoints(tmp_path)
+    assert checkpoints.latest() is None
+    assert checkpoints.best() is None
+    checkpoints.close()
+
+
+def test_a_round_trip_is_equal_to_the_bit(tmp_path):
+    save_all(tmp_path, {3: None})
+    checkpoints = open_checkpoints(tmp_path)
+    assert checkpoints.latest() == 3
+    check_equal(restore(checkpoints, 3), 3)
+    checkpoints.close()
+
+
+def test_a_save_is_whole_after_wait(tmp_path):
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.save(make_state(1))
+    checkpoints.wait()
+    manifest = json.loads((tmp_path / "checkpoints" / "1" / "sha256.json").read_text())
+    files = {
+        str(p.relative_to(tmp_path / "checkpoints" / "1"))
+        for p in (tmp_path / "checkpoints" / "1").rglob("*")
+        if p.is_file()
+    }
+    assert manifest.keys() == files - {"sha256.json"}
+    assert checkpoints.latest() == 1
+    checkpoints.close()
+
+
+def test_close_finishes_what_is_being_written(tmp_path):
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.save(make_state(1))
+    checkpoints.close()
+    again = open_checkpoints(tmp_path)
+    assert again.latest() == 1
+    check_equal(restore(again, 1), 1)
+    again.close()
+
+
+def test_a_state_may_be_given_up_while_it_is_saved(tmp_path):
+    # The next training step donates its buffers.
+    checkpoints = open_checkpoints(tmp_path)
+    state = make_state(1)
+    checkpoints.save(state)
+    overwrite = jax.jit(lambda s: jax.tree.map(jnp.zeros_like, s), donate_argnums=0)
+    jax.block_until_ready(overwrite(state))
+    checkpoints.close()
+    again = open_checkpoints(tmp_path)
+    check_equal(restore(again, 1), 1)
+    again.close()
+
+
+def test_keeps_the_latest_two_and_the_best(tmp_path):
+    save_all(tmp_path, {1: 0.5, 2: 0.9, 3: 0.7, 4: 0.6, 5: None})
+    assert steps_on_disk(tmp_path) == {2, 4, 5}
+    checkpoints = open_checkpoints(tmp_path)
+    assert checkpoints.latest() == 5
+    assert checkpoints.best() == 2
+    check_equal(restore(checkpoints, 2), 2)
+    checkpoints.close()
+
+
+def test_keeps_the_best_over_a_restart(tmp_path):
+    save_all(tmp_path, {1: 0.9, 2: 0.5})
+    save_all(tmp_path, {3: 0.6, 4: 0.7})
+    assert steps_on_disk(tmp_path) == {1, 3, 4}
+
+
+def test_keeps_the_latest_two_where_nothing_is_scored(tmp_path):
+    save_all(tmp_path, dict.fromkeys(range(1, 5)))
+    assert steps_on_disk(tmp_path) == {3, 4}
+    checkpoints = open_checkpoints(tmp_path)
+    assert checkpoints.best() is None
+    checkpoints.close()
+
+
+def test_scores_by_another_name_choose_nothing(tmp_path):
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.save(make_state(1), {"test_map_lab": 0.9})
+    checkpoints.wait()
+    assert checkpoints.best() is None
+    checkpoints.close()
+
+
+def test_the_same_step_twice_is_saved_once(tmp_path):
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.save(make_state(2), {BEST_BY: 0.5})
+    checkpoints.wait()
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    checkpoints.save(make_state(7).replace(step=jnp.int32(2)), {BEST_BY: 0.9})
+    checkpoints.wait()
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    checkpoints.close()
+
+
+def flip_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "flipped": (flip_byte, "has changed"),
+    "truncated": (lambda path: os.truncate(path, path.stat().st_size - 1), "has changed"),
+    "emptied": (lambda path: os.truncate(path, 0), "has changed"),
+    "deleted": (Path.unlink, "is missing"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_to_any_file_is_found_and_named(tmp_path, warnings, damage):
+    harm, reason = DAMAGES[damage]
+    save_all(tmp_path, {1: 0.5, 2: 0.4})
+    step = tmp_path / "checkpoints" / "2"
+    files = [p for p in sorted(step.rglob("*")) if p.is_file() and p.name != "sha256.json"]
+    files = [p for p in files if p.stat().st_size]
+    assert len(files) >= 4
+    for path in files:
+        name, content = str(path.relative_to(step)), path.read_bytes()
+        aside = tmp_path / "aside"
+        subprocess.run(["cp", "-r", step, aside], check=True)
+        harm(path)
+        assert path.exists() is (damage != "deleted")
+        warnings.clear()
+        checkpoints = open_checkpoints(tmp_path)
+        assert checkpoints.latest() == 1, name
+        assert warnings == [f"checkpoint 2 is damaged ({name} {reason}): passed over and removed"]
+        check_equal(restore(checkpoints, 1), 1)
+        checkpoints.close()
+        assert steps_on_disk(tmp_path) == {1}
+        aside.rename(step)
+        assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "never finished"),
+        (b'{"a": ', "sha256.json is unreadable"),
+        (b"\xff\x00", "sha256.json is unreadable"),
+    ],
+)
+def test_a_manifest_that_is_missing_or_garbled(tmp_path, warnings, content, reason):
+    save_all(tmp_path, {1: None, 2: None})
+    manifest = tmp_path / "checkpoints" / "2" / "sha256.json"
+    manifest.unlink()
+    if content is not None:
+        manifest.write_bytes(content)
+    checkpoints = open_checkpoints(tmp_path)
+    assert checkpoints.latest() == 1
+    assert warnings == [f"checkpoint 2 is damaged ({reason}): passed over and removed"]
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("content", [b"[]", b"null", b'"abc"', b"{}"])
+def test_a_manifest_that_is_json_of_another_kind(tmp_path, content):
+    save_all(tmp_path, {1: None, 2: None})
+    (tmp_path / "checkpoints" / "2" / "sha256.json").write_bytes(content)
+    checkpoints = open_checkpoints(tmp_path)
+    assert checkpoints.latest() == 1
+    checkpoints.close()
+
+
+def test_all_damaged(tmp_path, warnings):
+    save_all(tmp_path, {1: None, 2: None})
+    for step in (1, 2):
+        flip_byte(tmp_path / "checkpoints" / str(step) / "sha256.json")
+        (tmp_path / "checkpoints" / str(step) / "sha256.json").unlink()
+    checkpoints = open_checkpoints(tmp_path)
+    assert checkpoints.latest() is None
+    assert len(warnings) == 2
+    assert steps_on_disk(tmp_path) == set()
+    # The run starts from scratch in the same directory.
+    checkpoints.save(make_state(1))
+    checkpoints.wait()
+    assert checkpoints.latest() == 1
+    checkpoints.close()
+
+
+def test_a_damaged_step_can_be_saved_again(tmp_path):
+    save_all(tmp_path, {1: None, 2: None})
+    (tmp_path / "checkpoints" / "2" / "sha256.json").unlink()
+    checkpoints = open_checkpoints(tmp_path)
+    assert checkpoints.latest() == 1
+    checkpoints.save(make_state(2))
+    checkpoints.wait()
+    assert checkpoints.latest() == 2
+    check_equal(restore(checkpoints, 2), 2)
+    checkpoints.close()
+
+
+def test_what_a_kill_leaves_behind_is_no_checkpoint(tmp_path):
+    save_all(tmp_path, {1: None})
+    directory = tmp_path / "checkpoints"
+    (directory / "2.sha256.json.tmp").write_text("{")
+    (directory / "2.orbax-checkpoint-tmp-0").mkdir()
+    checkpoints = open_checkpoints(tmp_path)
+    assert checkpoints.latest() == 1
+    checkpoints.save(make_state(2))
+    checkpoints.wait()
+    assert checkpoints.latest() == 2
+    checkpoints.close()
+
+
+def test_the_best_is_never_a_damaged_one(tmp_path):
+    save_all(tmp_path, {1: 0.9, 2: 0.5, 3: 0.7})
+    files = [p for p in (tmp_path / "checkpoints" / "1").rglob("*") if p.is_file()]
+    for path in (p for p in files if p.stat().st_size):
+        content = path.read_bytes()
+        os.truncate(path, len(content) // 2)
+        checkpoints = open_checkpoints(tmp_path)
+        assert checkpoints.latest() == 3
+        assert checkpoints.best() == 3, path
+        checkpoints.close()
+        path.write_bytes(content)
+    checkpoints = open_checkpoints(tmp_path)
+    assert checkpoints.best() == 1
+    checkpoints.close()
+
+
+def on_eight_devices(directory: Path, call: str) -> None:
+    script = f"""
+import jax
+from pathlib import Path
+from tests.training import test_checkpoint as t
+assert jax.device_count() == 8
+directory = Path({str(directory)!r})
+{call}
+"""
+    flags = "--xla_force_host_platform_device_count=8"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", script], env=environment, cwd=root, check=True)
+
+
+def test_saved_on_eight_devices_and_restored_on_one(tmp_path):
+    on_eight_devices(tmp_path, "t.save_all(directory, {4: None})")
+    checkpoints = open_checkpoints(tmp_path)
+    check_equal(restore(checkpoints, 4), 4)
+    checkpoints.close()
+
+
+def test_saved_on_one_device_and_restored_on_eight(tmp_path):
+    save_all(tmp_path, {4: None})
+    on_eight_devices(
+        tmp_path,
+        "c = t.open_checkpoints(directory); t.check_equal(t.restore(c, c.latest()), 4); c.close()",
+    )
