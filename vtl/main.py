@@ -16,8 +16,8 @@ from ml_collections import ConfigDict, config_flags
 
 from vtl import records
 from vtl.data import fetch
-from vtl.errors import UserError
-from vtl.tasks import finetune
+from vtl.errors import UserError, check_choice
+from vtl.tasks import features, finetune
 from vtl.training.loop import Interrupted
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -27,7 +27,8 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's directory; runs/TASK_VARIANT where it is not given."
 )
 
-TASKS = {"finetune": finetune.run}
+TASKS = {"features": features.run, "finetune": finetune.run}
+PRECISIONS = ("default", "high", "highest")
 
 
 def main(argv: list[str]) -> None:
@@ -40,6 +41,8 @@ def main(argv: list[str]) -> None:
     config = _read_config()
     workdir = _WORKDIR.value or "runs/" + "_".join(filter(None, (config.task, config.variant)))
     try:
+        check_choice("task", config.task, TASKS)
+        check_choice("precision", config.precision, PRECISIONS)
         with jax.default_matmul_precision(config.precision):
             TASKS[config.task](config, Path(workdir))
     except UserError as error:
@@ -57,6 +60,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parse the command line; a misspelt or mistyped option is told in one line."""
     try:
         return flags.FLAGS(argv)
+    except OSError:
+        _fail_without_config()
     except (AttributeError, KeyError, TypeError, ValueError, flags.Error, UserError) as error:
         # A config's own error comes as a traceback, and a misspelling with a hint below it.
         last = str(error).strip().splitlines()[-1]
@@ -69,8 +74,12 @@ def _read_config() -> ConfigDict:
     try:
         _ = _CONFIG.value.task
     except OSError:
-        _fail(f"--config={config_flags.get_config_filename(flags.FLAGS['config'])}: no such file")
+        _fail_without_config()
     return _CONFIG.value
+
+
+def _fail_without_config() -> NoReturn:
+    _fail(f"--config={config_flags.get_config_filename(flags.FLAGS['config'])}: no such file")
 
 
 def _fail(message: str) -> NoReturn:

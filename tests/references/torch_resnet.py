@@ -4,7 +4,7 @@ Written from table 1 of He et al. 2016, "Deep Residual Learning for Image Recogn
 the stride of a bottleneck in its 3x3 convolution.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -121,3 +121,33 @@ def outputs(model: TorchResNet, images: torch.Tensor) -> dict[str, np.ndarray]:
     for hook in hooks:
         hook.remove()
     return seen
+
+
+def gradients(
+    model: TorchResNet, images: torch.Tensor, labels: np.ndarray, *, training: bool
+) -> dict[str, np.ndarray]:
+    """One step's state_dict, with the gradient of the mean sigmoid BCE for each parameter."""
+    model.train(training)
+    logits = model(images)
+    target = torch.tensor(labels).to(logits.dtype)
+    torch.nn.functional.binary_cross_entropy_with_logits(logits, target).backward()
+    found = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+    return found | {name: b.numpy() for name, b in model.named_buffers() if "running" in name}
+
+
+def near_batch_statistics(
+    model: TorchResNet, images: torch.Tensor, uniform: Callable
+) -> dict[str, np.ndarray]:
+    """Running statistics close to the batch's own, as those of a trained network are."""
+    norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    for norm in norms.values():
+        norm.momentum = 1.0
+    model.train()
+    with torch.no_grad():
+        model(images)
+    tensors = {}
+    for name, norm in norms.items():
+        mean, var = norm.running_mean.numpy(), norm.running_var.numpy()
+        tensors[f"{name}.running_mean"] = mean + uniform(-0.2, 0.2, mean.shape) * np.sqrt(var)
+        tensors[f"{name}.running_var"] = var * uniform(0.8, 1.25, var.shape)
+    return tensors

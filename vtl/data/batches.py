@@ -21,15 +21,17 @@ def train_indices(step: int, *, num_images: int, batch_size: int, seed: int) -> 
     return np.array([orders[p][i] for p, i in zip(passes, positions % num_images, strict=True)])
 
 
-def eval_indices(num_images: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Every image once, in order: (indices [batch_size], how many of them are real).
+def eval_indices(
+    num_images: int, batch_size: int, *, first: int = 0
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Every image from `first` on once, in order: (indices [batch_size], how many are real).
 
     The last batch is padded by its first image, so that every batch has one shape.
     """
-    for first in range(0, num_images, batch_size):
-        indices = np.arange(first, first + batch_size)
-        count = min(batch_size, num_images - first)
-        yield np.where(indices < num_images, indices, first), count
+    for start in range(first, num_images, batch_size):
+        indices = np.arange(start, start + batch_size)
+        count = min(batch_size, num_images - start)
+        yield np.where(indices < num_images, indices, start), count
 
 
 def put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:

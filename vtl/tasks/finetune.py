@@ -1,6 +1,7 @@
 """Exercise 4: photos -> trained network -> mAP."""
 
 import itertools
+import operator
 import time
 from pathlib import Path
 
@@ -104,7 +105,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
     # Where to start, and the training.
     run_directory.begin()
-    checkpoints = Checkpoints(workdir / "checkpoints", best_by=f"val_map_{MAP_PROTOCOL}")
+    best_by = f"val_map_{MAP_PROTOCOL}" if "val" in splits else None
+    checkpoints = Checkpoints(workdir / "checkpoints", best_by=best_by)
     resumed_from = checkpoints.latest()
     if resumed_from is None:
         variables = network.starting_variables(model, weights, head=config.head, seed=config.seed)
@@ -118,7 +120,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         say(f"going on from step {resumed_from} of {num_steps}")
         train_state = jax.eval_shape(lambda: _new_state(network.initialise(model, 0), optimizer))
         train_state = checkpoints.restore(resumed_from, train_state, replicated(mesh))
-    run_directory.cut_metrics(-1 if resumed_from is None else resumed_from)
+    run_directory.cut_metrics(resumed_from or -1)  # the start is scored again
     seconds["head"] = time.perf_counter()
     train_state = loop.run(
         train_state,
@@ -172,7 +174,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             "images_per_second": run_directory.last_metric("images_per_second"),
             "seconds": _phases(seconds),
             "seed": config.seed,
-            "weights": weights.record() if weights else None,
+            "weights": weights.record(preprocessing) if weights else None,
             "data": voc.describe(data.name, splits),
         }
     )
@@ -185,6 +187,11 @@ def _check_options(config: ConfigDict) -> None:
     check_choice("data.difficult", config.data.difficult, ("ignore", "negative"))
     check_choice("model.dtype", config.model.dtype, network.DTYPES)
     check_choice("head", config.head, network.HEADS)
+    least = {"seed": 0, "num_epochs": 0, "log_every_steps": 1, "data.image_size": 0}
+    for option, value in least.items():
+        found = operator.attrgetter(option)(config)
+        if found < value:
+            raise UserError(f"{option}={found}: the least possible is {value}")
     if config.data.resize:
         check_choice("data.resize", config.data.resize, images.RULES)
     if not config.weights and config.head in ("probe", "keep"):

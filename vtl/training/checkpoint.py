@@ -9,7 +9,6 @@ import logging as python_logging
 import shutil
 import threading
 from pathlib import Path
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -21,22 +20,32 @@ from vtl.data.fetch import file_sha256
 from vtl.training.state import TrainState
 
 _MANIFEST = "sha256.json"
+_UNSCORED = -1.0
 
 
 class Checkpoints:
-    """The latest two states of a run and, where it is scored on a val split, the best."""
+    """The latest two states of a run and, where `best_by` names a score, the best by it.
 
-    def __init__(self, directory: Path, *, best_by: str):
-        keep = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(2),
-                checkpoint_managers.BestN(get_metric_fn=lambda scores: scores[best_by], n=1),
-            ]
-        )
+    Damaged ones are removed when the directory is opened, saying so.
+    """
+
+    def __init__(self, directory: Path, *, best_by: str | None):
+        def score(scores: dict[str, float]) -> float:
+            return scores["score"]
+
+        policies: list[checkpoint_managers.PreservationPolicy] = [checkpoint_managers.LatestN(2)]
+        if best_by:
+            policies.append(checkpoint_managers.BestN(get_metric_fn=score, n=1))
         self._best_by = best_by
         self._directory = directory.absolute()
-        self._options = ocp.CheckpointManagerOptions(preservation_policy=keep)
-        self._manager = ocp.CheckpointManager(self._directory, options=self._options)
+        _remove_damaged(self._directory)  # before orbax reads what would make it fail
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                best_fn=score if best_by else None,  # without it orbax writes no scores
+            ),
+        )
         self._sealing: threading.Thread | None = None
 
     def save(self, state: TrainState, scores: dict[str, float] | None = None) -> None:
@@ -45,7 +54,7 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        scored = scores if scores and self._best_by in scores else None
+        scored = {"score": (scores or {}).get(self._best_by, _UNSCORED)} if self._best_by else None
         self._manager.save(step, args=ocp.args.StandardSave(state), metrics=scored)
         self._sealing = threading.Thread(target=self._seal, args=(step,))
         self._sealing.start()
@@ -58,21 +67,17 @@ class Checkpoints:
         self._manager.check_for_errors()
 
     def latest(self) -> int | None:
-        """The step of the newest undamaged checkpoint; damaged ones are removed, saying so."""
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            damage = _damage(self._path(step))
-            if damage is None:
-                return step
-            logging.warning("checkpoint %d is damaged (%s): passed over and removed", step, damage)
-            shutil.rmtree(self._path(step))
-            self._manager.reload()
-        return None
+        """The newest step, None where there is none."""
+        return self._manager.latest_step()
 
     def best(self) -> int | None:
         """The undamaged step with the highest `best_by`, None where none has it."""
-        scored = {step: self._manager.metrics(step) for step in self._manager.all_steps()}
-        scored = {step: s for step, s in scored.items() if s and not _damage(self._path(step))}
-        return max(scored, key=lambda step: scored[step][self._best_by], default=None)
+        if not self._best_by:
+            return None
+        whole = [step for step in self._manager.all_steps() if not _damage(self._path(step))]
+        scores = {step: self._manager.metrics(step)["score"] for step in whole}
+        best = max(whole, key=lambda step: scores[step], default=None)
+        return None if best is None or scores[best] == _UNSCORED else best
 
     def restore(self, step: int, like: TrainState, sharding: NamedSharding) -> TrainState:
         """The state of `step` in the shapes of `like`, placed by `sharding`."""
@@ -110,14 +115,24 @@ def _hashes(directory: Path) -> dict[str, str]:
     return {str(p.relative_to(directory)): file_sha256(p) for p in files}
 
 
+def _remove_damaged(directory: Path) -> None:
+    steps = sorted(p for p in directory.glob("*") if p.name.isdigit())
+    for checkpoint in steps:
+        if damage := _damage(checkpoint):
+            logging.warning(
+                "checkpoint %s is damaged (%s): passed over and removed", checkpoint.name, damage
+            )
+            shutil.rmtree(checkpoint)
+
+
 def _damage(directory: Path) -> str | None:
     """What is wrong with a checkpoint, None where every file is as it was written."""
     manifest = directory / _MANIFEST
     if not manifest.exists():
         return "never finished"
     try:
-        expected: dict[str, Any] = json.loads(manifest.read_text())
-    except ValueError:
+        expected: dict[str, str] = dict(json.loads(manifest.read_text()))
+    except (ValueError, TypeError):
         return f"{_MANIFEST} is unreadable"
     found = _hashes(directory)
     for name in sorted(expected.keys() | found.keys()):

@@ -1,12 +1,20 @@
 """The one fit for arrays that are in memory whole: features and their labels."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from vtl.training import losses
+
+
+class Linear(NamedTuple):
+    """A linear head: kernel [D, C], bias [C]; a leading axis where there are several."""
+
+    kernel: jax.Array
+    bias: jax.Array
 
 
 @functools.partial(jax.jit, static_argnames=("max_iterations",))
@@ -18,13 +26,13 @@ def logistic_regression(
     *,
     max_iterations: int = 1000,
     tolerance: float = 1e-5,
-) -> tuple[jax.Array, jax.Array]:
-    """One L2-regularised logistic regression a class, by L-BFGS: kernel [D, C], bias [C].
+) -> Linear:
+    """One L2-regularised logistic regression a class, by L-BFGS.
 
-    features [N, D]; labels, known [N, C] in {0, 1}. Minimises the mean cross-entropy over the known
-    labels plus l2 / 2 times the squared norm of the weights; the bias is free. scikit-learn's
-    `C` is 1 / (N l2). Stops where the objective is within a fraction of `tolerance` of its minimum,
-    by the bound that strong convexity gives: |gradient|^2 / (2 l2).
+    features [N, D]; labels, known [N, C] in {0, 1}; l2 a number or [C]. Minimises the mean
+    cross-entropy over the known labels plus l2 / 2 times the squared norm of the weights; the bias
+    is free. scikit-learn's `C` is 1 / (N l2). Stops where the objective is within a fraction of
+    `tolerance` of its minimum, by the bound that strong convexity gives: |gradient|^2 / (2 l2).
     """
     # The bias is free, so centring changes the path to the minimum (a shorter one) and not the
     # minimum.
@@ -32,31 +40,76 @@ def logistic_regression(
     features = features.astype(jnp.float32) - mean
     solver = optax.lbfgs()
 
-    def fit_class(labels: jax.Array, known: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def objective(params: tuple[jax.Array, jax.Array]) -> jax.Array:
-            kernel, bias = params
-            loss = losses.sigmoid_bce_mean(features @ kernel + bias, labels, known)
-            return loss + 0.5 * l2 * jnp.sum(kernel**2)
+    def fit_class(labels: jax.Array, known: jax.Array, l2: jax.Array) -> Linear:
+        def objective(head: Linear) -> jax.Array:
+            loss = losses.sigmoid_bce_mean(features @ head.kernel + head.bias, labels, known)
+            return loss + 0.5 * l2 * jnp.sum(head.kernel**2)
 
         value_and_grad = optax.value_and_grad_from_state(objective)
-        start = (jnp.zeros(features.shape[1]), jnp.zeros(()))
+        start = Linear(jnp.zeros(features.shape[1]), jnp.zeros(()))
 
         def is_unfinished(carry: tuple) -> jax.Array:
             _, _, iteration, gap = carry
             return (iteration < max_iterations) & (gap > tolerance)
 
         def iterate(carry: tuple) -> tuple:
-            params, state, iteration, _ = carry
-            value, grad = value_and_grad(params, state=state)
+            head, state, iteration, _ = carry
+            value, grad = value_and_grad(head, state=state)
             updates, state = solver.update(
-                grad, state, params, value=value, grad=grad, value_fn=objective
+                grad, state, head, value=value, grad=grad, value_fn=objective
             )
             gap = optax.tree.norm(grad, squared=True) / (2 * l2 * value)
-            return optax.apply_updates(params, updates), state, iteration + 1, gap
+            return optax.apply_updates(head, updates), state, iteration + 1, gap
 
         carry = (start, solver.init(start), 0, jnp.inf)
-        kernel, bias = jax.lax.while_loop(is_unfinished, iterate, carry)[0]
-        return kernel, bias - mean @ kernel
+        head = jax.lax.while_loop(is_unfinished, iterate, carry)[0]
+        return Linear(head.kernel, head.bias - mean @ head.kernel)
 
-    fit = jax.vmap(fit_class, in_axes=1, out_axes=(1, 0))
-    return fit(labels.astype(jnp.float32), known.astype(jnp.float32))
+    l2 = jnp.broadcast_to(jnp.asarray(l2, jnp.float32), labels.shape[1:])
+    fit = jax.vmap(fit_class, in_axes=(1, 1, 0), out_axes=Linear(1, 0))
+    return fit(labels.astype(jnp.float32), known.astype(jnp.float32), l2)
+
+
+@functools.partial(jax.jit, static_argnames=("momentum",))
+def sgd(
+    features: jax.Array,
+    labels: jax.Array,
+    known: jax.Array,
+    orders: jax.Array,
+    start: Linear,
+    learning_rates: jax.Array,
+    weight_decays: jax.Array,
+    *,
+    momentum: float = 0.0,
+) -> tuple[Linear, jax.Array]:
+    """Several linear heads by SGD at once, all epochs in one program: heads, losses [G, T].
+
+    features [N, D]; labels, known [N, C]; for each of the G heads the rows of its T batches, orders
+    [G, T, B], a `start`, a learning rate [G] and a weight decay [G]. The loss of a step is the mean
+    cross-entropy over the known labels of its batch, before the update.
+    """
+    features = features.astype(jnp.float32)
+    labels, known = labels.astype(jnp.float32), known.astype(jnp.float32)
+
+    def fit_one(order: jax.Array, head: Linear, rate: jax.Array, decay: jax.Array) -> tuple:
+        optimizer = optax.chain(
+            optax.add_decayed_weights(decay),
+            optax.trace(momentum) if momentum else optax.identity(),
+            optax.scale_by_learning_rate(rate),
+        )
+
+        def step(carry: tuple, rows: jax.Array) -> tuple:
+            head, state = carry
+
+            def loss_fn(head: Linear) -> jax.Array:
+                logits = features[rows] @ head.kernel + head.bias
+                return losses.sigmoid_bce_mean(logits, labels[rows], known[rows])
+
+            loss, grads = jax.value_and_grad(loss_fn)(head)
+            updates, state = optimizer.update(grads, state, head)
+            return (optax.apply_updates(head, updates), state), loss
+
+        (head, _), losses_by_step = jax.lax.scan(step, (head, optimizer.init(head)), order)
+        return head, losses_by_step
+
+    return jax.vmap(fit_one)(orders, start, learning_rates, weight_decays)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from vtl.models.resnet import ResNet
+from vtl.models.resnet import DEPTHS, ResNet
 from vtl.training import augment, losses, optim, state
 from vtl.training.state import TrainState
 from vtl.weights.preprocessing import Preprocessing, normalise
@@ -69,6 +69,49 @@ def make_train_step(
     return jax.jit(
         train_step, donate_argnums=0, in_shardings=(whole, split), out_shardings=(whole, whole)
     )
+
+
+FEATURE_LAYERS = ("layer1", "layer2", "layer3", "layer4")
+
+
+def make_feature_step(
+    model: ResNet, preprocessing: Preprocessing, mesh: Mesh, *, layer: str, grid: int
+) -> Callable[[Any, jax.Array], jax.Array]:
+    """(variables, images [B, H, W, 3] uint8) -> float32 features [B, grid * grid * C] of a stage.
+
+    The stage's output is averaged over a grid x grid partition of its positions; rows of the grid
+    come first, then columns, then channels. Layer 4 with a grid of 1 is the pooled 2048.
+    """
+    blocks = DEPTHS[model.depth].blocks[FEATURE_LAYERS.index(layer)]
+    last_block = f"{layer}_{blocks - 1}"
+
+    def feature_step(variables: Any, images: jax.Array) -> jax.Array:
+        images = normalise(augment.centre_crop(images, preprocessing.crop_size), preprocessing)
+        _, captured = model.apply(
+            variables,
+            images,
+            live_norms=(),
+            capture_intermediates=lambda module, _: module.name == last_block,
+        )
+        maps = captured["intermediates"][last_block]["__call__"][0].astype(jnp.float32)
+        return _grid_means(maps, grid).reshape(len(images), -1)
+
+    whole, split = state.replicated(mesh), state.by_batch(mesh)
+    return jax.jit(feature_step, in_shardings=(whole, split), out_shardings=split)
+
+
+def _grid_means(maps: jax.Array, grid: int) -> jax.Array:
+    """Means [B, grid, grid, C] over cells of maps [B, H, W, C], as torch's adaptive pooling."""
+
+    def cells(side: int) -> list[slice]:
+        return [slice(i * side // grid, -(-(i + 1) * side // grid)) for i in range(grid)]
+
+    height, width = maps.shape[1:3]
+    rows = [
+        jnp.stack([jnp.mean(maps[:, r, c], axis=(1, 2)) for c in cells(width)], axis=1)
+        for r in cells(height)
+    ]
+    return jnp.stack(rows, axis=1)
 
 
 def make_eval_step(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vtl.errors import UserError
-from vtl.models.resnet import EPSILON, ResNet
+from vtl.models.resnet import DEPTHS, EPSILON, ResNet
 from vtl.weights import convert, sources
 
 HEADS = ("probe", "zeros", "random", "keep")
@@ -21,8 +21,10 @@ def architecture_for(
     """The architecture of `weights` with a head of `num_classes`; v1.5 where there are none.
 
     Raises:
-        UserError: `weights` are not of this depth and width.
+        UserError: there is no such depth, or `weights` are not of this depth and width.
     """
+    if depth not in DEPTHS:
+        raise UserError(f"model.depth={depth}: choose one of {', '.join(map(str, DEPTHS))}")
     if weights is None:
         return convert.Architecture(depth, width, "v1.5", EPSILON["v1.5"], num_classes)
     own = weights.architecture

@@ -93,12 +93,12 @@ class Weights:
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None
 
-    def record(self) -> dict:
-        """What `results.json` and the meta of features say of the weights."""
+    def record(self, preprocessing: Preprocessing) -> dict:
+        """What `results.json` and the meta of features say of the weights, as they were used."""
         return {
             "name": self.name,
             "sha256": self.sha256,
-            "preprocessing": dataclasses.asdict(self.preprocessing),
+            "preprocessing": dataclasses.asdict(preprocessing),
         }
 
 

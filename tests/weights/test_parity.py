@@ -1,0 +1,324 @@
+"""Our ResNet against PyTorch and Keras: activations, gradients, running statistics.
+
+Measured: activations agree to 3e-6 of a block's largest value; the bound here is 1e-4.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import traverse_util
+
+from tests.references import blocks, recipe
+from vtl.errors import UserError
+from vtl.training import state, steps
+from vtl.weights import convert, formats, sources
+from vtl.weights.preprocessing import CAFFE, TORCHVISION, normalise
+
+CLASSES = 20
+
+
+def ours(tensors, layout="torch"):
+    """Another framework's tensors, of weights or of anything shaped like them, under our names."""
+    return convert.canonical(formats.WeightsFile(Path("memory"), layout, tensors, {}))
+
+
+def both(size):
+    """A noise image and a photo, uint8 [2, size, size, 3]."""
+    return np.concatenate([recipe.pixels(kind, 1, size) for kind in ("noise", "photo")])
+
+
+def assert_images_close(found, reference):
+    """Image by image, so that the largest activation is that of the same image."""
+    for i, kind in enumerate(("noise", "photo")):
+        of_image = [{k: v[i : i + 1] for k, v in side.items()} for side in (found, reference)]
+        print(kind, max(blocks.relative_errors(*of_image).values()))
+        blocks.assert_close(*of_image)
+
+
+# PyTorch: activations
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("depth", "width", "size"),
+    [(18, 1.0, 128), (34, 0.25, 64), (50, 1.0, 224), (101, 0.25, 64), (152, 0.25, 64)],
+)
+def test_activations_are_torchs(depth, width, size, tmp_path):
+    torch = pytest.importorskip("torch")
+    from tests.references import torch_resnet
+
+    reference = random_torch(depth, width)
+    torch.save(reference.state_dict(), tmp_path / "random.pth")
+    weights = sources.load(str(tmp_path / "random.pth"))
+    assert weights.architecture == convert.Architecture(depth, width, "v1.5", 1e-5, CLASSES)
+    assert weights.preprocessing == TORCHVISION
+
+    images = both(size)
+    model, variables = blocks.build(weights.tensors, weights.architecture)
+    found = blocks.outputs(model, variables, np.asarray(normalise(images, TORCHVISION)))
+    expected = torch_resnet.outputs(reference, torch_resnet.normalised(images))
+    assert len(found) == sum(torch_resnet.BLOCKS[depth]) + 3
+    assert_images_close(found, expected)
+
+
+def random_torch(depth, width, seed=0):
+    from tests.references import torch_resnet
+
+    model = torch_resnet.TorchResNet(depth, CLASSES, width)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return torch_resnet.load_arrays(model, recipe.random_state_dict(shapes, seed))
+
+
+# PyTorch: one training step
+
+SIZE, BATCH = 64, 4
+LABELS = recipe.Uniform(3)(0, 1, (BATCH, CLASSES)) < 0.3
+KEEP_GRADIENTS = optax.GradientTransformation(
+    init=lambda params: jax.tree.map(jnp.zeros_like, params),
+    update=lambda grads, state, params=None: (jax.tree.map(jnp.zeros_like, grads), grads),
+)
+"""An optimiser that moves nothing and whose state is the last gradient."""
+
+
+@pytest.fixture(scope="module")
+def train_steps():
+    """The jitted training step by BatchNorm mode, compiled once for this module."""
+    return {}
+
+
+def our_gradients(train_steps, mode, tensors, architecture, images, preprocessing, labels=LABELS):
+    """Gradients, then running statistics after one step, flat."""
+    model, variables = blocks.build(tensors, architecture)
+    params = traverse_util.flatten_dict(variables["params"], sep="/")
+    key = (mode, architecture)
+    if key not in train_steps:
+        train_steps[key] = steps.make_train_step(
+            model,
+            KEEP_GRADIENTS,
+            dict.fromkeys(params, 1.0),
+            batch_norm=mode,
+            preprocessing=dataclasses.replace(preprocessing, crop_size=images.shape[1]),
+            augmentation="none",
+            seed=0,
+            mesh=state.make_mesh(),
+        )
+    variables = jax.tree.map(jnp.array, variables)
+    train_state = state.TrainState(
+        jnp.zeros((), jnp.int32), **variables, opt_state=KEEP_GRADIENTS.init(variables["params"])
+    )
+    known = jnp.ones(labels.shape)
+    batch = {"images": jnp.array(images), "labels": jnp.array(labels, jnp.float32), "known": known}
+    with jax.default_matmul_precision("highest"):
+        after, _ = train_steps[key](train_state, batch)
+    flat = {"params": after.opt_state, "batch_stats": after.batch_stats}
+    return {"/".join(k): np.asarray(v) for k, v in traverse_util.flatten_dict(flat).items()}
+
+
+def by_block(tensors, collection="params"):
+    """Block or layer -> all its numbers, one long vector."""
+    found = {}
+    for key in sorted(tensors):
+        if key.startswith(collection):
+            found.setdefault(key.split("/")[1], []).append(tensors[key].ravel())
+    return {block: np.concatenate(parts) for block, parts in found.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["noise", "photo"])
+@pytest.mark.parametrize("mode", ["frozen", "batch"])
+def test_gradients_are_torchs(mode, kind, train_steps):
+    """Each gradient within 1e-4 of its block's largest, on a network away from ReLU's kinks.
+
+    In float32 two correct implementations may put an activation on different sides of a kink, and
+    then differ by all that flows through it: see the next test. Per block, because with batch
+    statistics the gradient of a bias that is always on before the next BatchNorm is zero, and what
+    is found there is rounding. Running statistics are near the batch's, as in training.
+    """
+    pytest.importorskip("torch")
+    from tests.references import torch_resnet
+
+    images = recipe.pixels(kind, BATCH, SIZE)
+    inputs = torch_resnet.normalised(images)
+    reference = random_torch(50, 1.0)
+    start = {name: tensor.numpy() for name, tensor in reference.state_dict().items()}
+    start = recipe.without_kinks(start, seed=1)
+    torch_resnet.load_arrays(reference, start)
+    # The pass for the statistics moves the module's own buffers, which start is a view of.
+    near = torch_resnet.near_batch_statistics(reference, inputs, recipe.Uniform(2))
+    start = {name: np.array(tensor) for name, tensor in (start | near).items()}
+
+    reference = torch_resnet.load_arrays(torch_resnet.TorchResNet(50, CLASSES), start)
+    found = our_gradients(train_steps, mode, *ours(start), images, TORCHVISION)
+    step = torch_resnet.gradients(reference, inputs, LABELS, training=mode == "batch")
+    expected, _ = ours(step)
+
+    blocks.assert_close(by_block(found), by_block(expected))
+    before, _ = ours(start)
+    for key in expected:
+        if not key.startswith("batch_stats"):
+            continue
+        if mode == "frozen":
+            np.testing.assert_array_equal(found[key], before[key], err_msg=key)
+        else:
+            assert np.any(found[key] != before[key]), key
+            largest = np.abs(expected[key]).max()
+            np.testing.assert_allclose(found[key], expected[key], 0, 1e-5 * largest, err_msg=key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["frozen", "batch"])
+def test_gradients_are_as_near_to_float64_as_torchs(mode, train_steps):
+    """On an ordinary random network, where single activations do fall on the other side of a kink.
+
+    One such activation changes single gradients by 1e-3 to 1e-1 of the block's largest, in
+    PyTorch's float32 as in ours; batch statistics of four images amplify rounding until there are
+    many. Neither float32 result is right then: float64 is, and ours must be no further from it, up
+    to chance. The distance is the Euclidean one over a block, which single flips do not rule.
+    """
+    torch = pytest.importorskip("torch")
+    from tests.references import torch_resnet
+
+    images = recipe.pixels("photo", BATCH, SIZE)
+    reference = random_torch(50, 1.0)
+    inputs = torch_resnet.normalised(images)
+    near = torch_resnet.near_batch_statistics(reference, inputs, recipe.Uniform(2))
+    start = {name: tensor.numpy() for name, tensor in random_torch(50, 1.0).state_dict().items()}
+    start = {name: np.array(tensor) for name, tensor in (start | near).items()}
+
+    distances = {}
+    exact = torch_gradients(start, images, mode, torch.float64)
+    single = torch_gradients(start, images, mode, torch.float32)
+    mine = by_block(our_gradients(train_steps, mode, *ours(start), images, TORCHVISION))
+    for block, reference in exact.items():
+        norm = np.linalg.norm(reference)
+        distances[block] = [np.linalg.norm(g[block] - reference) / norm for g in (mine, single)]
+    print({block: [f"{d:.1e}" for d in pair] for block, pair in distances.items()})
+    bound = {"frozen": 5e-3, "batch": 5e-2}[mode]
+    worst_mine, worst_single = np.max(list(distances.values()), axis=0)
+    assert worst_mine < bound, distances
+    assert worst_mine < 5 * worst_single + bound / 10, distances
+
+
+def torch_gradients(start, images, mode, dtype):
+    from tests.references import torch_resnet
+
+    model = torch_resnet.load_arrays(torch_resnet.TorchResNet(50, CLASSES), start).to(dtype)
+    inputs = torch_resnet.normalised(images, dtype)
+    step = torch_resnet.gradients(model, inputs, LABELS, training=mode == "batch")
+    return by_block(ours(step)[0])
+
+
+# Keras
+
+
+@pytest.fixture(scope="module")
+def keras_resnet():
+    """Keras' own ResNet50 with random weights and statistics; its output is the logits."""
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    keras = pytest.importorskip("keras")
+    if keras.backend.backend() != "jax":
+        pytest.skip("keras runs on another backend than jax")
+    model = keras.applications.ResNet50(
+        weights=None, classes=CLASSES, classifier_activation=None, input_shape=(128, 128, 3)
+    )
+    uniform = recipe.Uniform(0)
+    leaves = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
+    for layer in model.layers:
+        for variable in layer.weights:
+            kind, shape = leaves.get(variable.name, variable.name), tuple(variable.shape)
+            value = recipe.draw(uniform, kind, shape, int(np.prod(shape[:-1])))
+            # The input is of the order of 100, as no other layer's.
+            variable.assign(value / 64 if variable.path == "conv1_conv/kernel" else value)
+    return model
+
+
+def save_as_official(model, path):
+    """The layout of the official download, written by Keras' own code for it."""
+    import h5py
+    from keras.src.legacy.saving import legacy_h5_format
+
+    with h5py.File(path, "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, model)
+
+
+@pytest.mark.slow
+def test_activations_are_keras(keras_resnet, tmp_path):
+    import keras
+
+    save_as_official(keras_resnet, tmp_path / "random.h5")
+    weights = sources.load(str(tmp_path / "random.h5"))
+    assert weights.architecture == convert.Architecture(50, 1.0, "v1", 1.001e-5, CLASSES)
+    assert weights.preprocessing == CAFFE
+
+    names = {"stem": "pool1_pool", "features": "avg_pool", "logits": "predictions"}
+    for stage, count in enumerate((3, 4, 6, 3), start=1):
+        for block in range(count):
+            names[f"layer{stage}_{block}"] = f"conv{stage + 1}_block{block + 1}_out"
+    layers = [keras_resnet.get_layer(name).output for name in names.values()]
+    images = both(128)
+    inputs = keras.applications.resnet.preprocess_input(images.astype(np.float32))
+    expected = keras.Model(keras_resnet.input, layers).predict(inputs, verbose=0)
+    expected = dict(zip(names, map(np.asarray, expected), strict=True))
+
+    model, variables = blocks.build(weights.tensors, weights.architecture)
+    found = blocks.outputs(model, variables, np.asarray(normalise(images, CAFFE)))
+    assert_images_close({name: found[name] for name in names}, expected)
+
+
+@pytest.mark.slow
+def test_keras_without_top_loads_with_a_given_head(keras_resnet, tmp_path):
+    import keras
+
+    output = keras_resnet.get_layer("conv5_block3_out").output
+    save_as_official(keras.Model(keras_resnet.input, output), tmp_path / "notop.h5")
+    weights = sources.load(str(tmp_path / "notop.h5"))
+    assert weights.architecture == convert.Architecture(50, 1.0, "v1", 1.001e-5, None)
+
+    head = {"kernel": np.ones((2048, 3), np.float32), "bias": np.arange(3, dtype=np.float32)}
+    model, variables = blocks.build(weights.tensors, weights.architecture, head)
+    np.testing.assert_array_equal(variables["params"]["fc"]["bias"], [0, 1, 2])
+    kernel = keras_resnet.get_layer("conv5_block3_3_conv").kernel
+    np.testing.assert_array_equal(variables["params"]["layer4_2"]["conv3"]["kernel"], kernel)
+    with pytest.raises(UserError, match="lack params/fc/bias, params/fc/kernel"):
+        convert.to_variables(weights.tensors, blocks.shapes(model))
+
+
+@pytest.mark.slow
+def test_gradients_are_keras(keras_resnet, train_steps):
+    """BatchNorm frozen. The Euclidean distance over a block, for the reason given above."""
+    start = {v.path: np.asarray(v.value) for v in keras_resnet.weights}
+    images = recipe.pixels("photo", 2, 128)
+    labels = LABELS[:2]
+    trainable = [v.value for v in keras_resnet.trainable_variables]
+    fixed = [v.value for v in keras_resnet.non_trainable_variables]
+
+    def loss(trainable):
+        inputs = normalise(images, CAFFE)
+        logits, _ = keras_resnet.stateless_call(trainable, fixed, inputs, training=False)
+        return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, labels.astype(np.float32)))
+
+    with jax.default_matmul_precision("highest"):
+        grads = jax.jit(jax.grad(loss))(trainable)
+    names = [v.path for v in keras_resnet.trainable_variables]
+    step = start | dict(zip(names, map(np.asarray, grads), strict=True))
+    expected, found = (
+        by_block(tensors)
+        for tensors in (
+            ours(step, "keras_legacy_h5")[0],
+            our_gradients(
+                train_steps, "frozen", *ours(start, "keras_legacy_h5"), images, CAFFE, labels
+            ),
+        )
+    )
+    distances = {
+        block: float(np.linalg.norm(found[block] - reference) / np.linalg.norm(reference))
+        for block, reference in expected.items()
+    }
+    print(distances)
+    assert max(distances.values()) < 5e-3, distances

@@ -1,0 +1,115 @@
+"""The .npz of deep features: what exercise 2 writes and exercise 3 reads.
+
+The lab's four keys X_train, Y_train, X_test, Y_test, rows in split-file order, and beside them
+ids_ROLE, difficult_ROLE, classes, and meta (JSON text: weights, preprocessing, data).
+"""
+
+import dataclasses
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vtl.data.voc import CLASSES, Split
+from vtl.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FeatureSplit:
+    """The rows of one split: features [N, D], labels [N, C]; ids and difficult where known."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    ids: tuple[str, ...] | None
+    difficult: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DeepFeatures:
+    """All of a file. `meta` is {} in one that the lab's own script made."""
+
+    splits: dict[str, FeatureSplit]
+    classes: tuple[str, ...]
+    meta: dict[str, Any]
+
+
+def write(
+    path: Path, features: dict[str, np.ndarray], splits: dict[str, Split], meta: dict[str, Any]
+) -> None:
+    """Write features [N, D] of every split; memory maps are streamed, not gathered."""
+    arrays: dict[str, np.ndarray] = {}
+    for role, split in splits.items():
+        arrays[f"X_{role}"] = features[role]
+        arrays[f"Y_{role}"] = split.labels.astype(np.float32)
+        arrays[f"ids_{role}"] = np.array(split.ids)
+        arrays[f"difficult_{role}"] = split.difficult
+    arrays["classes"] = np.array(next(iter(splits.values())).classes)
+    arrays["meta"] = np.array(json.dumps(meta))
+    temporary = path.with_name(f".{path.name}")
+    try:
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: str | Path) -> DeepFeatures:
+    """Read and check a file, ours or the lab's.
+
+    Raises:
+        UserError: no such file, missing keys, shapes that don't fit, values that aren't finite.
+    """
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except FileNotFoundError:
+        raise UserError(
+            f"features={path}: no such file; configs/deep_features.py makes one"
+        ) from None
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise UserError(f"{path} is not a readable .npz: {error}") from None
+    roles = [key.removeprefix("X_") for key in arrays if key.startswith("X_")]
+    for role in {"train", *roles}:
+        if missing := {f"X_{role}", f"Y_{role}"} - arrays.keys():
+            raise UserError(f"{path} lacks {', '.join(sorted(missing))}")
+    splits = {role: _read_split(path, role, arrays) for role in roles}
+    num_classes = splits["train"].labels.shape[1]
+    names = tuple(arrays["classes"].tolist()) if "classes" in arrays else CLASSES
+    if len(names) != num_classes:
+        names = tuple(f"class{c}" for c in range(num_classes))
+    meta = json.loads(str(arrays["meta"])) if "meta" in arrays else {}
+    return DeepFeatures(splits, names, meta)
+
+
+def _read_split(path: Path, role: str, arrays: dict[str, np.ndarray]) -> FeatureSplit:
+    features = arrays[f"X_{role}"].astype(np.float32, copy=False)
+    labels = arrays[f"Y_{role}"]
+    ids = arrays.get(f"ids_{role}")
+    difficult = arrays.get(f"difficult_{role}")
+    if features.ndim != 2 or labels.ndim != 2 or not len(features):
+        raise UserError(
+            f"{path}: X_{role} {features.shape} and Y_{role} {labels.shape} should be [N, D] and "
+            "[N, C] with at least one row"
+        )
+    for name, array in (("Y", labels), ("ids", ids), ("difficult", difficult)):
+        if array is not None and len(array) != len(features):
+            raise UserError(
+                f"{path}: {name}_{role} has {len(array)} rows, X_{role} has {len(features)}"
+            )
+    rows = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(rows):
+        which = f"row {rows[0]}" if ids is None else f"{ids[rows[0]]} (row {rows[0]})"
+        raise UserError(
+            f"{path}: X_{role} has NaN or infinity in {len(rows)} rows, the first is {which}"
+        )
+    if not np.isin(labels, (0, 1)).all():
+        raise UserError(f"{path}: Y_{role} holds other values than 0 and 1")
+    return FeatureSplit(
+        features,
+        labels.astype(np.uint8),
+        None if ids is None else tuple(ids.tolist()),
+        difficult,
+    )
