@@ -46,6 +46,7 @@ def _base() -> ConfigDict:
     # frozen features first (LP-FT, Kumar et al. 2022), with this L2.
     config.head = "probe"
     config.head_l2 = 0.01
+    config.head_from = ""  # a run of configs/linear_probe.py whose head to start from instead
 
     config.num_epochs = 4.0
     config.batch_size = 32

@@ -45,7 +45,7 @@ def vtl(tmp_path_factory):
     """Run `python -m vtl.main ARGUMENTS`, from a server that has imported what is slow to."""
     directory = tmp_path_factory.mktemp("command_line")
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["ml_collections.config_flags", "vtl.tasks.finetune"])
+    server.set_forkserver_preload(["ml_collections.config_flags", __name__])
 
     def call(*arguments: object, **environment: object) -> Outcome:
         variables = {"VTL_CACHE": directory / "cache"} | environment
@@ -105,9 +105,10 @@ def test_no_config(vtl):
 
 
 def test_missing_config_file(vtl, options, workdir):
-    error = vtl("--config=configs/juggle.py", *options).error
-    assert "configs/juggle.py" in error
-    assert "no such file" in error
+    for chosen in (options, []):
+        error = vtl("--config=configs/juggle.py", *chosen).error
+        assert "configs/juggle.py" in error
+        assert "no such file" in error.lower()
     assert not workdir.exists()
 
 
@@ -138,7 +139,7 @@ OPTIONS = {
     "an unknown task": ("task=juggle", "finetune"),
     "an unknown precision": ("precision=juggle", "precision"),
     "an unknown depth": ("model.depth=19", "18, 34, 50"),
-    "a head without weights": ("head=probe", "needs weights"),
+    "a head without weights": ("head=probe", "choose head=random or zeros"),
     "unknown weights": ("weights=juggle", "torchvision_v1"),
     "an unknown schedule": ("optim.schedule=juggle", "constant, cosine"),
     "a rule that matches nothing": (
@@ -273,7 +274,6 @@ def test_a_directory_that_is_a_file(vtl, options, workdir):
     assert workdir.read_text() == "precious"
 
 
-@pytest.mark.slow
 def test_a_run_of_another_config(vtl, options, weights, workdir):
     options = [*options, f"--config.weights={weights}", "--config.head=zeros"]
     options += ["--config.optim.rules=(('fc/.*', 1.0), ('.*', None))", "--config.num_epochs=0.5"]
@@ -319,7 +319,6 @@ def test_no_space_for_the_decoded_photos(vtl, options, workdir, small_disk):
     assert not workdir.exists()
 
 
-@pytest.mark.slow
 def test_no_space_for_a_checkpoint(vtl, options, weights, small_disk):
     options = [*options, f"--config.weights={weights}", "--config.head=zeros"]
     options += ["--config.optim.rules=(('fc/.*', 1.0), ('.*', None))"]

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_flags
 from vtl import records
 from vtl.data import fetch
 from vtl.errors import UserError, check_choice
-from vtl.tasks import features, finetune
+from vtl.tasks import features, finetune, probe
 from vtl.training.loop import Interrupted
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -27,7 +27,7 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's directory; runs/TASK_VARIANT where it is not given."
 )
 
-TASKS = {"features": features.run, "finetune": finetune.run}
+TASKS = {"features": features.run, "finetune": finetune.run, "probe": probe.run}
 PRECISIONS = ("default", "high", "highest")
 
 
@@ -60,12 +60,18 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parse the command line; a misspelt or mistyped option is told in one line."""
     try:
         return flags.FLAGS(argv)
-    except OSError:
-        _fail_without_config()
-    except (AttributeError, KeyError, TypeError, ValueError, flags.Error, UserError) as error:
+    except (
+        AttributeError,
+        KeyError,
+        OSError,
+        TypeError,
+        ValueError,
+        flags.Error,
+        UserError,
+    ) as error:
         # A config's own error comes as a traceback, and a misspelling with a hint below it.
         last = str(error).strip().splitlines()[-1]
-        _fail(re.sub(r"^\w+Error: ", "", last))
+        _fail(re.sub(r"^\s*(\w+Error: |\[Errno \d+\] )", "", last))
 
 
 def _read_config() -> ConfigDict:
@@ -74,12 +80,8 @@ def _read_config() -> ConfigDict:
     try:
         _ = _CONFIG.value.task
     except OSError:
-        _fail_without_config()
+        _fail(f"--config={config_flags.get_config_filename(flags.FLAGS['config'])}: no such file")
     return _CONFIG.value
-
-
-def _fail_without_config() -> NoReturn:
-    _fail(f"--config={config_flags.get_config_filename(flags.FLAGS['config'])}: no such file")
 
 
 def _fail(message: str) -> NoReturn:

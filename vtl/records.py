@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vtl.data.voc import Split
 from vtl.errors import UserError
 from vtl.evaluation import metrics
 
@@ -144,18 +144,25 @@ class RunDirectory:
         """Write results.json, with what every run records of itself."""
         write_json(self.path / "results.json", results | _provenance())
 
-    def write_scores(self, split_role: str, split: Split, scores: np.ndarray) -> None:
-        """Write scores_SPLIT.npz: ids [N], scores, labels, difficult [N, C], classes [C]."""
-        path = self.path / f"scores_{split_role}.npz"
+    def write_scores(
+        self,
+        role: str,
+        ids: Sequence[str] | None,
+        classes: Sequence[str],
+        scores: np.ndarray,
+        labels: np.ndarray,
+        difficult: np.ndarray | None,
+    ) -> None:
+        """Write scores_ROLE.npz: ids [N], scores, labels, difficult [N, C], classes [C].
+
+        Without ids or difficult, which features of foreign origin lack, those keys are left out.
+        """
+        arrays = {"scores": scores.astype(np.float32), "labels": labels, "classes": classes}
+        arrays |= {} if ids is None else {"ids": ids}
+        arrays |= {} if difficult is None else {"difficult": difficult}
+        path = self.path / f"scores_{role}.npz"
         temporary = path.with_name(f".{path.name}")
-        np.savez_compressed(
-            temporary,
-            ids=np.array(split.ids),
-            scores=scores.astype(np.float32),
-            labels=split.labels,
-            difficult=split.difficult,
-            classes=np.array(split.classes),
-        )
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
         temporary.replace(path)
 
 

@@ -5,12 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from vtl.models.resnet import Block, ResNet
-from vtl.weights import convert
+from vtl.weights import convert, network
 
 Outputs = dict[str, np.ndarray]
 """stem (after the max-pool) and layerS_B [B, H, W, C], features [B, C], logits [B, classes]."""
@@ -20,17 +19,10 @@ def build(
     tensors: convert.Tensors, architecture: convert.Architecture, head: dict | None = None
 ) -> tuple[ResNet, dict]:
     """The network of a file's tensors, and its variables."""
-    kwargs = dataclasses.asdict(architecture)
     if head is not None:
-        kwargs["num_classes"] = head["bias"].shape[0]
-    model = ResNet(**kwargs)
-    return model, convert.to_variables(tensors, shapes(model), head=head)
-
-
-def shapes(model: ResNet) -> Any:
-    """The shape of every variable."""
-    images = jnp.zeros((1, 64, 64, 3))
-    return jax.eval_shape(lambda: model.init(jax.random.key(0), images, live_norms=()))
+        architecture = dataclasses.replace(architecture, num_classes=len(head["bias"]))
+    model = network.make_model(architecture)
+    return model, convert.to_variables(tensors, network.shapes_of(model), head=head)
 
 
 def outputs(model: ResNet, variables: dict, images: np.ndarray) -> Outputs:

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -284,18 +285,19 @@ def test_what_a_kill_leaves_behind_is_no_checkpoint(tmp_path):
 
 def test_the_best_is_never_a_damaged_one(tmp_path):
     save_all(tmp_path, {1: 0.9, 2: 0.5, 3: 0.7})
-    files = [p for p in (tmp_path / "checkpoints" / "1").rglob("*") if p.is_file()]
-    for path in (p for p in files if p.stat().st_size):
-        content = path.read_bytes()
-        os.truncate(path, len(content) // 2)
+    checkpoints = open_checkpoints(tmp_path)
+    assert checkpoints.best() == 1
+    checkpoints.close()
+    best = tmp_path / "checkpoints" / "1"
+    copy = shutil.copytree(best, tmp_path / "copy")
+    files = [p.relative_to(copy) for p in copy.rglob("*") if p.is_file() and p.stat().st_size]
+    for path in files:
+        os.truncate(best / path, (copy / path).stat().st_size // 2)
         checkpoints = open_checkpoints(tmp_path)
         assert checkpoints.latest() == 3
         assert checkpoints.best() == 3, path
         checkpoints.close()
-        path.write_bytes(content)
-    checkpoints = open_checkpoints(tmp_path)
-    assert checkpoints.best() == 1
-    checkpoints.close()
+        shutil.copytree(copy, best)
 
 
 def on_eight_devices(directory: Path, call: str) -> None:

@@ -17,7 +17,7 @@ from flax import traverse_util
 from tests.references import blocks, recipe
 from vtl.errors import UserError
 from vtl.training import state, steps
-from vtl.weights import convert, formats, sources
+from vtl.weights import convert, formats, network, sources
 from vtl.weights.preprocessing import CAFFE, TORCHVISION, normalise
 
 CLASSES = 20
@@ -158,7 +158,14 @@ def test_gradients_are_torchs(mode, kind, train_steps):
     step = torch_resnet.gradients(reference, inputs, LABELS, training=mode == "batch")
     expected, _ = ours(step)
 
-    blocks.assert_close(by_block(found), by_block(expected))
+    found_blocks, expected_blocks = by_block(found), by_block(expected)
+    if kind == "photo":
+        # Neighbours in a photo are so alike that the max-pool, too, finds another maximum within
+        # rounding; one of 52,224 windows here, 2e-4 of the largest gradient of the stem's kernel.
+        stem = ({"conv1": side.pop("conv1")} for side in (found_blocks, expected_blocks))
+        blocks.assert_close(*stem, bound=1e-3)
+    print(mode, kind, max(blocks.relative_errors(found_blocks, expected_blocks).values()))
+    blocks.assert_close(found_blocks, expected_blocks)
     before, _ = ours(start)
     for key in expected:
         if not key.startswith("batch_stats"):
@@ -179,7 +186,8 @@ def test_gradients_are_as_near_to_float64_as_torchs(mode, train_steps):
     One such activation changes single gradients by 1e-3 to 1e-1 of the block's largest, in
     PyTorch's float32 as in ours; batch statistics of four images amplify rounding until there are
     many. Neither float32 result is right then: float64 is, and ours must be no further from it, up
-    to chance. The distance is the Euclidean one over a block, which single flips do not rule.
+    to chance. The distance is the Euclidean one over a block, which single flips do not rule: about
+    2e-2 for both.
     """
     torch = pytest.importorskip("torch")
     from tests.references import torch_resnet
@@ -199,10 +207,9 @@ def test_gradients_are_as_near_to_float64_as_torchs(mode, train_steps):
         norm = np.linalg.norm(reference)
         distances[block] = [np.linalg.norm(g[block] - reference) / norm for g in (mine, single)]
     print({block: [f"{d:.1e}" for d in pair] for block, pair in distances.items()})
-    bound = {"frozen": 5e-3, "batch": 5e-2}[mode]
     worst_mine, worst_single = np.max(list(distances.values()), axis=0)
-    assert worst_mine < bound, distances
-    assert worst_mine < 5 * worst_single + bound / 10, distances
+    assert worst_mine < 5e-2, distances
+    assert worst_mine < 4 * worst_single + 5e-3, distances
 
 
 def torch_gradients(start, images, mode, dtype):
@@ -286,12 +293,12 @@ def test_keras_without_top_loads_with_a_given_head(keras_resnet, tmp_path):
     kernel = keras_resnet.get_layer("conv5_block3_3_conv").kernel
     np.testing.assert_array_equal(variables["params"]["layer4_2"]["conv3"]["kernel"], kernel)
     with pytest.raises(UserError, match="lack params/fc/bias, params/fc/kernel"):
-        convert.to_variables(weights.tensors, blocks.shapes(model))
+        convert.to_variables(weights.tensors, network.shapes_of(model))
 
 
 @pytest.mark.slow
 def test_gradients_are_keras(keras_resnet, train_steps):
-    """BatchNorm frozen. The Euclidean distance over a block, for the reason given above."""
+    """BatchNorm frozen. By the Euclidean distance over a block, for the kinks' sake (see above)."""
     start = {v.path: np.asarray(v.value) for v in keras_resnet.weights}
     images = recipe.pixels("photo", 2, 128)
     labels = LABELS[:2]
@@ -320,5 +327,5 @@ def test_gradients_are_keras(keras_resnet, train_steps):
         block: float(np.linalg.norm(found[block] - reference) / np.linalg.norm(reference))
         for block, reference in expected.items()
     }
-    print(distances)
+    print("keras", distances)
     assert max(distances.values()) < 5e-3, distances

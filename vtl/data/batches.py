@@ -21,6 +21,13 @@ def train_indices(step: int, *, num_images: int, batch_size: int, seed: int) -> 
     return np.array([orders[p][i] for p, i in zip(passes, positions % num_images, strict=True)])
 
 
+def train_order(num_steps: int, *, num_images: int, batch_size: int, seed: int) -> np.ndarray:
+    """The images [num_steps, batch_size] of all steps at once, as `train_indices` has each."""
+    num_passes = -(-num_steps * batch_size // num_images)
+    passes = [np.random.default_rng((seed, p)).permutation(num_images) for p in range(num_passes)]
+    return np.concatenate(passes)[: num_steps * batch_size].reshape(num_steps, batch_size)
+
+
 def eval_indices(
     num_images: int, batch_size: int, *, first: int = 0
 ) -> Iterator[tuple[np.ndarray, int]]:

@@ -18,7 +18,7 @@ from vtl.records import RunDirectory, by_quantity, say, show_outcome
 from vtl.training import augment, fit, loop, optim, steps
 from vtl.training.checkpoint import Checkpoints
 from vtl.training.state import TrainState, by_batch, check_batch_size, make_mesh, replicated
-from vtl.weights import network, sources
+from vtl.weights import heads, network, sources
 from vtl.weights.preprocessing import TORCHVISION
 
 MAP_PROTOCOL = "lab"
@@ -110,7 +110,11 @@ def run(config: ConfigDict, workdir: Path) -> None:
     resumed_from = checkpoints.latest()
     if resumed_from is None:
         variables = network.starting_variables(model, weights, head=config.head, seed=config.seed)
-        if config.head == "probe":
+        if weights and config.head_from:
+            variables["params"]["fc"] = heads.load(
+                config.head_from, classes=train.classes, weights_sha256=weights.sha256
+            )
+        elif config.head == "probe":
             say(f"logistic regression on the features of {len(train)} photos starts the head")
             _, features = predict(variables, "train")
             head = fit.logistic_regression(features, train.labels, known, config.head_l2)
@@ -149,7 +153,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
     for role in splits:
         scores, _ = predict(train_state.variables, role)
         split = splits[role]
-        run_directory.write_scores(role, split, scores)
+        run_directory.write_scores(
+            role, split.ids, split.classes, scores, split.labels, split.difficult
+        )
         outcome[role] = metrics.evaluate_scores(
             scores, split.labels, split.difficult, split.classes, seed=config.seed
         )
@@ -194,8 +200,11 @@ def _check_options(config: ConfigDict) -> None:
             raise UserError(f"{option}={found}: the least possible is {value}")
     if config.data.resize:
         check_choice("data.resize", config.data.resize, images.RULES)
-    if not config.weights and config.head in ("probe", "keep"):
-        raise UserError(f"head={config.head} needs weights; without, choose head=random or zeros")
+    if not config.weights and (config.head in ("probe", "keep") or config.head_from):
+        raise UserError(
+            "without weights there are no features for head=probe, head=keep or head_from: choose "
+            "head=random or zeros"
+        )
 
 
 def _new_state(variables: dict, optimizer: optax.GradientTransformation) -> TrainState:

@@ -4,6 +4,7 @@ orbax restores a file with a flipped byte without a word, so each checkpoint car
 its files, and one that does not match is passed over for the one before.
 """
 
+import errno
 import json
 import logging as python_logging
 import shutil
@@ -47,6 +48,7 @@ class Checkpoints:
             ),
         )
         self._sealing: threading.Thread | None = None
+        self._failure: Exception | None = None
 
     def save(self, state: TrainState, scores: dict[str, float] | None = None) -> None:
         """Start writing `state` in the background; a save still under way is waited for first."""
@@ -64,7 +66,11 @@ class Checkpoints:
         if self._sealing:
             self._sealing.join()
             self._sealing = None
-        self._manager.check_for_errors()
+        if self._failure:
+            failure, self._failure = self._failure, None
+            if "RESOURCE_EXHAUSTED" in str(failure) or "No space left" in str(failure):
+                raise OSError(errno.ENOSPC, "No space left on device", str(self._directory))
+            raise failure
 
     def latest(self) -> int | None:
         """The newest step, None where there is none."""
@@ -95,16 +101,19 @@ class Checkpoints:
         return self._directory / str(step)
 
     def _seal(self, step: int) -> None:
-        self._manager.wait_until_finished()
-        directory = self._path(step)
-        temporary = directory.with_name(f"{step}.{_MANIFEST}.tmp")
-        temporary.write_text(json.dumps(_hashes(directory), indent=1))
-        temporary.replace(directory / _MANIFEST)
+        try:
+            self._manager.wait_until_finished()
+            directory = self._path(step)
+            temporary = directory.with_name(f"{step}.{_MANIFEST}.tmp")
+            temporary.write_text(json.dumps(_hashes(directory), indent=1))
+            temporary.replace(directory / _MANIFEST)
+        except Exception as error:  # for the thread that waits
+            self._failure = error
 
 
 def _is_not_orbax(record: python_logging.LogRecord) -> bool:
-    """orbax logs dozens of lines a save through absl at INFO."""
-    return "orbax" not in record.pathname or record.levelno > python_logging.INFO
+    """orbax logs dozens of lines a save through absl, and its errors, which it raises as well."""
+    return "orbax" not in record.pathname or record.levelno == python_logging.WARNING
 
 
 python_logging.getLogger("absl").addFilter(_is_not_orbax)

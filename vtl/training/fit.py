@@ -40,7 +40,7 @@ def logistic_regression(
     features = features.astype(jnp.float32) - mean
     solver = optax.lbfgs()
 
-    def fit_class(labels: jax.Array, known: jax.Array, l2: jax.Array) -> Linear:
+    def fit_class(labels: jax.Array, known: jax.Array, l2: jax.Array) -> tuple:
         def objective(head: Linear) -> jax.Array:
             loss = losses.sigmoid_bce_mean(features @ head.kernel + head.bias, labels, known)
             return loss + 0.5 * l2 * jnp.sum(head.kernel**2)
@@ -63,11 +63,12 @@ def logistic_regression(
 
         carry = (start, solver.init(start), 0, jnp.inf)
         head = jax.lax.while_loop(is_unfinished, iterate, carry)[0]
-        return Linear(head.kernel, head.bias - mean @ head.kernel)
+        return head.kernel, head.bias - mean @ head.kernel
 
     l2 = jnp.broadcast_to(jnp.asarray(l2, jnp.float32), labels.shape[1:])
-    fit = jax.vmap(fit_class, in_axes=(1, 1, 0), out_axes=Linear(1, 0))
-    return fit(labels.astype(jnp.float32), known.astype(jnp.float32), l2)
+    fit = jax.vmap(fit_class, in_axes=(1, 1, 0), out_axes=(1, 0))
+    kernel, bias = fit(labels.astype(jnp.float32), known.astype(jnp.float32), l2)
+    return Linear(kernel, bias)
 
 
 @functools.partial(jax.jit, static_argnames=("momentum",))
@@ -109,7 +110,7 @@ def sgd(
             updates, state = optimizer.update(grads, state, head)
             return (optax.apply_updates(head, updates), state), loss
 
-        (head, _), losses_by_step = jax.lax.scan(step, (head, optimizer.init(head)), order)
-        return head, losses_by_step
+        (head, _), by_step = jax.lax.scan(step, (head, optimizer.init(head)), order)
+        return head, by_step
 
     return jax.vmap(fit_one)(orders, start, learning_rates, weight_decays)

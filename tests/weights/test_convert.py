@@ -1,0 +1,271 @@
+import dataclasses
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from jax import lax
+
+from tests.references import blocks, recipe
+from vtl.errors import UserError
+from vtl.models.resnet import DEPTHS
+from vtl.weights import convert, formats, network, sources
+from vtl.weights.preprocessing import CAFFE, TORCHVISION
+
+PATH = Path("downloads/some.pth")
+SMALL = convert.Architecture(18, 0.125, "v1.5", 1e-5, 3)
+
+
+def make_variables(architecture, seed=0):
+    """Random variables, whose running statistics are no longer zeros and ones."""
+    shapes = network.shapes_of(network.make_model(architecture))
+    uniform = recipe.Uniform(seed)
+    return jax.tree.map(lambda leaf: uniform(0.5, 1.5, leaf.shape), shapes)
+
+
+def state_dict(architecture=SMALL):
+    return convert.from_variables(make_variables(architecture))
+
+
+def canonical(tensors, layout="torch"):
+    return convert.canonical(formats.WeightsFile(PATH, layout, tensors, {}))
+
+
+def load(tensors, head=None, layout="torch"):
+    return blocks.build(*canonical(tensors, layout), head)[1]
+
+
+def refusal(call, *args, **kwargs):
+    """The one line that a call is refused with."""
+    with pytest.raises(UserError) as caught:
+        call(*args, **kwargs)
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+def assert_same(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for path, leaf in traverse_util.flatten_dict(expected, sep="/").items():
+        found = traverse_util.flatten_dict(actual, sep="/")[path]
+        np.testing.assert_array_equal(found, leaf, err_msg=path)
+
+
+# Total loading
+
+
+def test_each_tensor_lands_where_torchvision_says():
+    tensors = state_dict()
+    variables = load(tensors)
+    kernel = variables["params"]["layer2_0"]["downsample_0"]["kernel"]
+    assert kernel.shape == (1, 1, 8, 16)
+    np.testing.assert_array_equal(
+        kernel[0, 0].T, tensors["layer2.0.downsample.0.weight"][..., 0, 0]
+    )
+    conv1 = variables["params"]["conv1"]["kernel"]
+    assert conv1.shape == (7, 7, 3, 8)
+    assert conv1[1, 2, 0, 4] == tensors["conv1.weight"][4, 0, 1, 2]
+    assert variables["params"]["fc"]["kernel"][5, 2] == tensors["fc.weight"][2, 5]
+    for theirs, (collection, ours) in {
+        "weight": ("params", "scale"),
+        "bias": ("params", "bias"),
+        "running_mean": ("batch_stats", "mean"),
+        "running_var": ("batch_stats", "var"),
+    }.items():
+        found = variables[collection]["layer4_1"]["bn2"][ours]
+        np.testing.assert_array_equal(found, tensors[f"layer4.1.bn2.{theirs}"])
+
+
+def test_batch_counters_are_ignored():
+    counters = {"bn1.num_batches_tracked": np.int64(7), "layer1.0.bn1.num_batches_tracked": 7}
+    assert_same(load(state_dict() | counters), load(state_dict()))
+
+
+def test_unknown_tensors_are_named_with_the_file():
+    extra = {"layer1.0.se.weight": np.zeros(3, np.float32), "bn1.gamma": np.zeros(8, np.float32)}
+    message = refusal(canonical, state_dict() | extra)
+    assert message == f"{PATH}: not a ResNet's tensors: bn1.gamma, layer1.0.se.weight"
+
+
+def test_a_long_list_of_tensors_is_cut():
+    extra = {f"extra.{i}": np.zeros(1, np.float32) for i in range(9)}
+    message = refusal(canonical, state_dict() | extra)
+    assert message.endswith("extra.0, extra.1, extra.2, extra.3, extra.4, extra.5 and 3 more")
+
+
+def test_missing_tensors_are_named():
+    tensors = state_dict()
+    del tensors["layer3.1.bn1.running_var"]
+    message = refusal(load, tensors)
+    assert message.endswith("lack batch_stats/layer3_1/bn1/var")
+
+
+def test_a_misshapen_tensor_is_named_with_both_shapes():
+    tensors = state_dict()
+    tensors["layer2.0.conv2.weight"] = tensors["layer2.0.conv2.weight"][:, :15]
+    message = refusal(load, tensors)
+    assert "params/layer2_0/conv2/kernel (3, 3, 15, 16) instead of (3, 3, 16, 16)" in message
+
+
+def test_a_superfluous_tensor_is_named():
+    tensors = state_dict() | {"layer1.0.conv3.bias": np.zeros(8, np.float32)}
+    assert "layer1.0.conv3.bias" in refusal(canonical, tensors)
+    deeper = state_dict() | {"layer1.0.downsample.0.weight": np.zeros((8, 8, 1, 1), np.float32)}
+    assert "no place for params/layer1_0/downsample_0/kernel" in refusal(load, deeper)
+
+
+def test_two_tensors_for_one_place_are_refused():
+    tensors = keras_tensors() | {"fc1000/kernel": np.zeros((512, 3), np.float32)}
+    message = refusal(canonical, tensors, "keras_legacy_h5")
+    assert message.startswith(f"{PATH}: two tensors for params/fc/kernel")
+    assert "fc1000/kernel" in message
+
+
+def test_a_head_is_replaced_only_where_one_is_given():
+    tensors = state_dict()
+    head = {"kernel": np.full((64, 5), 2, np.float32), "bias": np.arange(5, dtype=np.float32)}
+    replaced, kept = load(tensors, head), load(tensors)
+    np.testing.assert_array_equal(replaced["params"]["fc"]["kernel"], head["kernel"])
+    np.testing.assert_array_equal(replaced["params"]["fc"]["bias"], [0, 1, 2, 3, 4])
+    np.testing.assert_array_equal(kept["params"]["fc"]["kernel"], tensors["fc.weight"].T)
+    del replaced["params"]["fc"], kept["params"]["fc"]
+    assert_same(replaced, kept)
+    shapes = network.shapes_of(network.make_model(dataclasses.replace(SMALL, num_classes=5)))
+    message = refusal(convert.to_variables, canonical(tensors)[0], shapes)
+    assert "params/fc/bias (3,) instead of (5,)" in message
+
+
+# The architecture that the tensors imply
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("width", [0.125, 0.25])
+def test_depth_and_width_are_read_from_the_tensors(depth, width):
+    architecture = convert.Architecture(depth, width, "v1.5", 1e-5, 4)
+    shapes = network.shapes_of(network.make_model(architecture))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    assert canonical(convert.from_variables(zeros))[1] == architecture
+
+
+def test_a_file_without_head_has_no_classes():
+    tensors = {name: t for name, t in state_dict().items() if not name.startswith("fc.")}
+    assert canonical(tensors)[1] == dataclasses.replace(SMALL, num_classes=None)
+
+
+def test_other_stages_are_no_resnet():
+    tensors = {n: t for n, t in state_dict().items() if not n.startswith("layer4.1.")}
+    message = refusal(canonical, tensors)
+    assert message.startswith(f"{PATH}: stages of [2, 2, 2, 1] blocks are no ResNet of [18, 34")
+
+
+def test_a_missing_stem_is_named():
+    tensors = state_dict()
+    del tensors["conv1.weight"]
+    assert refusal(canonical, tensors) == f"{PATH}: conv1 is missing"
+
+
+# Keras
+
+KERAS = convert.Architecture(50, 0.25, "v1", 1.001e-5, 3)
+
+
+def keras_tensors():
+    """A narrow ResNet-50 under Keras' names, every convolution with a bias."""
+    variables = make_variables(KERAS)
+    uniform = recipe.Uniform(5)
+    leaves = {"scale": "gamma", "mean": "moving_mean", "var": "moving_variance", "kernel": "kernel"}
+    tensors = {}
+    for path, leaf in traverse_util.flatten_dict(variables, sep="/").items():
+        _, *modules, name = path.split("/")
+        layer, part = keras_layer(modules), modules[-1]
+        is_norm = part.startswith("bn") or part == "downsample_1"
+        tensors[f"{layer}/{'beta' if is_norm and name == 'bias' else leaves.get(name, name)}"] = (
+            leaf
+        )
+        if name == "kernel" and layer.endswith("_conv"):
+            tensors[f"{layer}/bias"] = uniform(-1, 1, leaf.shape[-1:])
+    return tensors
+
+
+def keras_layer(modules):
+    if len(modules) == 1:
+        return {"conv1": "conv1_conv", "bn1": "conv1_bn", "fc": "predictions"}[modules[0]]
+    stage, block = re.fullmatch(r"layer(\d)_(\d+)", modules[0]).groups()
+    part = {"downsample_0": "0_conv", "downsample_1": "0_bn"}.get(modules[1])
+    part = part or re.sub(r"(conv|bn)(\d)", r"\2_\1", modules[1])
+    return f"conv{int(stage) + 1}_block{int(block) + 1}_{part}"
+
+
+@pytest.mark.parametrize(
+    ("conv", "norm", "module", "size"),
+    [
+        ("conv1_conv", "conv1_bn", ("bn1",), 7),
+        ("conv4_block1_0_conv", "conv4_block1_0_bn", ("layer3_0", "downsample_1"), 1),
+        ("conv3_block2_2_conv", "conv3_block2_2_bn", ("layer2_1", "bn2"), 3),
+    ],
+)
+def test_a_keras_bias_is_folded_into_the_running_mean(conv, norm, module, size):
+    tensors = keras_tensors()
+    variables = load(tensors, layout="keras_legacy_h5")
+    kernel, bias = tensors[f"{conv}/kernel"], tensors[f"{conv}/bias"]
+    assert kernel.shape[0] == size
+    x = jnp.asarray(recipe.Uniform(1)(-1, 1, (2, 9, 9, kernel.shape[2])))
+    unbiased = lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest"
+    )
+    gamma, beta, mean, var = (
+        tensors[f"{norm}/{leaf}"] for leaf in ("gamma", "beta", "moving_mean", "moving_variance")
+    )
+    biased = gamma * (unbiased + bias - mean) / np.sqrt(var + 1.001e-5) + beta
+    params, stats = variables["params"], variables["batch_stats"]
+    for name in module:
+        params, stats = params[name], stats[name]
+    folded = (unbiased - stats["mean"]) / np.sqrt(stats["var"] + 1.001e-5)
+    folded = params["scale"] * folded + params["bias"]
+    assert np.abs(bias).max() > 0.5
+    np.testing.assert_allclose(folded, biased, rtol=0, atol=1e-5 * np.abs(biased).max())
+
+
+def test_keras_architecture_and_the_file_of_2017():
+    tensors = keras_tensors()
+    assert canonical(tensors, "keras_legacy_h5")[1] == KERAS
+    old = {}
+    for key, tensor in tensors.items():
+        layer, leaf = key.split("/")
+        if match := re.fullmatch(r"conv(\d)_block(\d)_(\d)_(conv|bn)", layer):
+            stage, block, index, kind = match.groups()
+            branch = ("1", "2a", "2b", "2c")[int(index)]
+            kind = {"conv": "res", "bn": "bn"}[kind]
+            layer = f"{kind}{stage}{'abcdef'[int(block) - 1]}_branch{branch}"
+        layer = {"conv1_conv": "conv1", "conv1_bn": "bn_conv1", "predictions": "fc1000"}.get(
+            layer, layer
+        )
+        old[f"{layer}/{leaf}"] = tensor
+    assert canonical(old, "keras_legacy_h5")[1] == dataclasses.replace(KERAS, epsilon=1e-3)
+    assert_same(load(old, layout="keras_legacy_h5"), load(tensors, layout="keras_legacy_h5"))
+
+
+# There and back
+
+
+@pytest.mark.parametrize(
+    ("architecture", "preprocessing"),
+    [
+        (SMALL, dataclasses.replace(TORCHVISION, resize_size=236, interpolation="bicubic")),
+        (convert.Architecture(50, 0.125, "v1", 1e-3, 3), CAFFE),
+    ],
+)
+def test_saved_and_loaded_is_the_same(architecture, preprocessing, tmp_path):
+    variables, classes = make_variables(architecture), ("cat", "dog", "Käfer")
+    path = tmp_path / "model.safetensors"
+    sources.save(path, variables, architecture, preprocessing, classes)
+    for place in (path, tmp_path):
+        weights = sources.load(str(place))
+        assert weights.architecture == architecture
+        assert weights.preprocessing == preprocessing
+        assert weights.classes == classes
+        assert_same(blocks.build(weights.tensors, weights.architecture)[1], variables)
+    tensors = formats.read(path).tensors
+    assert tensors["layer2.0.downsample.0.weight"].ndim == 4

@@ -1,0 +1,258 @@
+"""Exercise 3: deep features -> linear head -> mAP."""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from vtl.data import batches, deep_features
+from vtl.data.deep_features import DeepFeatures, FeatureSplit
+from vtl.errors import UserError, check_choice
+from vtl.evaluation import metrics
+from vtl.records import RunDirectory, by_quantity, say, show_outcome
+from vtl.training import fit
+from vtl.training.fit import Linear
+from vtl.weights import heads
+
+MAP_PROTOCOL = "lab"
+"""The protocol by which a grid's best point is chosen."""
+
+
+def run(config: ConfigDict, workdir: Path) -> None:
+    """Train the head as `config` says and leave the outcome in `workdir`.
+
+    Raises:
+        UserError: features, options or `workdir` are not as they should be.
+    """
+    check_choice("solver", config.solver, SOLVERS)
+    check_choice("scaling", config.scaling, SCALINGS)
+    check_choice("difficult", config.difficult, ("ignore", "negative"))
+    run_directory = RunDirectory(workdir, config)
+    if run_directory.is_finished:
+        say(f"{workdir} is finished; choose another --workdir to run again. Its outcome:")
+        show_outcome(run_directory.read_results())
+        return
+    if not config.features:
+        raise UserError("no features: name them with --config.features=runs/features/FILE.npz")
+    raw = deep_features.read(config.features)
+    _check_meta(raw, config)
+    shift, scale = _scaling(config.scaling, raw.splits["train"].features)
+    data = _scaled(raw, config.scaling, shift, scale)
+
+    run_directory.begin()
+    run_directory.cut_metrics(-1)
+    started = time.perf_counter()
+    head, details = SOLVERS[config.solver](data, config, run_directory)
+    seconds = time.perf_counter() - started
+    outcome = {}
+    for role, split in data.splits.items():
+        scores = predict(head, split.features)
+        run_directory.write_scores(
+            role, split.ids, data.classes, scores, split.labels, split.difficult
+        )
+        outcome[role] = metrics.evaluate_scores(
+            scores, split.labels, split.difficult, data.classes, seed=config.seed
+        )
+    if config.scaling != "l2":  # a linear head on the features as they are does not exist for it
+        kernel = np.asarray(head.kernel) / scale[:, None]
+        heads.save(
+            workdir,
+            kernel,
+            np.asarray(head.bias) - shift @ kernel,
+            classes=data.classes,
+            weights_sha256=data.meta.get("weights", {}).get("sha256"),
+        )
+    run_directory.write_results(
+        {
+            "task": config.task,
+            "variant": config.variant,
+            "status": "finished",
+            "classes": list(data.classes),
+            **by_quantity(outcome),
+            **details,
+            "trainable_parameters": int(head.kernel.size + head.bias.size),
+            "seconds": {"train": seconds},
+            "seed": config.seed,
+            "weights": data.meta.get("weights"),
+            "data": data.meta.get("data"),
+            "features": str(config.features),
+        }
+    )
+    show_outcome(run_directory.read_results())
+
+
+def predict(head: Linear, features: np.ndarray) -> np.ndarray:
+    """Sigmoid scores [N, C] of features [N, D]."""
+    logits = features @ np.asarray(head.kernel) + np.asarray(head.bias)
+    return np.asarray(jax.nn.sigmoid(logits))
+
+
+def _check_meta(data: DeepFeatures, config: ConfigDict) -> None:
+    """Refuse features that say they are of other splits, classes or weights than asked for."""
+    splits = data.meta.get("data", {}).get("splits", {})
+    found = {
+        "train_split": splits.get("train"),
+        "test_split": splits.get("test"),
+        "weights": data.meta.get("weights", {}).get("name"),
+        "classes": data.classes,
+    }
+    for option, value in found.items():
+        if config[option] and value and config[option] != value:
+            raise UserError(
+                f"{config.features} was made with {option}={value}, the config asks for "
+                f"{option}={config[option]}"
+            )
+
+
+SCALINGS = ("none", "standardise", "l2")
+
+
+def _scaling(kind: str, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is taken off and what divides: the train split's mean and deviation, or 0 and 1."""
+    width = features.shape[1]
+    if kind != "standardise":
+        return np.zeros(width, np.float32), np.ones(width, np.float32)
+    deviation = features.std(axis=0)
+    return features.mean(axis=0), np.where(deviation > 0, deviation, 1).astype(np.float32)
+
+
+def _scaled(data: DeepFeatures, kind: str, shift: np.ndarray, scale: np.ndarray) -> DeepFeatures:
+    def transform(features: np.ndarray) -> np.ndarray:
+        if kind == "l2":
+            norms = np.linalg.norm(features, axis=1, keepdims=True)
+            return features / np.where(norms > 0, norms, 1)
+        return (features - shift) / scale
+
+    splits = {
+        role: dataclasses.replace(split, features=transform(split.features))
+        for role, split in data.splits.items()
+    }
+    return dataclasses.replace(data, splits=splits)
+
+
+def _known(split: FeatureSplit, difficult: str) -> np.ndarray:
+    """The labels [N, C] that count in the loss."""
+    if difficult == "negative" or split.difficult is None:
+        return np.ones_like(split.labels)
+    return 1 - split.difficult
+
+
+def _glorot(num_features: int, num_classes: int, seed: int) -> Linear:
+    """Keras' initialisation of Dense, as in the lab."""
+    init = jax.nn.initializers.glorot_uniform()
+    return Linear(init(jax.random.key(seed), (num_features, num_classes)), jnp.zeros(num_classes))
+
+
+def _sgd(
+    data: DeepFeatures, config: ConfigDict, run_directory: RunDirectory
+) -> tuple[Linear, dict]:
+    """SGD from every seed; the rate and decay are chosen on a fifth of train that is held out."""
+    grid = list(itertools.product(config.learning_rates, config.weight_decays))
+    if not grid or config.num_seeds < 1:
+        raise UserError("learning_rates, weight_decays and num_seeds must not be empty")
+    train = data.splits["train"]
+    rows = np.arange(len(train.features))
+    point = grid[0]
+    if len(grid) > 1:
+        held_out = np.random.default_rng(config.seed).permutation(rows)[: max(1, len(rows) // 5)]
+        fitted, _ = _sgd_grid(train, np.setdiff1d(rows, held_out), grid, config)
+        maps = [_map(head, train, held_out, data.classes) for head in fitted]
+        means = np.array(maps, np.float64).reshape(len(grid), config.num_seeds).mean(axis=1)
+        point = grid[int(np.nanargmax(means))]
+        say(f"of {len(grid)} points, learning rate {point[0]:g} with decay {point[1]:g} is best")
+    fitted, losses = _sgd_grid(train, rows, [point], config)
+    steps_an_epoch = len(rows) / config.batch_size
+    run_directory.append_metrics(
+        [
+            {"step": step, "epoch": step / steps_an_epoch, "loss": float(loss)}
+            for step, loss in enumerate(losses[0], start=1)
+        ]
+    )
+    last = data.splits.get("test", train)
+    maps = [_map(head, last, np.arange(len(last.features)), data.classes) for head in fitted]
+    details = {
+        "learning_rate": point[0],
+        "weight_decay": point[1],
+        f"map_{MAP_PROTOCOL}_by_seed": {str(config.seed + i): m for i, m in enumerate(maps)},
+    }
+    return fitted[0], details
+
+
+def _sgd_grid(
+    split: FeatureSplit, rows: np.ndarray, grid: list[tuple[float, float]], config: ConfigDict
+) -> tuple[list[Linear], np.ndarray]:
+    """Heads of every point of the grid and every seed, in this order, and losses [G, T]."""
+    num_steps = max(1, round(config.num_epochs * len(rows) / config.batch_size))
+    starts, orders = [], []
+    for seed in range(config.seed, config.seed + config.num_seeds):
+        starts.append(_glorot(split.features.shape[1], split.labels.shape[1], seed))
+        orders.append(
+            batches.train_order(
+                num_steps, num_images=len(rows), batch_size=config.batch_size, seed=seed
+            )
+        )
+    points = [point for point in grid for _ in starts]
+    fitted, losses = fit.sgd(
+        split.features[rows],
+        split.labels[rows],
+        _known(split, config.difficult)[rows],
+        np.stack(orders * len(grid)),
+        jax.tree.map(lambda *leaves: jnp.stack(leaves * len(grid)), *starts),
+        np.array([rate for rate, _ in points], np.float32),
+        np.array([decay for _, decay in points], np.float32),
+        momentum=config.momentum,
+    )
+    return [Linear(fitted.kernel[g], fitted.bias[g]) for g in range(len(points))], losses
+
+
+def _map(head: Linear, split: FeatureSplit, rows: np.ndarray, classes: tuple) -> float | None:
+    labels = split.labels[rows]
+    scores = predict(head, split.features[rows])
+    result = metrics.evaluate_scores(scores, labels, None, classes, num_resamples=0)
+    return result["map"][MAP_PROTOCOL]
+
+
+def _lbfgs(
+    data: DeepFeatures, config: ConfigDict, run_directory: RunDirectory
+) -> tuple[Linear, dict]:
+    """Logistic regression; each class's L2 has the least cross-entropy over the folds of train."""
+    del run_directory
+    if not config.l2s:
+        raise UserError("l2s must not be empty")
+    train = data.splits["train"]
+    known = _known(train, config.difficult)
+    l2 = np.full(len(data.classes), config.l2s[0])
+    if len(config.l2s) > 1:
+        losses = [_cross_validate(train, known, value, config) for value in config.l2s]
+        l2 = np.array(config.l2s)[np.argmin(losses, axis=0)]
+    head = fit.logistic_regression(train.features, train.labels, known, l2)
+    return head, {"l2": dict(zip(data.classes, l2.tolist(), strict=True))}
+
+
+def _cross_validate(
+    train: FeatureSplit, known: np.ndarray, l2: float, config: ConfigDict
+) -> np.ndarray:
+    """The held-out cross-entropy [C] of one L2, every row held out once."""
+    num_rows = len(train.features)
+    folds = np.random.default_rng(config.seed).permutation(num_rows) % config.num_folds
+    total = np.zeros(train.labels.shape[1])
+    for fold in range(config.num_folds):
+        out = folds == fold
+        # Unknown labels don't count, so one compiled program serves every fold.
+        head = fit.logistic_regression(
+            train.features, train.labels, known * ~out[:, None], l2 * num_rows / np.sum(~out)
+        )
+        logits = train.features[out] @ np.asarray(head.kernel) + np.asarray(head.bias)
+        losses = np.logaddexp(0, logits) - train.labels[out] * logits
+        total += np.sum(losses * known[out], axis=0)
+    return total
+
+
+Solver = Callable[[DeepFeatures, ConfigDict, RunDirectory], tuple[Linear, dict]]
+SOLVERS: dict[str, Solver] = {"sgd": _sgd, "lbfgs": _lbfgs}
