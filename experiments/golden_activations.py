@@ -9,6 +9,7 @@ PyTorch. Takes a few seconds on a CPU; PyTorch is in the extra `parity`.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,8 +43,9 @@ def main() -> None:
     tensors = recipe.random_state_dict(shapes, SEED)
     torch_resnet.load_arrays(model, tensors)
     # The photo itself is kept, for JPEG decoders differ in the last bit.
-    golden = {"photo": recipe.photo("china.jpg", SIZE)[None], "checksum": checksum(tensors)}
-    for kind, images in (("noise", recipe.noise(1, SIZE, SEED)), ("photo", golden["photo"])):
+    inputs = {"noise": recipe.noise(1, SIZE, SEED), "photo": recipe.photo("china.jpg", SIZE)[None]}
+    golden: dict[str, Any] = {"photo": inputs["photo"], "checksum": checksum(tensors)}
+    for kind, images in inputs.items():
         outputs = torch_resnet.outputs(model, torch_resnet.normalised(images))
         for name, output in outputs.items():
             golden[f"{kind}/{name}/sample"] = output.ravel()[positions(name, output.size)]

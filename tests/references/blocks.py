@@ -1,6 +1,7 @@
 """The outputs of our network block by block, to hold against a reference's."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +45,16 @@ def outputs(model: ResNet, variables: dict, images: np.ndarray) -> Outputs:
         return seen | {"features": features, "logits": logits}
 
     with jax.default_matmul_precision("highest"):
-        return jax.tree.map(np.asarray, jax.jit(apply)(variables, images))
+        found = jax.jit(apply)(variables, images)
+    # jit sorts names; a failure should name the first wrong block first.
+    ends = {"stem": 0, "features": 2, "logits": 3}
+    names = sorted(found, key=lambda name: (ends.get(name, 1), _natural(name)))
+    return {name: np.asarray(found[name]) for name in names}
+
+
+def _natural(name: str) -> list[int]:
+    """`layer3_10` comes after `layer3_9`."""
+    return [int(digits) for digits in re.findall(r"\d+", name)]
 
 
 def relative_errors(ours: Outputs, theirs: Outputs) -> dict[str, float]:

@@ -131,7 +131,7 @@ def gradients(
     logits = model(images)
     target = torch.tensor(labels).to(logits.dtype)
     torch.nn.functional.binary_cross_entropy_with_logits(logits, target).backward()
-    found = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+    found = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
     return found | {name: b.numpy() for name, b in model.named_buffers() if "running" in name}
 
 
@@ -145,9 +145,9 @@ def near_batch_statistics(
     model.train()
     with torch.no_grad():
         model(images)
-    tensors = {}
-    for name, norm in norms.items():
-        mean, var = norm.running_mean.numpy(), norm.running_var.numpy()
+    tensors, state = {}, {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    for name in norms:
+        mean, var = state[f"{name}.running_mean"], state[f"{name}.running_var"]
         tensors[f"{name}.running_mean"] = mean + uniform(-0.2, 0.2, mean.shape) * np.sqrt(var)
         tensors[f"{name}.running_var"] = var * uniform(0.8, 1.25, var.shape)
     return tensors

@@ -186,8 +186,8 @@ def test_gradients_are_as_near_to_float64_as_torchs(mode, train_steps):
     One such activation changes single gradients by 1e-3 to 1e-1 of the block's largest, in
     PyTorch's float32 as in ours; batch statistics of four images amplify rounding until there are
     many. Neither float32 result is right then: float64 is, and ours must be no further from it, up
-    to chance. The distance is the Euclidean one over a block, which single flips do not rule: about
-    2e-2 for both.
+    to chance. The distance is the Euclidean one over a block, which single flips do not rule: 1e-2
+    to 4e-2 for both.
     """
     torch = pytest.importorskip("torch")
     from tests.references import torch_resnet
@@ -208,7 +208,7 @@ def test_gradients_are_as_near_to_float64_as_torchs(mode, train_steps):
         distances[block] = [np.linalg.norm(g[block] - reference) / norm for g in (mine, single)]
     print({block: [f"{d:.1e}" for d in pair] for block, pair in distances.items()})
     worst_mine, worst_single = np.max(list(distances.values()), axis=0)
-    assert worst_mine < 5e-2, distances
+    assert worst_mine < {"frozen": 5e-2, "batch": 1e-1}[mode], distances
     assert worst_mine < 4 * worst_single + 5e-3, distances
 
 

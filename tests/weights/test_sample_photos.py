@@ -43,7 +43,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         not (WEIGHTS.exists() and PHOTOS.exists()),
-        reason=f"needs {WEIGHTS} and {PHOTOS}; VTL_SHARED names another directory than {SHARED}",
+        reason=f"needs {WEIGHTS} and {PHOTOS}; VTL_SHARED can name the directory that holds them",
     ),
 ]
 

@@ -92,7 +92,9 @@ def sgd(
     features = features.astype(jnp.float32)
     labels, known = labels.astype(jnp.float32), known.astype(jnp.float32)
 
-    def fit_one(order: jax.Array, head: Linear, rate: jax.Array, decay: jax.Array) -> tuple:
+    def fit_one(
+        order: jax.Array, head: Linear, rate: jax.Array, decay: jax.Array
+    ) -> tuple[Linear, jax.Array]:
         optimizer = optax.chain(
             optax.add_decayed_weights(decay),
             optax.trace(momentum) if momentum else optax.identity(),
@@ -110,7 +112,7 @@ def sgd(
             updates, state = optimizer.update(grads, state, head)
             return (optax.apply_updates(head, updates), state), loss
 
-        (head, _), by_step = jax.lax.scan(step, (head, optimizer.init(head)), order)
-        return head, by_step
+        last, by_step = jax.lax.scan(step, (head, optimizer.init(head)), order)
+        return last[0], by_step
 
     return jax.vmap(fit_one)(orders, start, learning_rates, weight_decays)
