@@ -9,7 +9,6 @@ import pytest
 from ml_collections import ConfigDict
 
 from vtl import records
-from vtl.data.voc import Split
 from vtl.errors import UserError
 from vtl.records import Progress, RunDirectory, format_seconds
 
@@ -205,28 +204,30 @@ def test_a_run_of_another_status_is_not_finished(tmp_path):
     assert not run.is_finished
 
 
+IDS = ("000001", "000002", "000004")
+LABELS = np.array([[1, 0], [0, 1], [0, 0]], np.uint8)
+
+
 def test_scores_can_be_read_without_pickle(tmp_path):
-    labels = np.array([[1, 0], [0, 1], [0, 0]], np.uint8)
-    split = Split(
-        name="test",
-        ids=("000001", "000002", "000004"),
-        paths=(Path("a"), Path("b"), Path("c")),
-        labels=labels,
-        difficult=1 - labels,
-        classes=("cat", "dog"),
-        ids_sha256="",
-    )
     scores = np.random.default_rng(0).random((3, 2))
-    begin(tmp_path, make_config()).write_scores("test", split, scores)
+    run = begin(tmp_path, make_config())
+    run.write_scores("test", IDS, ("cat", "dog"), scores, LABELS, 1 - LABELS)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "scores_test.npz"]
     with np.load(tmp_path / "scores_test.npz", allow_pickle=False) as written:
         assert set(written) == {"ids", "scores", "labels", "difficult", "classes"}
-        assert written["ids"].tolist() == list(split.ids)
+        assert written["ids"].tolist() == list(IDS)
         assert written["classes"].tolist() == ["cat", "dog"]
         assert written["scores"].dtype == np.float32
         assert np.array_equal(written["scores"], scores.astype(np.float32))
-        assert np.array_equal(written["labels"], labels)
-        assert np.array_equal(written["difficult"], 1 - labels)
+        assert np.array_equal(written["labels"], LABELS)
+        assert np.array_equal(written["difficult"], 1 - LABELS)
+
+
+def test_scores_without_ids_or_difficult_leave_them_out(tmp_path):
+    run = begin(tmp_path, make_config())
+    run.write_scores("test", None, ("cat", "dog"), np.zeros((3, 2)), LABELS, None)
+    with np.load(tmp_path / "scores_test.npz", allow_pickle=False) as written:
+        assert set(written) == {"scores", "labels", "classes"}
 
 
 def test_by_quantity():

