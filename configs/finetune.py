@@ -48,10 +48,10 @@ def _base() -> ConfigDict:
     config.head_l2 = 0.01
     config.head_from = ""  # a run of configs/linear_probe.py whose head to start from instead
 
-    config.num_epochs = 4.0
+    config.num_epochs = 3.0
     config.batch_size = 32
     config.eval_batch_size = 32
-    config.augment = "flip"  # none, flip or crop_flip
+    config.augment = "crop_flip"  # none, flip or crop_flip
     config.batch_norm = "frozen"  # or batch: statistics of the batch where the norm trains
     config.log_every_steps = 10
     config.test_every_epoch = False  # a test curve, which selects nothing
