@@ -71,7 +71,6 @@ def row(name: str, seed: int, run: Path, results: dict) -> dict[str, object]:
         "run": name,
         "seed": seed,
         "map": round(100 * grid.frequent_map(run, "test"), 1),
-        "train_map": round(100 * grid.frequent_map(run, "train"), 1),
         "steps": results["chosen_step"],
         "trainable_parameters": results["trainable_parameters"],
         "images_per_second": round(results["images_per_second"], 2),

@@ -24,10 +24,10 @@ def run_finetune(variant: str, overrides: Overrides, workdir: Path) -> None:
 
 def frequent_map(run: Path, role: str, min_positives: int = 5) -> float:
     """mAP, protocol `lab`, over the classes with enough positives in both train and `role`."""
-    data = {r: np.load(run / f"scores_{r}.npz") for r in ("train", role)}
-    enough = [(d["labels"].sum(axis=0) >= min_positives) for d in data.values()]
-    columns = np.flatnonzero(enough[0] & enough[1])
-    scores, labels = data[role]["scores"], data[role]["labels"]
+    train, scored = (np.load(run / f"scores_{r}.npz") for r in ("train", role))
+    counts = np.minimum(train["labels"].sum(axis=0), scored["labels"].sum(axis=0))
+    columns = np.flatnonzero(counts >= min_positives)
+    scores, labels = scored["scores"], scored["labels"]
     aps = [metrics.average_precision(scores[:, c], labels[:, c], None, "lab") for c in columns]
     return float(np.mean(np.array(aps, np.float64)))
 
