@@ -1,6 +1,5 @@
 """The whole fine-tuning run on a tiny network: its files, its resumption, its promises."""
 
-import dataclasses
 import json
 import os
 import shutil
@@ -16,15 +15,15 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from flax import traverse_util
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 from sklearn.metrics import average_precision_score
 
 from configs.finetune import VARIANTS, get_config
 from tests.devkit import write_devkit
+from tests.tiny import write_weights
 from vtl.errors import UserError
-from vtl.models.resnet import EPSILON, ResNet
+from vtl.models.resnet import EPSILON
 from vtl.records import RunDirectory
 from vtl.tasks import finetune
 from vtl.training.checkpoint import Checkpoints
@@ -75,29 +74,6 @@ def _configure(options: dict) -> None:
 @pytest.fixture(scope="module")
 def devkit(tmp_path_factory):
     return write_devkit(tmp_path_factory.mktemp("data"), SPLITS, classes=CLASSES, size=64)
-
-
-def write_weights(path: Path) -> Path:
-    """A random ResNet-18 of an eighth of the width, with a head of seven other classes."""
-    architecture = convert.Architecture(18, 0.125, "v1.5", EPSILON["v1.5"], num_classes=7)
-    model = ResNet(**dataclasses.asdict(architecture))
-    shapes = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), np.zeros((1, 64, 64, 3)), live_norms=())
-    )
-    rng = np.random.default_rng(0)
-
-    def fill(path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        *_, module, name = path
-        if name == "kernel":
-            fan_in = np.prod(leaf.shape[:-1])
-            return rng.normal(0, np.sqrt(2 / fan_in), leaf.shape).astype(np.float32)
-        # Small branches keep the activations of a network that was never normalised in bounds.
-        value = {"scale": 0.3 if module == "bn2" else 1.0, "var": 1.0}.get(name, 0.0)
-        return np.full(leaf.shape, value, np.float32)
-
-    variables = traverse_util.path_aware_map(fill, shapes)
-    sources.save(path, variables, architecture, TORCHVISION, tuple(f"other {i}" for i in range(7)))
-    return path
 
 
 @pytest.fixture(scope="module")

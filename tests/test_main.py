@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from tests.devkit import write_devkit
-from tests.test_end_to_end import TINY, write_weights
+from tests.test_end_to_end import TINY
+from tests.tiny import write_weights
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIG = "--config=configs/finetune.py:scratch"

@@ -1,0 +1,153 @@
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.deep_features import get_config
+from tests.devkit import write_devkit
+from tests.tiny import write_weights
+from vtl.data import batches, deep_features, images, voc
+from vtl.errors import UserError
+from vtl.tasks import features
+from vtl.weights import convert, network, sources
+from vtl.weights.preprocessing import normalise
+
+CLASSES = ("bird", "cat", "dog")
+SIZE = 32
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VTL_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def devkit(tmp_path_factory):
+    splits = {"trainval": 11, "test": 7}
+    return write_devkit(tmp_path_factory.mktemp("data"), splits, classes=CLASSES, size=48)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return write_weights(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
+
+
+def make_config(devkit, weights, **changes):
+    config = get_config()
+    config.update_from_flattened_dict(
+        {
+            "data.root": str(devkit),
+            "data.image_size": SIZE,
+            "data.resize": "squash",
+            "weights": str(weights),
+            "model.depth": 18,
+            "model.width": 0.125,
+            "batch_size": 4,
+        }
+        | changes
+    )
+    return config.lock()
+
+
+def expected_maps(devkit, weights, split):
+    """The last stage's output [N, h, w, C], photo by photo, without any of the task's code."""
+    loaded = sources.load(str(weights))
+    model = network.make_model(
+        network.architecture_for(loaded, depth=18, width=0.125, num_classes=7)
+    )
+    variables = convert.to_variables(loaded.tensors, network.shapes_of(model))
+    maps = []
+    for path in voc.read_split(devkit, split).paths:
+        photo = images.resize(images.load_rgb(path), SIZE, "squash", "bilinear")
+        x = normalise(jnp.array(photo)[None], loaded.preprocessing)
+        _, seen = model.apply(variables, x, live_norms=(), capture_intermediates=True)
+        maps.append(np.asarray(seen["intermediates"]["layer4_1"]["__call__"][0][0]))
+    return np.stack(maps)
+
+
+def test_rows_are_the_photos_in_split_order(tmp_path, devkit, weights):
+    features.run(make_config(devkit, weights), tmp_path / "run")
+    path = tmp_path / "run" / "DF_ResNet18_VOC2007.npz"
+    with np.load(path, allow_pickle=False) as file:
+        assert {"X_train", "Y_train", "X_test", "Y_test"} <= set(file)
+        assert file["X_train"].dtype == file["Y_train"].dtype == np.float32
+        assert file["X_train"].shape == (11, 64)
+    data = deep_features.read(path)
+    assert data.classes == CLASSES
+    for role, name in (("train", "trainval"), ("test", "test")):
+        split = voc.read_split(devkit, name)
+        assert data.splits[role].ids == split.ids
+        np.testing.assert_array_equal(data.splits[role].labels, split.labels)
+        np.testing.assert_array_equal(data.splits[role].difficult, split.difficult)
+        expected = expected_maps(devkit, weights, name).mean(axis=(1, 2))
+        np.testing.assert_allclose(
+            data.splits[role].features, expected, atol=1e-4 * np.abs(expected).max(), rtol=0
+        )
+    assert data.meta["weights"]["sha256"] == sources.load(str(weights)).sha256
+    assert data.meta["weights"]["preprocessing"]["resize"] == "squash"
+    assert data.meta["data"]["splits"] == {"train": "trainval", "test": "test"}
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["num_images"] == {"train": 11, "test": 7}
+    assert not list((tmp_path / "run").glob("unfinished*"))
+
+
+def test_a_grid_keeps_the_cells_apart(tmp_path, devkit, weights):
+    config = make_config(devkit, weights, **{"data.image_size": 64, "pool": 2})
+    features.run(config, tmp_path / "run")
+    grid = deep_features.read(tmp_path / "run" / "DF_ResNet18_VOC2007.npz").splits["test"].features
+    config = make_config(devkit, weights, **{"data.image_size": 64})
+    features.run(config, tmp_path / "one")
+    one = deep_features.read(tmp_path / "one" / "DF_ResNet18_VOC2007.npz").splits["test"].features
+    assert grid.shape == (7, 4 * 64)
+    cells = grid.reshape(7, 4, 64)
+    # 64 pixels leave 2 x 2 positions, so that each cell is one and their mean is the whole.
+    np.testing.assert_allclose(cells.mean(axis=1), one, rtol=1e-4, atol=1e-5)
+    assert np.abs(cells[:, 0] - cells[:, 3]).max() > 1e-3
+
+
+def test_an_earlier_layer_is_another_width(tmp_path, devkit, weights):
+    features.run(make_config(devkit, weights, layer="layer3"), tmp_path / "run")
+    data = deep_features.read(tmp_path / "run" / "DF_ResNet18_VOC2007.npz")
+    assert data.splits["test"].features.shape == (7, 32)
+
+
+def test_what_is_done_is_not_done_again(tmp_path, devkit, weights, monkeypatch):
+    config = make_config(devkit, weights)
+    features.run(config, tmp_path / "whole")
+    real, calls = batches.put, []
+
+    def put_until_killed(array, sharding):
+        calls.append(len(array))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(array, sharding)
+
+    monkeypatch.setattr(features, "BATCHES_BETWEEN_SAVES", 1)
+    monkeypatch.setattr(batches, "put", put_until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        features.run(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "DF_ResNet18_VOC2007.npz").exists()
+    features.run(config, tmp_path / "run")
+    # Three batches of train: two before, one after; then two of test.
+    assert len(calls) == 3 + 1 + 2
+    whole, resumed = (
+        deep_features.read(tmp_path / name / "DF_ResNet18_VOC2007.npz") for name in ("whole", "run")
+    )
+    for role in ("train", "test"):
+        left, right = whole.splits[role].features, resumed.splits[role].features
+        assert left.tobytes() == right.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer": "layer5"}, "layer is 'layer5': choose one of layer1"),
+        ({"pool": 0}, "pool=0"),
+        ({"model.depth": 50}, "holds a ResNet-18"),
+    ],
+)
+def test_bad_options(tmp_path, devkit, weights, changes, message):
+    with pytest.raises(UserError, match=message):
+        features.run(make_config(devkit, weights, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,35 @@
+"""A network small enough for every test to run it."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from vtl.models.resnet import EPSILON, ResNet
+from vtl.weights import convert, sources
+from vtl.weights.preprocessing import TORCHVISION
+
+
+def write_weights(path: Path) -> Path:
+    """A random ResNet-18 of an eighth of the width, with a head of seven other classes."""
+    architecture = convert.Architecture(18, 0.125, "v1.5", EPSILON["v1.5"], num_classes=7)
+    model = ResNet(**dataclasses.asdict(architecture))
+    shapes = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), np.zeros((1, 64, 64, 3)), live_norms=())
+    )
+    rng = np.random.default_rng(0)
+
+    def fill(path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        *_, module, name = path
+        if name == "kernel":
+            fan_in = np.prod(leaf.shape[:-1])
+            return rng.normal(0, np.sqrt(2 / fan_in), leaf.shape).astype(np.float32)
+        # Small branches keep the activations of a network that was never normalised in bounds.
+        value = {"scale": 0.3 if module == "bn2" else 1.0, "var": 1.0}.get(name, 0.0)
+        return np.full(leaf.shape, value, np.float32)
+
+    variables = traverse_util.path_aware_map(fill, shapes)
+    sources.save(path, variables, architecture, TORCHVISION, tuple(f"other {i}" for i in range(7)))
+    return path
