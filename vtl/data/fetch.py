@@ -111,7 +111,7 @@ def _fetch_from_mirrors(download: Download, path: Path) -> None:
             os.replace(part, path)
             return
         failures.append(f"{url}: {reason}")
-        logging.warning("%s: %s", url, reason)
+        logging.info("%s: %s", url, reason)
     looks = [f"{download.size:,} bytes"] if download.size is not None else []
     looks += [f"{name} {digest}" for name, digest in _expected_digests(download).items()]
     raise UserError(
