@@ -2,7 +2,9 @@
 
     python -m vtl.main --config=configs/finetune.py --workdir=runs/finetune
 
-Variants, as in `--config=configs/finetune.py:lab`:
+A variant follows a colon, as in `--config=configs/finetune.py:lab`; each says below what it is. What
+was measured stands in experiments/finetune_animals.csv and the README. A pass over 1,000 photos of
+224 pixels takes about four minutes on 2 CPU cores.
 """
 
 from ml_collections import ConfigDict
@@ -71,11 +73,15 @@ def _base() -> ConfigDict:
 
 
 def _default(config: ConfigDict) -> None:
-    """Our recommended recipe: LP-FT."""
+    """LP-FT: the head by logistic regression, then three gentle passes over everything.
+
+    On some hundreds of photos it ends about where the probe starts it, which is several points
+    above fine-tuning from a random head.
+    """
 
 
 def _lab(config: ConfigDict) -> None:
-    """The lab sheet to the letter: everything trains, plain SGD at 0.1."""
+    """The lab sheet to the letter: everything trains, plain SGD at 0.1, BatchNorm by the batch."""
     config.weights = "keras_v1"
     config.data.resize = "squash"
     config.data.difficult = "negative"
@@ -89,7 +95,10 @@ def _lab(config: ConfigDict) -> None:
 
 
 def _head(config: ConfigDict) -> None:
-    """The head alone, trained by SGD on a frozen network: the linear probe, on photos."""
+    """The head alone, trained by SGD on a frozen network: the lab's linear probe, on photos.
+
+    Expect what `configs/linear_probe.py` gives for as many epochs.
+    """
     config.head = "zeros"
     config.num_epochs = 20.0
     config.augment = "none"
@@ -100,7 +109,10 @@ def _head(config: ConfigDict) -> None:
 
 
 def _partial(config: ConfigDict) -> None:
-    """The last stage and the head; the stages before stay frozen."""
+    """The last stage and the head; the stages before stay frozen, and cost no backward pass.
+
+    A training step takes about a third of the time of the default's on a CPU.
+    """
     config.optim.rules = (("fc/.*", 1.0), ("layer4_.*", 1.0), (".*", None))
 
 

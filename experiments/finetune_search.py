@@ -15,7 +15,7 @@ NUM_EPOCHS = 3.0
 CANDIDATES: dict[str, grid.Overrides] = {
     "flip, rate 0.01": {"augment": "flip", "optim.learning_rate": 0.01},
     "flip, rate 0.03": {"augment": "flip", "optim.learning_rate": 0.03},
-    "flip, rate 0.1": {"augment": "flip", "optim.learning_rate": 0.1},
+    "crop_flip, rate 0.01": {"augment": "crop_flip", "optim.learning_rate": 0.01},
     "crop_flip, rate 0.03": {"augment": "crop_flip", "optim.learning_rate": 0.03},
     "crop_flip, rate 0.1": {"augment": "crop_flip", "optim.learning_rate": 0.1},
 }
