@@ -2,9 +2,9 @@
 
     python -m vtl.main --config=configs/finetune.py --workdir=runs/finetune
 
-A variant follows a colon, as in `--config=configs/finetune.py:lab`; each says below what it is. What
-was measured stands in experiments/finetune_animals.csv and the README. A pass over 1,000 photos of
-224 pixels takes about four minutes on 2 CPU cores.
+A variant follows a colon, as in `--config=configs/finetune.py:lab`; each says below what it is.
+What was measured stands in experiments/finetune_animals.csv and the README. A pass over 1,000
+photos of 224 pixels takes about four minutes on 2 CPU cores.
 """
 
 from ml_collections import ConfigDict

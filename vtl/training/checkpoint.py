@@ -22,6 +22,7 @@ from vtl.training.state import TrainState
 
 _MANIFEST = "sha256.json"
 _UNSCORED = -1.0
+_OVERHEAD_BYTES = 1 << 20
 
 
 class Checkpoints:
@@ -56,6 +57,10 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
+        # Asked beforehand, since orbax's threads print pages of tracebacks on a full disk.
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _OVERHEAD_BYTES
+        if shutil.disk_usage(self._directory).free < needed:
+            raise OSError(errno.ENOSPC, "No space left on device", str(self._directory))
         scored = {"score": (scores or {}).get(self._best_by, _UNSCORED)} if self._best_by else None
         self._manager.save(step, args=ocp.args.StandardSave(state), metrics=scored)
         self._sealing = threading.Thread(target=self._seal, args=(step,))
