@@ -84,3 +84,9 @@ def test_put_takes_rows_that_are_not_contiguous():
     assert not rows.flags.c_contiguous
     placed = batches.put(rows, NamedSharding(mesh, PartitionSpec("data")))
     assert np.array_equal(placed, rows)
+
+
+def test_all_steps_at_once_are_the_steps_one_by_one():
+    of = {"num_images": 10, "batch_size": 4, "seed": 3}
+    one_by_one = [batches.train_indices(step, **of) for step in range(7)]
+    np.testing.assert_array_equal(batches.train_order(7, **of), one_by_one)
