@@ -16,7 +16,7 @@ import numpy as np
 from experiments import grid
 
 TORCH_RECIPE: grid.Overrides = {
-    "augment": "flip",
+    "data.image_size": 224,
     "head": "random",
     "num_epochs": 6.0,
     "optim.learning_rate": 0.5,
