@@ -79,6 +79,7 @@ def _default(config: ConfigDict) -> None:
     from the size of the photos. A step at 352 pixels takes two and a half times as long as at 224.
     """
 
+
 def _lab(config: ConfigDict) -> None:
     """The lab sheet to the letter: everything trains, plain SGD at 0.1, BatchNorm by the batch."""
     config.weights = "keras_v1"

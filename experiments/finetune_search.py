@@ -3,7 +3,8 @@
     python -m experiments.finetune_search --root=DEVKIT --weights=FILE --out=runs/search
 
 Trains on `train`, scores on `val`, and writes experiments/finetune_search.csv. Each run goes on
-from where it was, so a second start only does what is missing. Five to ten minutes a run on 2 cores.
+from where it was, so a second start only does what is missing.
+Five to fifteen minutes a run on 2 cores.
 """
 
 import argparse

@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
 from configs.linear_probe import get_config
-from vtl.data import batches, deep_features
+from vtl.data import deep_features
 from vtl.errors import UserError
 from vtl.tasks import probe
 from vtl.training import fit
@@ -62,8 +62,7 @@ def test_sgd_follows_pytorch(tmp_path):
     torch = pytest.importorskip("torch")
     arrays = make_arrays()
     features, labels = (arrays[k].astype(np.float32) for k in ("X_train", "Y_train"))
-    start = probe._glorot(NUM_FEATURES, NUM_CLASSES, 0)
-    order = batches.train_order(50, num_images=60, batch_size=8, seed=0)
+    start, order = fit.seeded((60, NUM_FEATURES), NUM_CLASSES, num_epochs=7, batch_size=8, seed=0)
     head, losses = fit.sgd(
         features,
         labels,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vtl.data import batches, deep_features
+from vtl.data import deep_features
 from vtl.data.deep_features import DeepFeatures, FeatureSplit
 from vtl.errors import UserError, check_choice
 from vtl.evaluation import metrics
@@ -22,6 +22,9 @@ from vtl.weights import heads
 
 MAP_PROTOCOL = "lab"
 """The protocol by which a grid's best point is chosen."""
+
+CROSS_VALIDATION_TOLERANCE = 1e-2
+"""Of the objective: the values of L2 differ by far more."""
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -143,12 +146,6 @@ def _known(split: FeatureSplit, difficult: str) -> np.ndarray:
     return 1 - split.difficult
 
 
-def _glorot(num_features: int, num_classes: int, seed: int) -> Linear:
-    """Keras' initialisation of Dense, as in the lab."""
-    init = jax.nn.initializers.glorot_uniform()
-    return Linear(init(jax.random.key(seed), (num_features, num_classes)), jnp.zeros(num_classes))
-
-
 def _sgd(
     data: DeepFeatures, config: ConfigDict, run_directory: RunDirectory
 ) -> tuple[Linear, dict]:
@@ -188,15 +185,18 @@ def _sgd_grid(
     split: FeatureSplit, rows: np.ndarray, grid: list[tuple[float, float]], config: ConfigDict
 ) -> tuple[list[Linear], np.ndarray]:
     """Heads of every point of the grid and every seed, in this order, and losses [G, T]."""
-    num_steps = max(1, round(config.num_epochs * len(rows) / config.batch_size))
-    starts, orders = [], []
-    for seed in range(config.seed, config.seed + config.num_seeds):
-        starts.append(_glorot(split.features.shape[1], split.labels.shape[1], seed))
-        orders.append(
-            batches.train_order(
-                num_steps, num_images=len(rows), batch_size=config.batch_size, seed=seed
-            )
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    drawn = [
+        fit.seeded(
+            (len(rows), split.features.shape[1]),
+            split.labels.shape[1],
+            num_epochs=config.num_epochs,
+            batch_size=config.batch_size,
+            seed=seed,
         )
+        for seed in seeds
+    ]
+    starts, orders = zip(*drawn, strict=True)
     points = [point for point in grid for _ in starts]
     fitted, losses = fit.sgd(
         split.features[rows],
@@ -225,6 +225,8 @@ def _lbfgs(
     del run_directory
     if not config.l2s:
         raise UserError("l2s must not be empty")
+    if config.num_folds < 2:
+        raise UserError(f"num_folds={config.num_folds}: the least possible is 2")
     train = data.splits["train"]
     known = _known(train, config.difficult)
     l2 = np.full(len(data.classes), config.l2s[0])
@@ -239,19 +241,24 @@ def _cross_validate(
     train: FeatureSplit, known: np.ndarray, l2: float, config: ConfigDict
 ) -> np.ndarray:
     """The held-out cross-entropy [C] of one L2, every row held out once."""
-    num_rows = len(train.features)
-    folds = np.random.default_rng(config.seed).permutation(num_rows) % config.num_folds
-    total = np.zeros(train.labels.shape[1])
-    for fold in range(config.num_folds):
-        out = folds == fold
-        # Unknown labels don't count, so one compiled program serves every fold.
-        head = fit.logistic_regression(
-            train.features, train.labels, known * ~out[:, None], l2 * num_rows / np.sum(~out)
-        )
-        logits = train.features[out] @ np.asarray(head.kernel) + np.asarray(head.bias)
-        losses = np.logaddexp(0, logits) - train.labels[out] * logits
-        total += np.sum(losses * known[out], axis=0)
-    return total
+    num_rows, num_folds = len(train.features), config.num_folds
+    folds = np.random.default_rng(config.seed).permutation(num_rows) % num_folds
+    is_out = (folds[:, None] == np.arange(num_folds))[:, :, None]  # [N, F, 1]
+    # Every class of every fold is a column; the labels held out are unknown to it.
+    labels = np.broadcast_to(train.labels[:, None], (num_rows, num_folds, known.shape[1]))
+    columns = num_rows, num_folds * known.shape[1]
+    seen = (known[:, None] * ~is_out).reshape(columns)
+    head = fit.logistic_regression(
+        train.features,
+        labels.reshape(columns),
+        seen,
+        l2 * num_folds / (num_folds - 1),
+        tolerance=CROSS_VALIDATION_TOLERANCE,
+    )
+    logits = train.features @ np.asarray(head.kernel) + np.asarray(head.bias)
+    logits = logits.reshape(labels.shape)
+    losses = np.logaddexp(0, logits) - labels * logits
+    return np.sum(losses * known[:, None] * is_out, axis=(0, 1))
 
 
 Solver = Callable[[DeepFeatures, ConfigDict, RunDirectory], tuple[Linear, dict]]

@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from vtl.data import batches
 from vtl.training import losses
 
 
@@ -31,10 +33,11 @@ def logistic_regression(
 
     features [N, D]; labels, known [N, C] in {0, 1}; l2 a number or [C]. Minimises the mean
     cross-entropy over the known labels plus l2 / 2 times the squared norm of the weights; the bias
-    is free. scikit-learn's `C` is 1 / (N l2). Stops where the objective is within a fraction of
-    `tolerance` of its minimum, by the bound |gradient|^2 / (2 curvature): that of the weights is
-    l2, that of the bias is about p (1 - p) at a share p of positives. The bound is several times
-    too wide, and the fit ends as well where float32 shows no more progress.
+    is free. scikit-learn's `C` is 1 / (N l2). A class that no known label, or every one, is of gets
+    a bias alone. Stops where the objective is within a fraction of `tolerance` of its minimum, by
+    the bound |gradient|^2 / (2 curvature): that of the weights is l2, that of the bias is about
+    p (1 - p) at a share p of positives. The bound is several times too wide, and the fit ends as
+    well where float32 shows no more progress.
     """
     # The bias is free, so centring changes the path to the minimum (a shorter one) and not the
     # minimum.
@@ -48,8 +51,11 @@ def logistic_regression(
             return loss + 0.5 * l2 * jnp.sum(head.kernel**2)
 
         value_and_grad = optax.value_and_grad_from_state(objective)
-        # Between none and all, so that a class without a positive has log-odds to start from.
-        positives = (jnp.sum(labels * known) + 0.5) / (jnp.sum(known) + 1)
+        # Without a positive, or without a negative, there is no minimum: such a class stays where
+        # it starts, at its log-odds with half an image added to either.
+        num_positives, num_known = jnp.sum(labels * known), jnp.sum(known)
+        has_minimum = (num_positives > 0) & (num_positives < num_known)
+        positives = (num_positives + 0.5) / (num_known + 1)
         bias_curvature = positives * (1 - positives)
         start = Linear(jnp.zeros(features.shape[1]), jax.scipy.special.logit(positives))
 
@@ -68,7 +74,8 @@ def logistic_regression(
             gap = bound / (2 * value)
             return optax.apply_updates(head, updates), state, iteration + 1, gap, last, value
 
-        carry = (start, solver.init(start), 0, jnp.inf, jnp.inf, jnp.finfo(jnp.float32).max)
+        gap = jnp.where(has_minimum, jnp.inf, 0.0)
+        carry = (start, solver.init(start), 0, gap, jnp.inf, jnp.finfo(jnp.float32).max)
         head = jax.lax.while_loop(is_unfinished, iterate, carry)[0]
         return head.kernel, head.bias - mean @ head.kernel
 
@@ -124,3 +131,45 @@ def sgd(
         return head, by_step
 
     return jax.vmap(fit_one)(orders, start, learning_rates, weight_decays)
+
+
+def dense(
+    features: jax.Array,
+    labels: jax.Array,
+    known: jax.Array,
+    *,
+    learning_rate: float = 0.1,
+    num_epochs: float = 20.0,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> tuple[Linear, jax.Array]:
+    """One Dense(C, sigmoid) as the lab trains it: the head and the loss of each step, [T].
+
+    features [N, D]; labels, known [N, C]. Its start and its order are those of `seeded`.
+    """
+    start, order = seeded(
+        features.shape, labels.shape[1], num_epochs=num_epochs, batch_size=batch_size, seed=seed
+    )
+    rate, decay = np.array([[learning_rate], [0.0]], np.float32)
+    head, by_step = sgd(
+        features, labels, known, order[None], jax.tree.map(lambda x: x[None], start), rate, decay
+    )
+    return Linear(head.kernel[0], head.bias[0]), by_step[0]
+
+
+def seeded(
+    shape: tuple[int, ...], num_classes: int, *, num_epochs: float, batch_size: int, seed: int
+) -> tuple[Linear, np.ndarray]:
+    """A head as Keras starts a Dense, and the rows [T, batch_size] of every batch.
+
+    For features of `shape` [N, D]. A pass over the rows is a new permutation.
+    """
+    num_images, num_features = shape
+    kernel = jax.nn.initializers.glorot_uniform()(jax.random.key(seed), (num_features, num_classes))
+    order = batches.train_order(
+        max(1, round(num_epochs * num_images / batch_size)),
+        num_images=num_images,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    return Linear(kernel, jnp.zeros(num_classes)), order

@@ -50,11 +50,8 @@ def summary(model: ResNet, image_size: int) -> str:
 
 def _summary(options: argparse.Namespace) -> None:
     weights = sources.load(options.name)
-    own = weights.architecture
-    architecture = network.architecture_for(
-        weights, depth=own.depth, width=own.width, num_classes=own.num_classes or 1000
-    )
-    print(summary(network.make_model(architecture), weights.preprocessing.crop_size))
+    model, _ = network.as_published(weights)
+    print(summary(model, weights.preprocessing.crop_size))
 
 
 def main() -> None:

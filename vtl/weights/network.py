@@ -51,6 +51,14 @@ def shapes_of(model: ResNet) -> Any:
     return jax.eval_shape(lambda: initialise(model, 0))
 
 
+def as_published(weights: sources.Weights) -> tuple[ResNet, dict[str, Any]]:
+    """The model and variables of `weights`, under their own head or, without one, 1,000 zeros."""
+    own = weights.architecture
+    model = make_model(dataclasses.replace(own, num_classes=own.num_classes or 1000))
+    head = "keep" if own.num_classes else "zeros"
+    return model, starting_variables(model, weights, head=head, seed=0)
+
+
 def starting_variables(
     model: ResNet, weights: sources.Weights | None, *, head: str, seed: int
 ) -> dict[str, Any]:
