@@ -22,13 +22,20 @@ def run_finetune(variant: str, overrides: Overrides, workdir: Path) -> None:
     finetune.run(config, workdir)
 
 
-def frequent_map(run: Path, role: str, min_positives: int = 5) -> float:
-    """mAP, protocol `lab`, over the classes with enough positives in both train and `role`."""
-    train, scored = (np.load(run / f"scores_{r}.npz") for r in ("train", role))
-    counts = np.minimum(train["labels"].sum(axis=0), scored["labels"].sum(axis=0))
-    columns = np.flatnonzero(counts >= min_positives)
+def frequent_classes(run: Path, role: str, min_positives: int = 5) -> np.ndarray:
+    """The columns of the classes with enough positives in both train and `role`."""
+    labels = [np.load(run / f"scores_{r}.npz")["labels"] for r in ("train", role)]
+    return np.flatnonzero(np.minimum(*(y.sum(axis=0) for y in labels)) >= min_positives)
+
+
+def frequent_map(run: Path, role: str) -> float:
+    """mAP, protocol `lab`, over the frequent classes."""
+    scored = np.load(run / f"scores_{role}.npz")
     scores, labels = scored["scores"], scored["labels"]
-    aps = [metrics.average_precision(scores[:, c], labels[:, c], None, "lab") for c in columns]
+    aps = [
+        metrics.average_precision(scores[:, c], labels[:, c], None, "lab")
+        for c in frequent_classes(run, role)
+    ]
     return float(np.mean(np.array(aps, np.float64)))
 
 
