@@ -3,9 +3,9 @@
     python -m experiments.probe_animals --features=runs/features/DF_ResNet50_VOC2007.npz
 
 The features are of photos squashed to 224 (configs/deep_features.py with
-`--config.data.resize=squash`). "mAP" is scikit-learn's AP on test, averaged over the classes with at
-least five positives in both splits. With --head_run, a finished run of configs/finetune.py:head on
-the same photos, also the paired difference to the probe of as many epochs. Under a minute on 2
+`--config.data.resize=squash`). "mAP" is scikit-learn's AP on test, averaged over the classes with
+at least five positives in both splits. With --head_run, a finished run of configs/finetune.py:head
+on the same photos, also the paired difference to the probe of as many epochs. A few minutes on 2
 cores; writes experiments/probe_animals.csv.
 """
 

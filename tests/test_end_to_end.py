@@ -19,13 +19,15 @@ from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 from sklearn.metrics import average_precision_score
 
+from configs import deep_features as deep_features_config
+from configs import linear_probe as probe_config
 from configs.finetune import VARIANTS, get_config
 from tests.devkit import write_devkit
 from tests.tiny import write_weights
 from vtl.errors import UserError
 from vtl.models.resnet import EPSILON
 from vtl.records import RunDirectory
-from vtl.tasks import finetune
+from vtl.tasks import features, finetune, probe
 from vtl.training.checkpoint import Checkpoints
 from vtl.training.loop import Interrupted
 from vtl.training.state import make_mesh, replicated
@@ -369,6 +371,29 @@ def test_a_run_goes_on_as_the_weights_of_another(finished, devkit, tmp_path):
     before, after = (sources.load(str(path)) for path in (finished("scratch"), workdir))
     assert_same_arrays(after.tensors, before.tensors)
     assert after.preprocessing == before.preprocessing
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_the_head_of_a_probe(devkit, weights, tmp_path):
+    """Photos -> features -> probe -> fine-tuning: at rate 0 the scores are still the probe's."""
+    config = deep_features_config.get_config()
+    photos = {"data.root": str(devkit), "weights": str(weights)}
+    shared = {key: value for key, value in TINY.items() if not key.endswith("batch_size")}
+    config.update_from_flattened_dict(photos | shared)
+    features.run(config, tmp_path / "features")
+    config = probe_config.get_config()
+    path = tmp_path / "features" / "DF_ResNet18_VOC2007.npz"
+    config.update_from_flattened_dict({"features": str(path), "train_split": "train"})
+    probe.run(config, tmp_path / "probe")
+
+    changes = {"weights": str(weights), "head_from": str(tmp_path / "probe")}
+    changes |= {"optim.learning_rate": 0.0, "num_epochs": 0.5}
+    workdir = run(make_config(devkit, **(TINY | changes)), tmp_path / "run")
+    for role in ("train", "test"):
+        found, expected = (read_scores(path, role) for path in (workdir, tmp_path / "probe"))
+        assert list(found["ids"]) == list(expected["ids"])
+        np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-5)
+        assert np.ptp(found["scores"]) > 0.1
 
 
 @pytest.mark.slow

@@ -1,5 +1,8 @@
 import json
+import tracemalloc
+from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from tests.tiny import write_weights
 from vtl.data import batches, deep_features, images, voc
 from vtl.errors import UserError
 from vtl.tasks import features
+from vtl.training.state import by_batch, make_mesh
 from vtl.weights import convert, network, sources
 from vtl.weights.preprocessing import normalise
 
@@ -137,6 +141,47 @@ def test_what_is_done_is_not_done_again(tmp_path, devkit, weights, monkeypatch):
     for role in ("train", "test"):
         left, right = whole.splits[role].features, resumed.splits[role].features
         assert left.tobytes() == right.tobytes()
+
+
+def test_memory_does_not_grow_with_the_photos(tmp_path):
+    """Features are streamed to the disk and into the .npz: 60 MB cost no more than 20."""
+    mesh = make_mesh()
+    to_features = jax.jit(lambda images: jnp.tile(jnp.mean(images, axis=(1, 2)), (1, 1000)))
+
+    def peak(num_photos):
+        shape = (num_photos, 8, 8, 3)
+        photos = np.lib.format.open_memmap(
+            tmp_path / f"{num_photos}.npy", mode="w+", dtype=np.uint8, shape=shape
+        )
+        ids = tuple(f"{i:06d}" for i in range(num_photos))
+        flags = np.zeros((num_photos, 1), np.uint8)
+        paths = (Path("photo.jpg"),) * num_photos
+        split = voc.Split(
+            name="trainval",
+            ids=ids,
+            paths=paths,
+            classes=("bird",),
+            labels=flags,
+            difficult=flags,
+            ids_sha256="",
+        )
+        tracemalloc.start()
+        extracted = features.extract(
+            to_features,
+            photos,
+            tmp_path / f"unfinished_{num_photos}",
+            batch_size=50,
+            sharding=by_batch(mesh),
+        )
+        path = tmp_path / f"{num_photos}.npz"
+        deep_features.write(path, {"train": extracted}, {"train": split}, {})
+        _, highest = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert path.stat().st_size > num_photos * 12_000
+        return highest
+
+    peak(50)  # compiled
+    assert peak(5000) < peak(1700) + 4e6
 
 
 @pytest.mark.parametrize(

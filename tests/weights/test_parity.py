@@ -13,9 +13,14 @@ import numpy as np
 import optax
 import pytest
 from flax import traverse_util
+from PIL import Image
 
+from configs import deep_features as deep_features_config
+from tests.devkit import write_devkit
 from tests.references import blocks, recipe
+from vtl.data import deep_features
 from vtl.errors import UserError
+from vtl.tasks import features
 from vtl.training import state, steps
 from vtl.weights import convert, formats, network, sources
 from vtl.weights.preprocessing import CAFFE, TORCHVISION, normalise
@@ -330,3 +335,56 @@ def test_gradients_are_keras(keras_resnet, train_steps):
     print("keras", distances)
     # Seen: 7e-7 from the head down to layer2_0, then 2e-3 to 4e-3 at once, as one kink makes it.
     assert max(distances.values()) < 2e-2, distances
+
+
+# Deep features, JPEG to .npz
+
+
+def extract(tmp_path, monkeypatch, variant, weights, side):
+    """The features of four photos by the task, and the photos' paths."""
+    monkeypatch.setenv("VTL_CACHE", str(tmp_path / "cache"))
+    devkit = write_devkit(tmp_path, {"trainval": 4, "test": 1}, size=200)
+    config = deep_features_config.get_config(variant)
+    config.update_from_flattened_dict(
+        {
+            "data.root": str(devkit),
+            "data.resize": "squash",
+            "data.image_size": side,
+            "weights": str(weights),
+            "precision": "highest",
+            "batch_size": 3,
+        }
+    )
+    features.run(config.lock(), tmp_path / "run")
+    split = deep_features.read(tmp_path / "run" / "DF_ResNet50_VOC2007.npz").splits["train"]
+    return split.features, [devkit / "JPEGImages" / f"{photo_id}.jpg" for photo_id in split.ids]
+
+
+def squashed(paths, side, resample):
+    return np.stack([np.asarray(Image.open(p).resize((side, side), resample)) for p in paths])
+
+
+@pytest.mark.slow
+def test_deep_features_are_torchs(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    from tests.references import torch_resnet
+
+    reference = random_torch(50, 1.0)
+    torch.save(reference.state_dict(), tmp_path / "random.pth")
+    found, paths = extract(tmp_path, monkeypatch, "", tmp_path / "random.pth", 96)
+    inputs = torch_resnet.normalised(squashed(paths, 96, Image.Resampling.BILINEAR))
+    expected = torch_resnet.outputs(reference, inputs)["features"]
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.slow
+def test_deep_features_are_keras(keras_resnet, tmp_path, monkeypatch):
+    import keras
+
+    save_as_official(keras_resnet, tmp_path / "random.h5")
+    found, paths = extract(tmp_path, monkeypatch, "lab", tmp_path / "random.h5", 128)
+    load, preprocess = keras.utils.load_img, keras.applications.resnet.preprocess_input
+    photos = [keras.utils.img_to_array(load(p, target_size=(128, 128))) for p in paths]
+    pooled = keras.Model(keras_resnet.input, keras_resnet.get_layer("avg_pool").output)
+    expected = pooled.predict(preprocess(np.stack(photos)), verbose=0)
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()

@@ -65,7 +65,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             interpolation=preprocessing.interpolation,
             directory=fetch.cache_dir() / "images",
         )
-        features[role] = _extract(
+        features[role] = extract(
             lambda batch: feature_step(variables, batch),
             photos,
             workdir / f"unfinished_{role}",
@@ -101,7 +101,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     say(f"{num_photos} photos, {num_photos / seconds:.1f} a second: {path}")
 
 
-def _extract(
+def extract(
     feature_step: Callable[[jax.Array], jax.Array],
     photos: np.ndarray,
     partial: Path,

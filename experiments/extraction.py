@@ -1,0 +1,117 @@
+"""JPEGs to features.npz, whole commands: ours beside a careful PyTorch script, in one run.
+
+    python -m experiments.extraction --root=DEVKIT --weights=FILE     # needs the extra `parity`
+
+Each repetition is a process of its own with an empty cache of photos, so that start-up, decoding
+and (but for the first of ours) no compilation count; the first is left out of the median. Memory is
+the peak of the anonymous resident memory of the process and its children, from /proc. Writes
+experiments/extraction.csv.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from experiments import grid
+
+SIDE = 224
+
+
+def main() -> None:
+    """Measure both and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--repetitions", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        scratch = Path(directory)
+        measured: dict[str, list[tuple[float, float]]] = {"vtl": [], "pytorch": []}
+        for _ in range(1 + options.repetitions):
+            shutil.rmtree(scratch / "run", ignore_errors=True)
+            shutil.rmtree(scratch / "cache" / "images", ignore_errors=True)
+            ours = [
+                *("-m", "vtl.main", "--config=configs/deep_features.py"),
+                *(f"--workdir={scratch / 'run'}", f"--config.data.root={options.root}"),
+                *(f"--config.weights={options.weights}", "--config.data.resize=squash"),
+            ]
+            theirs = ["-m", "experiments.peers.torch_features", options.root, options.weights]
+            theirs += [str(scratch / "torch.npz"), str(SIDE)]
+            environment = os.environ | {"VTL_CACHE": str(scratch / "cache")}
+            measured["vtl"].append(watch([sys.executable, *ours], environment))
+            measured["pytorch"].append(watch([sys.executable, *theirs], environment))
+        (path,) = (scratch / "run").glob("*.npz")
+        with np.load(path) as found, np.load(scratch / "torch.npz") as expected:
+            keys = ("X_train", "X_test")
+            num_photos = sum(len(found[key]) for key in keys)
+            error = max(
+                float(np.abs(found[key] - expected[key]).max() / expected[key].max())
+                for key in keys
+            )
+    rates = {
+        peer: [num_photos / seconds for seconds, _ in runs[1:]] for peer, runs in measured.items()
+    }
+    rows = []
+    for peer, runs in measured.items():
+        rows.append(
+            {
+                "peer": peer,
+                "photos": num_photos,
+                "photos_per_second": round(float(np.median(rates[peer])), 2),
+                "range": f"{min(rates[peer]):.2f} to {max(rates[peer]):.2f}",
+                "first": round(num_photos / runs[0][0], 2),
+                "ratio": round(float(np.median(rates[peer]) / np.median(rates["pytorch"])), 2),
+                "peak_anonymous_mib": round(max(peak for _, peak in runs)),
+                "largest_difference": f"{error:.1e}",
+                "cores": len(os.sched_getaffinity(0)),
+                "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
+            }
+        )
+        print("  ".join(f"{k} {v}" for k, v in rows[-1].items()))
+    grid.write_csv(Path(__file__).with_suffix(".csv"), rows)
+
+
+def watch(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
+    """Run a command: its wall time in seconds and its peak anonymous memory in MiB."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    peak = 0.0
+    while process.poll() is None:
+        peak = max(peak, sum(anonymous_mib(pid) for pid in family(process.pid)))
+        time.sleep(0.1)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return time.perf_counter() - start, peak
+
+
+def family(pid: int) -> list[int]:
+    """A process and all its descendants."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = task.read_text().split()
+        except OSError:
+            continue
+        found += [member for child in children for member in family(int(child))]
+    return found
+
+
+def anonymous_mib(pid: int) -> float:
+    """Anonymous resident memory of one process; 0 once it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    lines = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    return int(lines.get("RssAnon", "0").split()[0]) / 1024
+
+
+if __name__ == "__main__":
+    main()
