@@ -182,8 +182,8 @@ def show_outcome(results: dict) -> None:
     for role in roles:
         means = results["map"][role]
         parts = [f"{name} {100 * v:.1f}" for name, v in means.items() if v is not None]
-        accuracy = results["binary_accuracy"][role]
-        say(f"mAP on {role}: {', '.join(parts)}; binary accuracy {accuracy:.2%}")
+        accuracy, loss = results["binary_accuracy"][role], results["loss"][role]
+        say(f"mAP on {role}: {', '.join(parts)}; binary accuracy {accuracy:.2%}, loss {loss:.4f}")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, log_loss
 
 from configs.linear_probe import get_config
-from vtl.data import deep_features
+from vtl.data import deep_features, voc
 from vtl.errors import UserError
 from vtl.tasks import probe
 from vtl.training import fit
@@ -53,6 +53,8 @@ def test_the_labs_own_file(tmp_path):
         if arrays["Y_test"][:, c].any()
     ]
     assert results["map"]["test"]["lab"] == pytest.approx(np.mean(aps), abs=1e-6)
+    expected = log_loss(arrays["Y_test"].ravel(), scores["scores"].ravel().astype(np.float64))
+    assert results["loss"]["test"] == pytest.approx(expected, rel=1e-6)
     head = heads.load(tmp_path / "run", classes=tuple(results["classes"]), weights_sha256="any")
     logits = arrays["X_test"] @ head["kernel"] + head["bias"]
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), scores["scores"], atol=1e-5)
@@ -222,6 +224,15 @@ def test_damaged_features(tmp_path, damage, message):
     with pytest.raises(UserError, match=message) as caught:
         deep_features.read(write(tmp_path / "f.npz", arrays))
     assert "\n" not in str(caught.value)
+
+
+def test_rows_permuted_against_their_ids(tmp_path):
+    ids = np.array([f"{i:06d}" for i in range(60)])
+    meta = {"data": {"ids_sha256": {"train": voc.ids_sha256(ids)}}}
+    arrays = make_arrays() | {"ids_train": ids, "meta": np.array(json.dumps(meta))}
+    assert deep_features.read(write(tmp_path / "f.npz", arrays)).splits["train"].ids == tuple(ids)
+    with pytest.raises(UserError, match="ids_train are not those of the split, in its order"):
+        deep_features.read(write(tmp_path / "g.npz", arrays | {"ids_train": ids[::-1]}))
 
 
 def test_no_file_and_no_npz(tmp_path):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vtl.data.voc import CLASSES, Split
+from vtl.data.voc import CLASSES, Split, ids_sha256
 from vtl.errors import UserError
 
 
@@ -81,6 +81,13 @@ def read(path: str | Path) -> DeepFeatures:
     if len(names) != num_classes:
         names = tuple(f"class{c}" for c in range(num_classes))
     meta = json.loads(str(arrays["meta"])) if "meta" in arrays else {}
+    for role, expected in meta.get("data", {}).get("ids_sha256", {}).items():
+        ids = splits[role].ids if role in splits else None
+        if ids and ids_sha256(ids) != expected:
+            raise UserError(
+                f"{path}: ids_{role} are not those of the split, in its order, that its meta "
+                "names: the rows were changed after the features were made"
+            )
     return DeepFeatures(splits, names, meta)
 
 

@@ -5,7 +5,7 @@ Reads the devkits of 2007 and 2012 as they unpack, and any other folder laid out
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,11 @@ def describe(name: str, splits: dict[str, Split]) -> dict[str, Any]:
     }
 
 
+def ids_sha256(ids: Iterable[str]) -> str:
+    """The sha256 of ids and of their order: of the ids joined by newlines."""
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+
+
 def read_split(root: str | Path, split: str) -> Split:
     """Read the ids of `ImageSets/Main/SPLIT.txt`, and their labels.
 
@@ -189,7 +194,7 @@ def read_split(root: str | Path, split: str) -> Split:
         labels=labels,
         difficult=difficult,
         classes=classes,
-        ids_sha256=hashlib.sha256("\n".join(ids).encode()).hexdigest(),
+        ids_sha256=ids_sha256(ids),
     )
 
 

@@ -33,7 +33,7 @@ MAX_COUNTS_PER_CHUNK = 1 << 20
 
 QUANTITIES = (
     *("map", "map_interval", "ap", "ap_interval", "positives", "without_positives"),
-    *("not_computable", "num_images", "binary_accuracy"),
+    *("not_computable", "num_images", "binary_accuracy", "loss"),
 )
 """The keys of what `evaluate_scores` returns."""
 
@@ -120,7 +120,8 @@ def evaluate_scores(
     scores [N, C] are probabilities; labels and difficult [N, C] are 0 or 1. Intervals are
     percentiles of a bootstrap over images. A class without a positive has AP None and is left out
     of the mean; a resample in which a class has no positive leaves that class out of that
-    resample's mean and out of the class's own interval. What can't be computed is None.
+    resample's mean and out of the class's own interval. What can't be computed is None. The loss
+    is the mean binary cross-entropy in nats, of scores no nearer to 0 and 1 than 1e-7, as in Keras.
     Raises UserError if shapes, labels or scores are unusable.
     """
     scores, labels, difficult = _checked(scores, labels, difficult, classes=classes)
@@ -135,6 +136,7 @@ def evaluate_scores(
         "not_computable": {},
         "num_images": len(scores),
         "binary_accuracy": float(np.mean((scores > 0.5) == labels)),
+        "loss": _cross_entropy(scores, labels),
     }
     for name, protocol in PROTOCOLS.items():
         if protocol.leaves_out_difficult and difficult is None:
@@ -200,6 +202,11 @@ def format_table(result: dict[str, Any], classes: Sequence[str]) -> str:
     lines += [f"{name}: not computable, {why}" for name, why in result["not_computable"].items()]
     lines.append(f"binary accuracy at 0.5: {100 * result['binary_accuracy']:.1f}")
     return "\n".join(lines)
+
+
+def _cross_entropy(scores: np.ndarray, labels: np.ndarray) -> float:
+    given = np.where(labels == 1, scores, 1 - scores)
+    return float(-np.log(np.clip(given, 1e-7, 1 - 1e-7)).mean())
 
 
 def _percent(value: float | None, interval: list[float] | None) -> str:
