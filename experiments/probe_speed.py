@@ -10,7 +10,7 @@ compilation, and `median` is of the later ones. Writes experiments/probe_speed.c
 import argparse
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -61,7 +61,7 @@ def torch_slicing(features: np.ndarray, labels: np.ndarray) -> float:
     """PyTorch, batches by indexing the whole tensor: the fast way there."""
     images, targets = torch.from_numpy(features), torch.from_numpy(labels)
 
-    def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         order = torch.randperm(len(images))
         return ((images[rows], targets[rows]) for rows in order.split(BATCH_SIZE))
 

@@ -134,9 +134,9 @@ def sgd(
 
 
 def dense(
-    features: jax.Array,
-    labels: jax.Array,
-    known: jax.Array,
+    features: np.ndarray,
+    labels: np.ndarray,
+    known: np.ndarray,
     *,
     learning_rate: float = 0.1,
     num_epochs: float = 20.0,
