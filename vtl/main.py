@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_flags
 from vtl import records
 from vtl.data import fetch
 from vtl.errors import UserError, check_choice
-from vtl.tasks import features, finetune, probe
+from vtl.tasks import classify, features, finetune, probe
 from vtl.training.loop import Interrupted
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -27,7 +27,12 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's directory; runs/TASK_VARIANT where it is not given."
 )
 
-TASKS = {"features": features.run, "finetune": finetune.run, "probe": probe.run}
+TASKS = {
+    "classify": classify.run,
+    "features": features.run,
+    "finetune": finetune.run,
+    "probe": probe.run,
+}
 PRECISIONS = ("default", "high", "highest")
 
 

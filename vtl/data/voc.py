@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 from absl import logging
 
-from vtl.data import images
+from vtl.data import demo, images
 from vtl.data.fetch import Download, cache_dir, fetch, unpack_tar
 from vtl.errors import UserError
 from vtl.weights.preprocessing import LAB, Preprocessing, normalise
@@ -76,13 +76,15 @@ class Split:
 
 
 def find_root(name: str, root: str | None) -> Path:
-    """Return the devkit's year directory: `root`, or VOC2007 fetched into the cache.
+    """Return the devkit's year directory: `root`, or VOC2007 or the demo's from the cache.
 
     Raises:
         UserError: `root` isn't a devkit, or there is none and it can't be fetched.
     """
     if root:
         return _check_root(Path(root).expanduser())
+    if name == "demo":
+        return demo.write_once(cache_dir())
     if name != "voc2007":
         raise UserError(
             f"data {name!r} can't be fetched, only voc2007 can; give its unpacked devkit with "

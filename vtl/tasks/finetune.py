@@ -6,9 +6,7 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from vtl.data import fetch, images, voc
@@ -17,7 +15,14 @@ from vtl.evaluation import evaluate, metrics
 from vtl.records import RunDirectory, by_quantity, say, show_outcome
 from vtl.training import augment, fit, loop, optim, steps
 from vtl.training.checkpoint import Checkpoints
-from vtl.training.state import TrainState, by_batch, check_batch_size, make_mesh, replicated
+from vtl.training.state import (
+    TrainState,
+    by_batch,
+    check_batch_size,
+    make_mesh,
+    new_state,
+    replicated,
+)
 from vtl.weights import heads, network, sources
 from vtl.weights.preprocessing import TORCHVISION
 
@@ -119,10 +124,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
             _, features = predict(variables, "train")
             head = fit.logistic_regression(features, train.labels, known, config.head_l2)
             variables["params"]["fc"] = dict(zip(("kernel", "bias"), head, strict=True))
-        train_state = jax.device_put(_new_state(variables, optimizer), replicated(mesh))
+        train_state = jax.device_put(new_state(variables, optimizer), replicated(mesh))
     else:
         say(f"going on from step {resumed_from} of {num_steps}")
-        train_state = jax.eval_shape(lambda: _new_state(network.initialise(model, 0), optimizer))
+        train_state = jax.eval_shape(lambda: new_state(network.initialise(model, 0), optimizer))
         train_state = checkpoints.restore(resumed_from, train_state, replicated(mesh))
     run_directory.cut_metrics(resumed_from or -1)  # the start is scored again
     seconds["head"] = time.perf_counter()
@@ -205,15 +210,6 @@ def _check_options(config: ConfigDict) -> None:
             "without weights there are no features for head=probe, head=keep or head_from: choose "
             "head=random or zeros"
         )
-
-
-def _new_state(variables: dict, optimizer: optax.GradientTransformation) -> TrainState:
-    return TrainState(
-        step=jnp.int32(0),
-        params=variables["params"],
-        batch_stats=variables["batch_stats"],
-        opt_state=optimizer.init(variables["params"]),
-    )
 
 
 def _known_labels(split: voc.Split, difficult: str) -> np.ndarray:

@@ -14,6 +14,7 @@ import optax
 from jax.sharding import Mesh
 
 from vtl.data import batches
+from vtl.data.glyphs import Glyphs
 from vtl.errors import UserError
 from vtl.records import Progress, RunDirectory
 from vtl.training.checkpoint import Checkpoints
@@ -29,7 +30,7 @@ class Interrupted(Exception):
 class TrainingSet:
     """What a training batch is drawn from: images [N, H, W, 3] uint8; labels, known [N, C]."""
 
-    images: np.ndarray
+    images: np.ndarray | Glyphs
     labels: np.ndarray
     known: np.ndarray
 
@@ -53,17 +54,20 @@ def run(
     run_directory: RunDirectory,
     checkpoints: Checkpoints,
     evaluate: Callable[[TrainState], dict[str, float]],
+    epoch_size: int | None = None,
 ) -> TrainState:
     """Train from `train_state.step` to `num_steps`; score and save at 0 and at every epoch's end.
 
-    `evaluate` returns the scores that are recorded, and saved with the state, at an epoch's end.
+    `evaluate` returns the scores that are recorded, and saved with the state, at an epoch's end. An
+    epoch is one pass over the images, or `epoch_size` of them.
 
     Raises:
         Interrupted: a signal came, and the state was saved.
         UserError: the loss is not finite; the last good checkpoint stays.
     """
     num_images = len(training_set.images)
-    progress = Progress(int(train_state.step), num_steps, batch_size, num_images)
+    epoch_size = epoch_size or num_images
+    progress = Progress(int(train_state.step), num_steps, batch_size, epoch_size)
     pending: list[dict[str, jax.Array]] = []
 
     def load(step: int) -> dict[str, jax.Array]:
@@ -76,7 +80,7 @@ def run(
         lines = [
             {
                 "step": step,
-                "epoch": step * batch_size / num_images,
+                "epoch": step * batch_size / epoch_size,
                 **{name: float(value) for name, value in metrics.items()},
                 "learning_rate": float(schedule(step - 1)),
             }
@@ -89,7 +93,7 @@ def run(
 
     def score_and_save(done: int) -> None:
         scores = evaluate(train_state)
-        line = {"step": done, "epoch": done * batch_size / num_images, **scores, **progress.speed()}
+        line = {"step": done, "epoch": done * batch_size / epoch_size, **scores, **progress.speed()}
         run_directory.append_metrics([line])
         progress.end_epoch(scores)
         checkpoints.save(train_state, scores)
@@ -103,7 +107,7 @@ def run(
             train_state, metrics = train_step(train_state, batch)
             pending.append(metrics)
             done = step + 1
-            ends_epoch = done == num_steps or (done * batch_size) % num_images < batch_size
+            ends_epoch = done == num_steps or (done * batch_size) % epoch_size < batch_size
             if ends_epoch or done % log_every_steps == 0 or interrupted.is_set():
                 flush(done)
             if ends_epoch:

@@ -3,7 +3,9 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -22,6 +24,16 @@ class TrainState(struct.PyTreeNode):
     def variables(self) -> dict[str, Any]:
         """What the model is applied to."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def new_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.int32(0),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=optimizer.init(variables["params"]),
+    )
 
 
 def make_mesh() -> Mesh:

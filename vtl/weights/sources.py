@@ -4,6 +4,8 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
+
 from vtl.data import fetch
 from vtl.errors import UserError
 from vtl.weights import convert, formats
@@ -151,6 +153,7 @@ def save(
     architecture: convert.Architecture,
     preprocessing: Preprocessing,
     classes: tuple[str, ...],
+    dtype: str = "float32",
 ) -> None:
     """Write a network under torchvision's names, with all that `load` needs to read it back."""
     meta = {
@@ -158,5 +161,6 @@ def save(
         "preprocessing": dataclasses.asdict(preprocessing),
         "classes": list(classes),
     }
-    tensors = convert.from_variables(variables)
+    found = convert.from_variables(variables)
+    tensors = {name: np.asarray(tensor, dtype) for name, tensor in found.items()}
     formats.write_safetensors(path, tensors, {"format": "pt", "vtl": json.dumps(meta)})

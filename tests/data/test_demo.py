@@ -1,0 +1,104 @@
+import shutil
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vtl.data import demo, voc
+
+
+@pytest.fixture(scope="module")
+def devkit(tmp_path_factory):
+    return demo.write_once(tmp_path_factory.mktemp("cache"))
+
+
+def test_it_is_a_voc_devkit(devkit):
+    splits = {name: voc.read_split(devkit, name) for name in ("train", "val", "trainval", "test")}
+    assert {name: len(split) for name, split in splits.items()} == {
+        "train": 300,
+        "val": 200,
+        "trainval": 500,
+        "test": 500,
+    }
+    assert splits["trainval"].ids == splits["train"].ids + splits["val"].ids
+    assert not set(splits["trainval"].ids) & set(splits["test"].ids)
+    for split in splits.values():
+        assert split.classes == demo.CLASSES
+        per_scene = split.labels.sum(axis=1) + split.difficult.sum(axis=1)
+        assert per_scene.min() >= 1
+        assert per_scene.max() == 4
+        assert (split.labels.sum(axis=0) >= 20).all()
+        assert split.difficult.any(axis=0).all()
+    sizes = {Image.open(path).size for path in splits["test"].paths}
+    assert len(sizes) > 100
+    assert min(map(min, sizes)) >= 96
+
+
+def test_class_files_say_what_the_annotations_say(devkit, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(devkit, copy)
+    for path in (copy / "ImageSets" / "Main").glob("*_*.txt"):
+        path.unlink()
+    digits = {name: f"digit {name}" for name in demo.CLASSES}
+    names = dict(zip(demo.CLASSES, voc.CLASSES, strict=False))
+    for path in (copy / "Annotations").iterdir():
+        tree = ElementTree.parse(path)
+        for node in tree.iter("object"):
+            assert node.find("name").text in digits
+            node.find("name").text = names[node.find("name").text]
+        tree.write(path)
+    by_files, by_xml = (voc.read_split(root, "test") for root in (devkit, copy))
+    np.testing.assert_array_equal(by_xml.labels[:, :10], by_files.labels)
+    np.testing.assert_array_equal(by_xml.difficult[:, :10], by_files.difficult)
+
+
+def test_boxes_are_where_the_digits_are(devkit):
+    for path in sorted((devkit / "Annotations").iterdir())[:50]:
+        root = ElementTree.parse(path).getroot()
+        with Image.open(devkit / "JPEGImages" / root.findtext("filename")) as photo:
+            assert photo.size == tuple(int(root.findtext(f"size/{s}")) for s in ("width", "height"))
+        for box in root.iter("bndbox"):
+            left, top, right, bottom = (
+                int(box.findtext(side)) for side in ("xmin", "ymin", "xmax", "ymax")
+            )
+            assert 1 <= left < right <= photo.width
+            assert 1 <= top < bottom <= photo.height
+
+
+def test_no_handwriting_is_in_two_splits():
+    seen = [
+        {image.tobytes() for images in split.values() for image in images}
+        for split in demo._split_digits().values()
+    ]
+    assert sum(map(len, seen)) == len(set.union(*seen)) == 1797
+
+
+def test_scenes_are_the_same_every_time():
+    handwriting = demo._split_digits()["train"]
+    (first, digits), (again, digits_again) = (
+        demo.draw_scene(np.random.default_rng(5), handwriting) for _ in range(2)
+    )
+    assert first.tobytes() == again.tobytes()
+    assert digits == digits_again
+
+
+def test_it_is_written_once_and_whole(tmp_path, monkeypatch):
+    real, calls = demo.draw_scene, []
+
+    def draw_until_the_disk_is_full(*args):
+        calls.append(1)
+        if len(calls) == 20:
+            raise OSError(28, "No space left on device")
+        return real(*args)
+
+    monkeypatch.setattr(demo, "draw_scene", draw_until_the_disk_is_full)
+    with pytest.raises(OSError, match="No space left"):
+        demo.write_once(tmp_path)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(demo, "SPLITS", {"train": 3, "val": 2, "test": 2})
+    root = demo.write_once(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    assert demo.write_once(tmp_path) == root
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+    assert voc.find_root("demo", str(root)) == root

@@ -1,0 +1,35 @@
+import numpy as np
+
+from vtl.data.glyphs import CLASSES, Glyphs, _master
+
+
+def test_a_picture_is_a_function_of_its_row():
+    pictures = Glyphs(1000, 32, seed=3)
+    batch = pictures[np.array([7, 900, 7])]
+    assert batch.shape == (3, 32, 32, 3)
+    assert batch.dtype == np.uint8
+    np.testing.assert_array_equal(batch[0], batch[2])
+    np.testing.assert_array_equal(batch[1], Glyphs(1000, 32, seed=3)[np.array([900])][0])
+    assert not np.array_equal(batch[0], Glyphs(1000, 32, seed=4)[np.array([7])][0])
+    assert pictures.shape == (1000, 32, 32, 3)
+    assert len(pictures) == len(pictures.labels) == 1000
+
+
+def test_every_class_is_drawn_and_none_is_a_digit():
+    assert not set(CLASSES) & set("0123456789")
+    assert len(set(CLASSES)) == len(CLASSES) == 48
+    assert set(Glyphs(1000, 32, seed=0).labels) == set(range(48))
+    masters = [_master(name, 1) for name in CLASSES]
+    for master in masters:
+        assert master.shape == (64, 64)
+        assert 0.02 < master.mean() < 0.6
+        # Whole: nothing is cut off by the border.
+        assert not np.concatenate([master[[0, -1]].ravel(), master[:, [0, -1]].ravel()]).any()
+    assert len({master.tobytes() for master in masters}) == 48
+
+
+def test_the_glyph_stands_out():
+    """A picture differs from its background, by a shape of the size that was promised."""
+    rng = np.random.default_rng(0)
+    pictures = Glyphs(200, 64, seed=1)[rng.integers(200, size=40)].astype(np.float64)
+    assert (np.ptp(pictures.mean(axis=3).reshape(40, -1), axis=1) > 40).all()

@@ -1,0 +1,177 @@
+"""The demo's devkit: scenes with handwritten digits in them, written in VOC's layout.
+
+1,000 scenes of one to four of scikit-learn's bundled digits (8 x 8 pixels of real handwriting; the
+UCI optical digits of Alpaydin and Kaynak 1998), scaled, turned and coloured, over a textured
+background. Ten classes, several labels an image. A digit that is very small or faint is marked
+difficult. No handwritten digit is in two splits.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from vtl.data import drawing
+
+VERSION = 1
+"""Of the scenes: what a change below changes."""
+
+SPLITS = {"train": 300, "val": 200, "test": 500}
+CLASSES = tuple("0123456789")
+SIDES = (96, 192)
+"""The least and the largest width and height of a scene, in pixels."""
+
+SIZES = (0.12, 0.45)
+"""The least and the largest size of a digit, as a share of the scene's shorter side."""
+
+SMALL, FAINT = 0.15, 0.35
+"""Below this share of the shorter side, or this opacity, a digit is marked difficult."""
+
+_OVERLAP = 0.1
+_ATTEMPTS = 20
+
+
+class Digit(NamedTuple):
+    """One digit of a scene, and its box (left, top, right, bottom) in pixels."""
+
+    name: str
+    box: tuple[int, int, int, int]
+    difficult: bool
+
+
+def write_once(directory: Path) -> Path:
+    """The demo's devkit in `directory`, made where it isn't there yet: the path of its year."""
+    target = directory / f"demo-v{VERSION}"
+    if not target.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=".demo-", dir=directory))
+        try:
+            write_devkit(unfinished / "VOCdevkit" / "VOCdemo")
+            os.rename(unfinished, target)
+        except OSError:
+            if not target.exists():  # or another process was faster
+                raise
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return target / "VOCdevkit" / "VOCdemo"
+
+
+def write_devkit(root: Path) -> None:
+    """Write JPEGImages, Annotations and ImageSets/Main for `SPLITS`, and for train + val."""
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / name).mkdir(parents=True)
+    handwriting = _split_digits()
+    members: dict[str, dict[str, list[Digit]]] = {}
+    for index, (split, num_scenes) in enumerate(SPLITS.items()):
+        scenes = {}
+        for number in range(num_scenes):
+            scene_id = f"{len(members) * 1000 + number:06d}"
+            rng = np.random.default_rng((VERSION, index, number))
+            photo, scenes[scene_id] = draw_scene(rng, handwriting[split])
+            photo.save(root / "JPEGImages" / f"{scene_id}.jpg", quality=90)
+            _write_annotation(root / "Annotations" / f"{scene_id}.xml", photo, scenes[scene_id])
+        members[split] = scenes
+    members["trainval"] = members["train"] | members["val"]
+    for split, scenes in members.items():
+        _write_split(root / "ImageSets" / "Main", split, scenes)
+
+
+def draw_scene(
+    rng: np.random.Generator, handwriting: dict[str, np.ndarray]
+) -> tuple[Image.Image, list[Digit]]:
+    """One scene, from the handwriting {class: [N, 8, 8] in 0..1} of its split."""
+    width, height = (int(side) for side in rng.integers(SIDES[0], SIDES[1] + 1, 2))
+    scene = drawing.texture(rng, width, height)
+    digits: list[Digit] = []
+    for name in rng.choice(CLASSES, rng.integers(1, 5)):
+        mask = _write(rng, rng.choice(handwriting[name]), min(width, height))
+        for _ in range(_ATTEMPTS):
+            left = int(rng.integers(width - mask.shape[1] + 1))
+            top = int(rng.integers(height - mask.shape[0] + 1))
+            box = left, top, left + mask.shape[1], top + mask.shape[0]
+            if all(_overlap(box, other.box) <= _OVERLAP for other in digits):
+                digits.append(_paint(rng, scene, str(name), mask, box))
+                break
+    return Image.fromarray(scene.round().astype(np.uint8)), digits
+
+
+def _split_digits() -> dict[str, dict[str, np.ndarray]]:
+    """The handwriting of every split and class; shares are those of the scenes."""
+    bunch = load_digits()
+    rng = np.random.default_rng(VERSION)
+    ends = np.cumsum(list(SPLITS.values())) / sum(SPLITS.values())
+    found: dict[str, dict[str, np.ndarray]] = {split: {} for split in SPLITS}
+    for name in CLASSES:
+        images = rng.permutation(bunch.images[bunch.target == int(name)]) / 16
+        parts = np.split(images, (ends[:-1] * len(images)).astype(int))
+        for split, part in zip(SPLITS, parts, strict=True):
+            found[split][name] = part
+    return found
+
+
+def _write(rng: np.random.Generator, digit: np.ndarray, shorter: int) -> np.ndarray:
+    """The opacity [H, W] of one digit, enlarged, turned and cut to its ink."""
+    size = round(shorter * rng.uniform(*SIZES))
+    image = Image.fromarray((255 * digit).astype(np.uint8)).resize((size, size))
+    image = image.rotate(rng.uniform(-20, 20), Image.Resampling.BICUBIC, expand=True)
+    mask = np.asarray(image, np.float64) / 255
+    rows, columns = (np.flatnonzero((mask > 0.2).any(axis=axis)) for axis in (1, 0))
+    return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _paint(
+    rng: np.random.Generator, scene: np.ndarray, name: str, mask: np.ndarray, box: tuple
+) -> Digit:
+    left, top, right, bottom = box
+    opacity = rng.uniform(0.25, 1)
+    drawing.paint(rng, scene[top:bottom, left:right], opacity * mask)
+    is_small = max(mask.shape) < SMALL * min(scene.shape[:2])
+    return Digit(name, box, bool(is_small or opacity < FAINT))
+
+
+def _overlap(a: tuple, b: tuple) -> float:
+    """Intersection over union of two boxes."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return width * height / (sum(areas) - width * height)
+
+
+def _write_annotation(path: Path, photo: Image.Image, digits: list[Digit]) -> None:
+    root = ElementTree.Element("annotation")
+    ElementTree.SubElement(root, "folder").text = "VOCdemo"
+    ElementTree.SubElement(root, "filename").text = f"{path.stem}.jpg"
+    size = ElementTree.SubElement(root, "size")
+    for tag, value in (("width", photo.width), ("height", photo.height), ("depth", 3)):
+        ElementTree.SubElement(size, tag).text = str(value)
+    for digit in digits:
+        node = ElementTree.SubElement(root, "object")
+        ElementTree.SubElement(node, "name").text = digit.name
+        ElementTree.SubElement(node, "difficult").text = str(int(digit.difficult))
+        box = ElementTree.SubElement(node, "bndbox")
+        left, top, right, bottom = digit.box  # VOC counts pixels from 1, both ends included
+        for tag, value in zip(
+            ("xmin", "ymin", "xmax", "ymax"), (left + 1, top + 1, right, bottom), strict=True
+        ):
+            ElementTree.SubElement(box, tag).text = str(value)
+    ElementTree.indent(root)
+    ElementTree.ElementTree(root).write(path)
+
+
+def _write_split(main: Path, split: str, scenes: dict[str, list[Digit]]) -> None:
+    (main / f"{split}.txt").write_text("".join(f"{scene_id}\n" for scene_id in scenes))
+    for name in CLASSES:
+        rows = []
+        for scene_id, digits in scenes.items():
+            flags = [digit.difficult for digit in digits if digit.name == name]
+            flag = -1 if not flags else 0 if all(flags) else 1
+            rows.append(f"{scene_id} {flag:2d}\n")
+        (main / f"{name}_{split}.txt").write_text("".join(rows))

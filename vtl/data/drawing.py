@@ -1,0 +1,25 @@
+"""What the demo's two synthetic data sets share: a textured background, and paint on it."""
+
+import numpy as np
+from PIL import Image
+
+CONTRAST = 70
+"""The least difference, in 0..255, between the mean of a colour and that of what it covers."""
+
+
+def texture(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+    """A background [height, width, 3] of two colours that run into each other, and grain."""
+    first, second = rng.uniform(20, 235, (2, 3))
+    cells = rng.integers(3, 14, 2)
+    noise = Image.fromarray(rng.uniform(0, 1, cells).astype(np.float32))
+    blend = np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC))[..., None]
+    grain = rng.normal(0, rng.uniform(2, 14), (height, width, 1))
+    return np.clip(first + blend * (second - first) + grain, 0, 255)
+
+
+def paint(rng: np.random.Generator, below: np.ndarray, opacity: np.ndarray) -> None:
+    """Blend one colour into the pixels `below` [H, W, 3], in place, by an opacity [H, W]."""
+    colour = rng.uniform(0, 255, 3)
+    while abs(np.mean(colour) - np.mean(below)) < CONTRAST:
+        colour = rng.uniform(0, 255, 3)
+    below += opacity[..., None] * (colour - below)

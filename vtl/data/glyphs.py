@@ -1,0 +1,122 @@
+"""The source task of the demo's network: one letter or shape a picture, endlessly many.
+
+Capital letters, the lower-case letters of another shape than their capital, and eight shapes, in
+Pillow's bundled font; bent, turned, blurred and coloured over a textured background. There is no
+digit among them.
+"""
+
+import functools
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+from vtl.data import drawing
+
+VERSION = 1
+"""Of the pictures: what a change below changes."""
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "abdefghmnqrtuy"
+SHAPES = ("disc", "ring", "square", "triangle", "cross", "star", "arrow", "crescent")
+CLASSES = (*LETTERS, *SHAPES)
+SIZES = (0.5, 1.0)
+"""The least and the largest side of the square a glyph is written in, as a share of the picture."""
+
+_MASTER = 64  # pixels of a glyph as it is drawn, before it is bent
+_STROKES = (0, 1, 2, 4)
+
+
+class Glyphs:
+    """Pictures uint8 [N, side, side, 3], of which those asked for are drawn.
+
+    Picture i is a function of (seed, i), and so is its class.
+    """
+
+    def __init__(self, num_images: int, side: int, seed: int):
+        self.shape = (num_images, side, side, 3)
+        self._seed = seed
+        self.labels = np.random.default_rng((VERSION, seed)).integers(len(CLASSES), size=num_images)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """The pictures [len(rows), side, side, 3] of an array of row numbers."""
+        return np.stack([self._draw(int(row)) for row in rows])
+
+    def _draw(self, row: int) -> np.ndarray:
+        side = self.shape[1]
+        rng = np.random.default_rng((VERSION, self._seed, row))
+        picture = drawing.texture(rng, side, side)
+        mask = _bent(rng, _master(CLASSES[self.labels[row]], int(rng.choice(_STROKES))), side)
+        top, left = (int(rng.integers(side - extent + 1)) for extent in mask.shape)
+        below = picture[top : top + mask.shape[0], left : left + mask.shape[1]]
+        drawing.paint(rng, below, rng.uniform(0.25, 1) * mask)
+        return picture.round().astype(np.uint8)
+
+
+def _bent(rng: np.random.Generator, master: np.ndarray, side: int) -> np.ndarray:
+    """A glyph's opacity [H, W]: sheared, turned, bent, and as coarse as a small scan."""
+    size = round(side * rng.uniform(*SIZES))
+    scale = master.shape[0] / size * np.exp(rng.normal(0, 0.12, 2))
+    angle, shear = rng.uniform(-0.4, 0.4), rng.uniform(-0.3, 0.3)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = turn @ np.array([[1, shear], [0, 1]]) * scale[:, None]
+    axis = np.arange(size) - (size - 1) / 2
+    grid = np.stack(np.meshgrid(axis, axis, indexing="ij")).reshape(2, -1)
+    bends = [
+        np.asarray(
+            Image.fromarray(rng.normal(0, 2.5, (4, 4)).astype(np.float32)).resize(
+                (size, size), Image.Resampling.BICUBIC
+            )
+        )
+        for _ in range(2)
+    ]
+    where = matrix @ grid + np.stack(bends).reshape(2, -1) + (master.shape[0] - 1) / 2
+    mask = ndimage.map_coordinates(master, where, order=1).reshape(size, size)
+    coarse = int(rng.integers(8, 25))
+    if coarse < size:
+        image = Image.fromarray(mask.astype(np.float32)).resize((coarse, coarse))
+        mask = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+    return np.clip(mask, 0, 1)
+
+
+@functools.cache
+def _master(name: str, stroke: int) -> np.ndarray:
+    """One glyph as drawn, its opacity [_MASTER, _MASTER]."""
+    image = Image.new("L", (4 * _MASTER, 4 * _MASTER))
+    pen = ImageDraw.Draw(image)
+    if name in SHAPES:
+        _draw_shape(pen, name, 4 * _MASTER, width=4 * (3 + 2 * stroke))
+    else:
+        font = ImageFont.load_default(3 * _MASTER)
+        middle = (2 * _MASTER, 2 * _MASTER)
+        pen.text(middle, name, fill=255, font=font, anchor="mm", stroke_width=3 * stroke)
+    return np.asarray(image.resize((_MASTER, _MASTER)), np.float64) / 255
+
+
+def _draw_shape(pen: ImageDraw.ImageDraw, name: str, side: int, width: int) -> None:
+    low, high, middle = side * 0.15, side * 0.85, side / 2
+    box = (low, low, high, high)
+    if name == "disc":
+        pen.ellipse(box, fill=255)
+    elif name == "ring":
+        pen.ellipse(box, outline=255, width=width)
+    elif name == "square":
+        pen.rectangle(box, outline=255, width=width)
+    elif name == "triangle":
+        pen.polygon([(middle, low), (high, high), (low, high)], outline=255, width=width)
+    elif name == "cross":
+        pen.line((low, middle, high, middle), fill=255, width=width)
+        pen.line((middle, low, middle, high), fill=255, width=width)
+    elif name == "star":
+        angles = np.pi * np.arange(10) / 5 - np.pi / 2
+        radii = np.where(np.arange(10) % 2, 0.15, 0.38) * side
+        points = zip(middle + radii * np.cos(angles), middle + radii * np.sin(angles), strict=True)
+        pen.polygon([(float(x), float(y)) for x, y in points], fill=255)
+    elif name == "arrow":
+        pen.line((low, middle, high, middle), fill=255, width=width)
+        pen.line((middle, low, high, middle, middle, high), fill=255, width=width)
+    else:
+        pen.ellipse(box, fill=255)
+        pen.ellipse((side * 0.35, low, side * 1.05, high), fill=0)
