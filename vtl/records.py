@@ -45,14 +45,13 @@ class Progress:
         self._since = now
         self._step = lines[-1]["step"]
         epochs = self._num_steps * self._batch_size / self._num_images
-        loss, accuracy = (
-            np.mean([line[name] for line in lines]) for name in ("loss", "binary_accuracy")
-        )
+        accuracy_name = next(name for name in lines[-1] if name.endswith("accuracy"))
+        loss, accuracy = (np.mean([x[name] for x in lines]) for name in ("loss", accuracy_name))
         parts = [
             f"epoch {lines[-1]['epoch']:.1f}/{epochs:.1f}",
             f"step {self._step}/{self._num_steps}",
             f"loss {loss:.4f}",
-            f"binary accuracy {accuracy:.2%}",
+            f"{accuracy_name.replace('_', ' ')} {accuracy:.2%}",
         ]
         if self._timed_steps:
             seconds = self._timed_seconds / self._timed_steps

@@ -38,6 +38,10 @@ def test_the_network_is_saved_with_what_it_needs(tmp_path, capsys):
     assert 0 <= results["top1"] <= 1
     lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "top1" in line] == [0, 2, 4, 6]
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
+    assert all(0 <= line["accuracy"] <= 1 for line in steps)
+    assert steps[0]["loss"] == pytest.approx(np.log(48), rel=0.3)  # nothing known yet
 
     weights = sources.load(str(tmp_path / "run"))
     assert weights.classes == glyphs.CLASSES

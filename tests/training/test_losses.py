@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vtl.training.losses import sigmoid_bce_mean
+from vtl.training.losses import SOFTMAX, sigmoid_bce_mean
 
 
 def reference(logits, labels, known):
@@ -76,3 +76,15 @@ def test_nothing_known_is_no_loss_and_no_gradient():
     loss, grad = jax.value_and_grad(sigmoid_bce_mean)(logits, labels, np.zeros_like(known))
     assert float(loss) == 0
     assert np.array_equal(grad, np.zeros_like(logits))
+
+
+def test_softmax_is_the_formula_in_float64():
+    logits, _, known = problem(0)
+    classes = np.where(np.arange(7) < 3, logits.argmax(axis=1), 0)
+    labels = np.eye(4, dtype=np.float32)[classes]
+    z = logits.astype(np.float64)
+    expected = np.mean(np.log(np.exp(z).sum(axis=1)) - z[np.arange(7), classes])
+    assert float(SOFTMAX.loss(logits, labels, known)) == pytest.approx(expected, rel=1e-6)
+    right = np.mean(z.argmax(axis=1) == classes)
+    assert 3 / 7 <= right < 1
+    assert float(SOFTMAX.accuracy(logits, labels)) == pytest.approx(right)

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from vtl.data import glyphs
 from vtl.evaluation import evaluate
 from vtl.records import RunDirectory, say
-from vtl.training import loop, optim, steps
+from vtl.training import loop, losses, optim, steps
 from vtl.training.checkpoint import Checkpoints
 from vtl.training.state import (
     TrainState,
@@ -60,6 +60,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         augmentation="none",
         seed=config.seed,
         mesh=mesh,
+        objective=losses.SOFTMAX,
     )
     eval_step = steps.make_eval_step(model, preprocessing, mesh)
     pictures = glyphs.Glyphs(config.num_images, config.image_size, config.seed)

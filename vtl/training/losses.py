@@ -1,7 +1,11 @@
 """Losses. Each names its reduction."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import optax
 
 
 def sigmoid_bce_mean(logits: jax.Array, labels: jax.Array, known: jax.Array) -> jax.Array:
@@ -12,3 +16,36 @@ def sigmoid_bce_mean(logits: jax.Array, labels: jax.Array, known: jax.Array) -> 
     """
     losses = jax.nn.softplus(logits) - labels * logits
     return jnp.sum(losses * known) / jnp.maximum(jnp.sum(known), 1)
+
+
+def softmax_cross_entropy_mean(logits: jax.Array, labels: jax.Array, known: jax.Array) -> jax.Array:
+    """Cross-entropy of softmax(logits), in nats, averaged over the images.
+
+    logits, labels [B, C]; each row of labels has a single 1. What is `known` has no say: there is
+    one label an image, and it is known.
+    """
+    del known
+    return jnp.mean(optax.softmax_cross_entropy(logits, labels))
+
+
+def _binary_accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return jnp.mean((logits > 0) == (labels > 0.5))
+
+
+def _accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return jnp.mean(jnp.argmax(logits, axis=1) == jnp.argmax(labels, axis=1))
+
+
+class Objective(NamedTuple):
+    """What is minimised, and the accuracy that is shown beside it under its name."""
+
+    loss: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    accuracy_name: str
+    accuracy: Callable[[jax.Array, jax.Array], jax.Array]
+
+
+SIGMOID = Objective(sigmoid_bce_mean, "binary_accuracy", _binary_accuracy)
+"""Several labels an image."""
+
+SOFTMAX = Objective(softmax_cross_entropy_mean, "accuracy", _accuracy)
+"""One label an image."""

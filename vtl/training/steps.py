@@ -29,8 +29,9 @@ def make_train_step(
     augmentation: str,
     seed: int,
     mesh: Mesh,
+    objective: losses.Objective = losses.SIGMOID,
 ) -> TrainStep:
-    """(state, batch) -> (next state, {loss, binary_accuracy}); the old state is given up.
+    """(state, batch) -> (next state, {loss, accuracy's name}); the old state is given up.
 
     Augmentation is a function of (seed, step), so a resumed run sees what it would have seen.
     """
@@ -54,7 +55,7 @@ def make_train_step(
             (logits, _), moved = model.apply(
                 variables, images, live_norms=norms, mutable=["batch_stats"]
             )
-            loss = losses.sigmoid_bce_mean(logits, labels, known)
+            loss = objective.loss(logits, labels, known)
             return loss, (logits, moved["batch_stats"])
 
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
@@ -62,7 +63,7 @@ def make_train_step(
         )
         updates, opt_state = optimizer.update(grads, train_state.opt_state, train_state.params)
         params = optim.apply_updates(train_state.params, updates, trainable)
-        metrics = {"loss": loss, "binary_accuracy": jnp.mean((logits > 0) == (labels > 0.5))}
+        metrics = {"loss": loss, objective.accuracy_name: objective.accuracy(logits, labels)}
         return TrainState(train_state.step + 1, params, batch_stats, opt_state), metrics
 
     whole, split = state.replicated(mesh), state.by_batch(mesh)
