@@ -41,7 +41,6 @@ def test_the_network_is_saved_with_what_it_needs(tmp_path, capsys):
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
     assert all(0 <= line["accuracy"] <= 1 for line in steps)
-    assert steps[0]["loss"] == pytest.approx(np.log(48), rel=0.3)  # nothing known yet
 
     weights = sources.load(str(tmp_path / "run"))
     assert weights.classes == glyphs.CLASSES
