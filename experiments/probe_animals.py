@@ -13,12 +13,15 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from configs import linear_probe as probe_config
 from experiments import grid
+from vtl.data import deep_features
 from vtl.evaluation import metrics
 from vtl.tasks import probe
+from vtl.training import fit
 
 EPOCHS = (10, 20, 50, 100)
 NUM_SEEDS = 5
@@ -57,7 +60,7 @@ def main() -> None:
         for line in rows:
             print("  ".join(f"{k} {v}" for k, v in line.items()))
         if options.head_run:
-            compare(options.head_run, runs / "sgd_20_0")
+            compare(options.head_run, runs / "sgd_20_0", options.features)
 
 
 def row(solver: str, epochs: int | str, maps: list[float]) -> dict[str, object]:
@@ -72,24 +75,35 @@ def row(solver: str, epochs: int | str, maps: list[float]) -> dict[str, object]:
     }
 
 
-def compare(head_run: Path, probe_run: Path) -> None:
-    """Print the difference of two runs' mAP over the frequent classes of the same test photos."""
+def compare(head_run: Path, probe_run: Path, features: str) -> None:
+    """Print how far a run of :head is from the probe, and from one that starts where it does.
+
+    :head starts at zero and the probe, as Keras, at random; the order of the batches is the same.
+    """
     head, other = (np.load(run / "scores_test.npz") for run in (head_run, probe_run))
     if not np.array_equal(head["ids"], other["ids"]):
         raise SystemExit(f"{head_run} was not scored on the photos of these features")
+    splits = deep_features.read(features).splits
+    train = splits["train"]
+    start, order = fit.seeded(
+        train.features.shape, train.labels.shape[1], num_epochs=20.0, batch_size=32, seed=0
+    )
+    zeros = jax.tree.map(lambda leaf: 0 * leaf[None], start)
+    rate, decay = np.array([[0.1], [0.0]], np.float32)
+    known = np.ones_like(train.labels)
+    fitted, _ = fit.sgd(train.features, train.labels, known, order[None], zeros, rate, decay)
+    from_zero = probe.predict(fit.Linear(fitted.kernel[0], fitted.bias[0]), splits["test"].features)
     columns = grid.frequent_classes(probe_run, "test")
-    difference = metrics.paired_difference(
-        head["scores"][:, columns],
-        other["scores"][:, columns],
-        other["labels"][:, columns],
-        None,
-        "lab",
-    )
-    print(
-        "mAP of {} minus the probe's: {:+.1f} [{:+.1f}, {:+.1f}]".format(
-            head_run, *(100 * value for value in difference)
+    labels = other["labels"][:, columns]
+    for name, scores in (("", other["scores"]), (" from zero", from_zero)):
+        pair = (head["scores"][:, columns], scores[:, columns])
+        difference = metrics.paired_difference(*pair, labels, None, "lab")
+        value, low, high = (100 * v for v in difference)
+        apart = np.abs(pair[0] - pair[1]).max()
+        print(
+            f"mAP of :head minus the probe's{name}: {value:+.1f} [{low:+.1f}, {high:+.1f}]", end=""
         )
-    )
+        print(f", no score further apart than {apart:.4f}")
 
 
 if __name__ == "__main__":
