@@ -119,7 +119,7 @@ def sgd(
             head, state = carry
 
             def loss_fn(head: Linear) -> jax.Array:
-                logits = jnp.einsum("bd,cd->bc", features[rows], head.kernel) + head.bias
+                logits = jnp.einsum("cd,bd->cb", head.kernel, features[rows]).T + head.bias
                 return losses.sigmoid_bce_mean(logits, labels[rows], known[rows])
 
             loss, grads = jax.value_and_grad(loss_fn)(head)
