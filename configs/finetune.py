@@ -98,9 +98,10 @@ def _lab(config: ConfigDict) -> None:
 def _head(config: ConfigDict) -> None:
     """The head alone, trained by SGD on a frozen network: the lab's linear probe, on photos.
 
-    Expect what `configs/linear_probe.py` gives for as many epochs.
+    Expect what `configs/linear_probe.py` gives for as many epochs; that one starts at random.
     """
     config.data.image_size = 0
+    config.data.difficult = "negative"
     config.head = "zeros"
     config.num_epochs = 20.0
     config.augment = "none"

@@ -6,6 +6,7 @@ from PIL import Image
 
 from tests.devkit import write_devkit
 from vtl.data.voc import PascalVOCDataGenerator
+from vtl.errors import UserError
 from vtl.weights.preprocessing import TORCHVISION
 
 
@@ -48,3 +49,8 @@ def test_shuffling_is_asked_for_and_complete(devkit):
     assert sorted(order) == list(range(7))
     assert order != list(range(7))
     np.testing.assert_array_equal(straight[order], shuffled)
+
+
+def test_a_batch_has_a_photo(devkit):
+    with pytest.raises(UserError, match="batch_size=0: the least possible is 1"):
+        next(PascalVOCDataGenerator("trainval", devkit).flow(batch_size=0))

@@ -1,6 +1,7 @@
 import numpy as np
 
-from vtl.data.glyphs import CLASSES, Glyphs, _master
+from vtl.data import drawing
+from vtl.data.glyphs import CLASSES, SIZES, Glyphs, _master
 
 
 def test_a_picture_is_a_function_of_its_row():
@@ -28,8 +29,14 @@ def test_every_class_is_drawn_and_none_is_a_digit():
     assert len({master.tobytes() for master in masters}) == 48
 
 
-def test_the_glyph_stands_out():
-    """A picture differs from its background, by a shape of the size that was promised."""
-    rng = np.random.default_rng(0)
-    pictures = Glyphs(200, 64, seed=1)[rng.integers(200, size=40)].astype(np.float64)
-    assert (np.ptp(pictures.mean(axis=3).reshape(40, -1), axis=1) > 40).all()
+def test_the_glyph_stands_out(monkeypatch):
+    """Beside the same picture without paint: a patch of it, of a size that was promised."""
+    rows = np.arange(40)
+    painted = Glyphs(40, 64, seed=1)[rows].astype(np.float64)
+    monkeypatch.setattr(drawing, "paint", lambda *args: None)
+    differences = np.abs(painted - Glyphs(40, 64, seed=1)[rows]).max(axis=3)
+    assert (differences.max(axis=(1, 2)) > 10).all()
+    for difference in differences:
+        for axis in (0, 1):
+            touched = np.flatnonzero((difference > 3).any(axis=axis))
+            assert 5 < np.ptp(touched) < 64 * SIZES[1]

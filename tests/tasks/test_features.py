@@ -143,6 +143,47 @@ def test_what_is_done_is_not_done_again(tmp_path, devkit, weights, monkeypatch):
         assert left.tobytes() == right.tobytes()
 
 
+@pytest.mark.parametrize("change", ["weights", "photos", "fewer", "more"])
+def test_what_was_left_by_other_photos_or_weights_is_done_again(tmp_path, monkeypatch, change):
+    """A resume goes on only where the same photos and weights stopped."""
+    mesh = make_mesh()
+
+    def extract(num_photos, value, weights="a", stop_after=None):
+        photos = np.lib.format.open_memmap(
+            tmp_path / f"{num_photos}_{value}.npy",
+            mode="w+",
+            dtype=np.uint8,
+            shape=(num_photos, 4, 4, 3),
+        )
+        photos[:] = value
+        calls = []
+
+        def step(images):
+            calls.append(1)
+            if stop_after and len(calls) > stop_after:
+                raise KeyboardInterrupt
+            return jnp.mean(images.astype(jnp.float32), axis=(1, 2))
+
+        return features.extract(
+            step,
+            photos,
+            tmp_path / "unfinished",
+            batch_size=2,
+            sharding=by_batch(mesh),
+            weights_sha256=weights,
+        )
+
+    monkeypatch.setattr(features, "BATCHES_BETWEEN_SAVES", 1)
+    with pytest.raises(KeyboardInterrupt):
+        extract(6, 10, stop_after=2)  # one call is eval_shape's
+    assert json.loads((tmp_path / "unfinished.json").read_text())["done"] == 2
+    arguments = {"weights": (6, 10, "b"), "photos": (6, 20), "fewer": (4, 30), "more": (9, 40)}
+    found, count = extract(*arguments[change])
+    num_photos, value = arguments[change][:2]
+    assert count == num_photos
+    np.testing.assert_array_equal(found, np.full((num_photos, 3), value))
+
+
 def test_memory_does_not_grow_with_the_photos(tmp_path):
     """Features are streamed to the disk and into the .npz: 60 MB cost no more than 20."""
     mesh = make_mesh()
@@ -166,12 +207,13 @@ def test_memory_does_not_grow_with_the_photos(tmp_path):
             ids_sha256="",
         )
         tracemalloc.start()
-        extracted = features.extract(
+        extracted, _ = features.extract(
             to_features,
             photos,
             tmp_path / f"unfinished_{num_photos}",
             batch_size=50,
             sharding=by_batch(mesh),
+            weights_sha256="",
         )
         path = tmp_path / f"{num_photos}.npz"
         deep_features.write(path, {"train": extracted}, {"train": split}, {})
@@ -189,6 +231,9 @@ def test_memory_does_not_grow_with_the_photos(tmp_path):
     [
         ({"layer": "layer5"}, "layer is 'layer5': choose one of layer1"),
         ({"pool": 0}, "pool=0"),
+        ({"data.resize": "squish"}, "data.resize is 'squish': choose one of squash"),
+        ({"data.image_size": -1}, "data.image_size=-1"),
+        ({"data.train_split": ""}, "data.train_split is empty"),
         ({"model.depth": 50}, "holds a ResNet-18"),
     ],
 )

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ from vtl.errors import UserError
 from vtl.tasks import probe
 from vtl.training import fit
 from vtl.weights import heads
+from vtl.weights.preprocessing import LAB, TORCHVISION
 
 NUM_FEATURES, NUM_CLASSES = 12, 20
 
@@ -40,6 +42,16 @@ def run(path, workdir, variant="", **changes):
     return json.loads((workdir / "results.json").read_text())
 
 
+def load_head(workdir, classes, num_features=NUM_FEATURES, sha256="any"):
+    return heads.load(
+        workdir,
+        classes=tuple(classes),
+        weights_sha256=sha256,
+        num_features=num_features,
+        preprocessing=TORCHVISION,
+    )
+
+
 def test_the_labs_own_file(tmp_path):
     arrays = make_arrays()
     results = run(write(tmp_path / "f.npz", arrays), tmp_path / "run")
@@ -55,7 +67,7 @@ def test_the_labs_own_file(tmp_path):
     assert results["map"]["test"]["lab"] == pytest.approx(np.mean(aps), abs=1e-6)
     expected = log_loss(arrays["Y_test"].ravel(), scores["scores"].ravel().astype(np.float64))
     assert results["loss"]["test"] == pytest.approx(expected, rel=1e-6)
-    head = heads.load(tmp_path / "run", classes=tuple(results["classes"]), weights_sha256="any")
+    head = load_head(tmp_path / "run", results["classes"])
     logits = arrays["X_test"] @ head["kernel"] + head["bias"]
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), scores["scores"], atol=1e-5)
 
@@ -97,7 +109,7 @@ def test_lbfgs_chooses_l2_on_train_and_reaches_scikit_learns_minimum(tmp_path):
     path = write(tmp_path / "f.npz", arrays)
     results = run(path, tmp_path / "run", "lbfgs", l2s=(0.01, 1.0))
     assert set(results["l2"].values()) <= {0.01, 1.0}
-    head = heads.load(tmp_path / "run", classes=tuple(results["classes"]), weights_sha256="any")
+    head = load_head(tmp_path / "run", results["classes"])
     features, labels = arrays["X_train"], arrays["Y_train"]
     for c, l2 in enumerate(results["l2"].values()):
         if not labels[:, c].any():
@@ -131,13 +143,20 @@ def test_a_grid_with_seeds_trains_at_once_and_records_each(tmp_path):
 
 
 def test_a_standardised_head_is_saved_for_the_features_as_they_are(tmp_path):
-    arrays = make_arrays()
-    arrays["X_train"][:, 3] = arrays["X_test"][:, 3] = 7.0  # constant
+    arrays = make_arrays(num_train=700)
+    # Constant in train, if not in float32's sum of it: it can be worth nothing, whatever it is in
+    # test.
+    arrays["X_train"][:, 3] = 0.1
+    arrays["X_test"][:, 3] = np.linspace(0, 1, 40)
     results = run(write(tmp_path / "f.npz", arrays), tmp_path / "run", scaling="standardise")
-    head = heads.load(tmp_path / "run", classes=tuple(results["classes"]), weights_sha256="any")
+    head = load_head(tmp_path / "run", results["classes"])
     logits = arrays["X_test"] @ head["kernel"] + head["bias"]
     scores = np.load(tmp_path / "run" / "scores_test.npz")["scores"]
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), scores, atol=1e-5)
+    without = arrays | {"X_test": np.where(np.arange(NUM_FEATURES) == 3, 0.1, arrays["X_test"])}
+    again = run(write(tmp_path / "g.npz", without), tmp_path / "again", scaling="standardise")
+    # A random start's share is what is left of it.
+    assert again["loss"]["test"] == pytest.approx(results["loss"]["test"], rel=0.3)
 
 
 def test_l2_scaling_forgets_the_length_of_a_row(tmp_path):
@@ -204,6 +223,22 @@ def break_keys(arrays):
     del arrays["Y_train"]
 
 
+def break_width(arrays):
+    arrays["X_test"] = arrays["X_test"][:, :-1]
+
+
+def break_classes(arrays):
+    arrays["Y_test"] = arrays["Y_test"][:, :-1]
+
+
+def break_difficult(arrays):
+    arrays["difficult_train"] = np.zeros(60)
+
+
+def break_meta(arrays):
+    arrays["meta"] = np.array("{")
+
+
 def break_labels(arrays):
     arrays["Y_train"][0, 0] = -1
 
@@ -215,6 +250,10 @@ def break_labels(arrays):
         (break_rows, "Y_test has 39 rows, X_test has 40"),
         (break_ids, "ids_train has 2 rows, X_train has 60"),
         (break_keys, "lacks Y_train"),
+        (break_width, r"X_test \(40, 11\) and Y_test \(40, 20\) are of another width"),
+        (break_classes, r"X_test \(40, 12\) and Y_test \(40, 19\) are of another width"),
+        (break_difficult, r"difficult_train \(60,\) should be \(60, 20\)"),
+        (break_meta, r"is not a readable \.npz"),
         (break_labels, "Y_train holds other values than 0 and 1"),
     ],
 )
@@ -238,19 +277,115 @@ def test_rows_permuted_against_their_ids(tmp_path):
 def test_no_file_and_no_npz(tmp_path):
     with pytest.raises(UserError, match=r"no such file; configs/deep_features.py makes one"):
         deep_features.read(tmp_path / "f.npz")
+    np.save(tmp_path / "f.npy", np.ones(3))
+    with pytest.raises(UserError, match=r"is not a readable \.npz: it holds a single array"):
+        deep_features.read(tmp_path / "f.npy")
     (tmp_path / "f.npz").write_text("hello")
     with pytest.raises(UserError, match=r"is not a readable \.npz"):
         deep_features.read(tmp_path / "f.npz")
 
 
-def test_a_head_for_other_classes_or_weights_is_refused(tmp_path):
+def test_a_head_for_something_else_is_refused(tmp_path, caplog):
     kernel, bias = np.ones((4, 2), np.float32), np.zeros(2, np.float32)
-    heads.save(tmp_path, kernel, bias, classes=("a", "b"), weights_sha256="1234567890")
+    preprocessing = json.loads(json.dumps(dataclasses.asdict(TORCHVISION)))
+    meta = {"weights": {"sha256": "1234567890", "preprocessing": preprocessing}}
+    heads.save(tmp_path, kernel, bias, classes=("a", "b"), features=meta)
     with pytest.raises(UserError, match="other classes"):
-        heads.load(tmp_path, classes=("a", "c"), weights_sha256="1234567890")
+        load_head(tmp_path, "ac", 4, "1234567890")
     with pytest.raises(UserError, match="other weights"):
-        heads.load(tmp_path, classes=("a", "b"), weights_sha256="0987654321")
+        load_head(tmp_path, "ab", 4, "0987654321")
     with pytest.raises(UserError, match="no finished probe there"):
-        heads.load(tmp_path / "nowhere", classes=("a", "b"), weights_sha256="0")
-    loaded = heads.load(tmp_path, classes=("a", "b"), weights_sha256="1234567890")
+        load_head(tmp_path / "nowhere", "ab", 4)
+    with pytest.raises(UserError, match=r"are 4 numbers of layer4 .* takes the 2048 of layer4"):
+        load_head(tmp_path, "ab", 2048, "1234567890")
+    loaded = load_head(tmp_path, "ab", 4, "1234567890")
     np.testing.assert_array_equal(loaded["kernel"], kernel)
+    assert not caplog.records
+    meta["weights"]["preprocessing"] = json.loads(json.dumps(dataclasses.asdict(LAB)))
+    heads.save(tmp_path, kernel, bias, classes=("a", "b"), features=meta)
+    load_head(tmp_path, "ab", 4, "1234567890")
+    assert "photos prepared in another way" in caplog.text
+    # As wide as another layer's by chance.
+    heads.save(tmp_path, kernel, bias, classes=("a", "b"), features={"layer": "layer2", "pool": 2})
+    with pytest.raises(UserError, match=r"4 numbers of layer2 with pool=2"):
+        load_head(tmp_path, "ab", 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"solver": "adam"}, "solver is 'adam': choose one of sgd"),
+        ({"scaling": "max"}, "scaling is 'max': choose one of none"),
+        ({"batch_size": 0}, "batch_size=0: the least possible is 1"),
+        ({"seed": -1}, "seed=-1: the least possible is 0"),
+        ({"num_epochs": -5.0}, r"num_epochs=-5\.0: the least possible is 0"),
+        ({"num_seeds": 0}, "num_seeds=0: the least possible is 1"),
+        ({"num_folds": 1}, "num_folds=1: the least possible is 2"),
+        ({"l2s": ()}, "l2s must not be empty"),
+        ({"learning_rates": ()}, "learning_rates must not be empty"),
+        ({"difficult": "ignore"}, "difficult=ignore: .* has no difficult flags"),
+        ({"features": ""}, "no features: name them"),
+    ],
+)
+def test_bad_options_leave_nothing_behind(tmp_path, changes, message):
+    path = write(tmp_path / "f.npz", make_arrays())
+    with pytest.raises(UserError, match=message):
+        run(path, tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_difficult_labels_may_be_left_out(tmp_path):
+    """What is difficult has no say: other labels there leave the head as it is."""
+    arrays = make_arrays()
+    difficult = np.random.default_rng(1).random((60, NUM_CLASSES)) < 0.2
+    arrays |= {"difficult_train": difficult, "difficult_test": np.zeros((40, NUM_CLASSES), bool)}
+    turned = arrays | {"Y_train": np.where(difficult, 1 - arrays["Y_train"], arrays["Y_train"])}
+    scores = []
+    for number, content in enumerate((arrays, turned)):
+        path = write(tmp_path / f"{number}.npz", content)
+        for difficult_as in ("ignore", "negative"):
+            workdir = tmp_path / f"{number}_{difficult_as}"
+            run(path, workdir, difficult=difficult_as)
+            scores.append(np.load(workdir / "scores_test.npz")["scores"])
+    np.testing.assert_array_equal(scores[0], scores[2])
+    assert np.abs(scores[1] - scores[3]).max() > 1e-3
+
+
+def test_a_diverged_point_of_a_grid_is_passed_over(tmp_path):
+    path = write(tmp_path / "f.npz", make_arrays())
+    results = run(path, tmp_path / "run", weight_decays=(1e6, 0.0))
+    assert results["weight_decay"] == 0
+    with pytest.raises(UserError, match="no point of the grid can be chosen: all diverged"):
+        run(path, tmp_path / "all", weight_decays=(1e6, 1e7))
+    with pytest.raises(UserError, match=r"the loss diverged at learning rate 0\.1, decay 1e"):
+        run(path, tmp_path / "one", weight_decays=(1e6,))
+
+
+def test_a_grid_needs_a_photo_to_choose_by(tmp_path):
+    path = write(tmp_path / "f.npz", make_arrays(num_train=1))
+    with pytest.raises(UserError, match="one photo can't be held out"):
+        run(path, tmp_path / "run", learning_rates=(0.1, 0.2))
+
+
+def test_l2_is_the_one_of_scikit_learns_cross_validation(tmp_path):
+    arrays = make_arrays(num_train=120)
+    l2s = (0.001, 0.01, 0.1, 1.0)
+    results = run(write(tmp_path / "f.npz", arrays), tmp_path / "run", "lbfgs", l2s=l2s)
+    folds = np.random.default_rng(0).permutation(120) % 5
+    features, labels = arrays["X_train"], arrays["Y_train"]
+    chosen = list(results["l2"].values())
+    assert len(set(chosen)) > 1
+    for c in range(NUM_CLASSES):
+        if min(labels[folds != fold, c].sum() for fold in range(5)) == 0:
+            continue
+        totals = []
+        for l2 in l2s:
+            total = 0.0
+            for fold in range(5):
+                inside, out = folds != fold, folds == fold
+                reference = LogisticRegression(C=1 / (l2 * 120), tol=1e-8, max_iter=5000)
+                reference.fit(features[inside], labels[inside, c])
+                probabilities = reference.predict_proba(features[out])[:, 1]
+                total += log_loss(labels[out, c], probabilities, labels=[0, 1]) * out.sum()
+            totals.append(total)
+        assert totals[l2s.index(chosen[c])] <= min(totals) * (1 + 2e-3), c

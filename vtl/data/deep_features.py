@@ -7,6 +7,7 @@ ids_ROLE, difficult_ROLE, classes, and meta (JSON text: weights, preprocessing, 
 import dataclasses
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -63,24 +64,33 @@ def read(path: str | Path) -> DeepFeatures:
     """
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("it holds a single array")
+        with file:
             arrays = dict(file)
+        meta = json.loads(str(arrays["meta"])) if "meta" in arrays else {}
     except FileNotFoundError:
         raise UserError(
             f"features={path}: no such file; configs/deep_features.py makes one"
         ) from None
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(f"{path} is not a readable .npz: {error}") from None
     roles = [key.removeprefix("X_") for key in arrays if key.startswith("X_")]
     for role in {"train", *roles}:
         if missing := {f"X_{role}", f"Y_{role}"} - arrays.keys():
             raise UserError(f"{path} lacks {', '.join(sorted(missing))}")
     splits = {role: _read_split(path, role, arrays) for role in roles}
-    num_classes = splits["train"].labels.shape[1]
+    width, num_classes = splits["train"].features.shape[1], splits["train"].labels.shape[1]
+    for role, split in splits.items():
+        if (split.features.shape[1], split.labels.shape[1]) != (width, num_classes):
+            raise UserError(
+                f"{path}: X_{role} {split.features.shape} and Y_{role} {split.labels.shape} are of "
+                f"another width than X_train and Y_train, {width} and {num_classes}"
+            )
     names = tuple(arrays["classes"].tolist()) if "classes" in arrays else CLASSES
     if len(names) != num_classes:
         names = tuple(f"class{c}" for c in range(num_classes))
-    meta = json.loads(str(arrays["meta"])) if "meta" in arrays else {}
     for role, expected in meta.get("data", {}).get("ids_sha256", {}).items():
         ids = splits[role].ids if role in splits else None
         if ids and ids_sha256(ids) != expected:
@@ -106,6 +116,10 @@ def _read_split(path: Path, role: str, arrays: dict[str, np.ndarray]) -> Feature
             raise UserError(
                 f"{path}: {name}_{role} has {len(array)} rows, X_{role} has {len(features)}"
             )
+    if difficult is not None and difficult.shape != labels.shape:
+        raise UserError(
+            f"{path}: difficult_{role} {difficult.shape} should be {labels.shape}, as Y_{role}"
+        )
     rows = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(rows):
         which = f"row {rows[0]}" if ids is None else f"{ids[rows[0]]} (row {rows[0]})"

@@ -52,8 +52,8 @@ def write_once(directory: Path) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=".demo-", dir=directory))
         try:
-            write_devkit(unfinished / "VOCdevkit" / "VOCdemo")
-            os.rename(unfinished, target)
+            write_devkit(unfinished / "demo" / "VOCdevkit" / "VOCdemo")
+            os.rename(unfinished / "demo", target)
         except OSError:
             if not target.exists():  # or another process was faster
                 raise

@@ -87,8 +87,8 @@ def find_root(name: str, root: str | None) -> Path:
         return demo.write_once(cache_dir())
     if name != "voc2007":
         raise UserError(
-            f"data {name!r} can't be fetched, only voc2007 can; give its unpacked devkit with "
-            "--config.data.root=PATH/VOCdevkit/YEAR"
+            f"data {name!r} can't be fetched, only voc2007 and demo can; give its unpacked devkit "
+            "with --config.data.root=PATH/VOCdevkit/YEAR"
         )
     directory = cache_dir() / "voc2007"
     for archive in VOC2007:
@@ -354,8 +354,14 @@ class PascalVOCDataGenerator:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Endless passes of float32 (X [B, 224, 224, 3], Y [B, C]); the last of a pass is partial.
 
-        X is preprocessed for the weights, and decoded anew in every pass.
+        X is preprocessed for the weights, and decoded anew in every pass. The hand-out's loop asks
+        for len // batch_size + 1 batches, which is one too many where the division is even.
+
+        Raises:
+            UserError: a batch of less than one photo.
         """
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size}: the least possible is 1")
         preprocessing = self._preprocessing
         size = preprocessing.stored_size(crops=False)
         margin = round((size - preprocessing.crop_size) / 2)

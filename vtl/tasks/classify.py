@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vtl.data import glyphs
+from vtl.errors import UserError, check_choice
 from vtl.evaluation import evaluate
 from vtl.records import RunDirectory, say
 from vtl.training import loop, losses, optim, steps
@@ -33,6 +34,11 @@ def run(config: ConfigDict, workdir: Path) -> None:
     Raises:
         UserError: options or `workdir` are not as they should be.
     """
+    check_choice("saved_dtype", config.saved_dtype, ("float16", "float32"))
+    check_choice("model.dtype", config.model.dtype, network.DTYPES)
+    for option in ("num_images", "num_held_out", "epoch_size", "log_every_steps", "image_size"):
+        if config[option] < 1:
+            raise UserError(f"{option}={config[option]}: the least possible is 1")
     run_directory = RunDirectory(workdir, config)
     if run_directory.is_finished:
         accuracy = run_directory.read_results()["top1"]
@@ -62,7 +68,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         mesh=mesh,
         objective=losses.SOFTMAX,
     )
-    eval_step = steps.make_eval_step(model, preprocessing, mesh)
+    eval_step = steps.make_eval_step(model, preprocessing, mesh, jax.nn.softmax)
     pictures = glyphs.Glyphs(config.num_images, config.image_size, config.seed)
     labels = np.eye(len(classes), dtype=np.uint8)[pictures.labels]
     held_out = glyphs.Glyphs(config.num_held_out, config.image_size, HELD_OUT_SEED)

@@ -1,6 +1,7 @@
 """Exercise 2: photos -> deep features -> .npz."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from vtl.data import batches, deep_features, fetch, images, voc
 from vtl.errors import UserError, check_choice
-from vtl.records import RunDirectory, say, write_json
+from vtl.records import RunDirectory, format_seconds, say, write_json
 from vtl.training import steps
 from vtl.training.state import by_batch, check_batch_size, make_mesh, replicated
 from vtl.weights import network, sources
@@ -27,12 +28,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
     Raises:
         UserError: data, weights, options or `workdir` are not as they should be.
     """
-    check_choice("layer", config.layer, steps.FEATURE_LAYERS)
-    check_choice("model.dtype", config.model.dtype, network.DTYPES)
-    if config.pool < 1:
-        raise UserError(f"pool={config.pool}: the features are averaged over pool x pool cells")
+    _check_options(config)
     run_directory = RunDirectory(workdir, config)
     if run_directory.is_finished:
+        _remove_unfinished(workdir)
         say(f"{workdir} is finished: {workdir / run_directory.read_results()['features']}")
         return
     started = time.perf_counter()
@@ -54,10 +53,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
         model, preprocessing, mesh, layer=config.layer, grid=config.pool
     )
 
-    run_directory.begin()
-    features = {}
-    for role, split in splits.items():
-        photos = images.decode_once(
+    photos = {
+        role: images.decode_once(
             split.paths,
             split.ids,
             size=preprocessing.stored_size(crops=False),
@@ -65,13 +62,20 @@ def run(config: ConfigDict, workdir: Path) -> None:
             interpolation=preprocessing.interpolation,
             directory=fetch.cache_dir() / "images",
         )
-        features[role] = extract(
+        for role, split in splits.items()
+    }
+    run_directory.begin()
+    features, num_extracted = {}, 0
+    for role in splits:
+        features[role], count = extract(
             lambda batch: feature_step(variables, batch),
-            photos,
+            photos[role],
             workdir / f"unfinished_{role}",
             batch_size=config.batch_size,
             sharding=by_batch(mesh),
+            weights_sha256=weights.sha256,
         )
+        num_extracted += count
     path = workdir / f"DF_ResNet{architecture.depth}_{data.name.upper()}.npz"
     meta = {
         "weights": weights.record(preprocessing),
@@ -81,7 +85,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     }
     deep_features.write(path, features, splits, meta)
     seconds = time.perf_counter() - started
-    num_photos = sum(len(split) for split in splits.values())
+    rate = num_extracted / seconds if num_extracted else None
     run_directory.write_results(
         {
             "task": config.task,
@@ -91,51 +95,75 @@ def run(config: ConfigDict, workdir: Path) -> None:
             "sha256": fetch.file_sha256(path),
             "num_images": {role: len(split) for role, split in splits.items()},
             "num_features": next(iter(features.values())).shape[1],
-            "images_per_second": num_photos / seconds,
+            "images_per_second": rate,
             "seconds": {"total": seconds},
             **meta,
         }
     )
-    for role in splits:
-        _remove(workdir / f"unfinished_{role}")
-    say(f"{num_photos} photos, {num_photos / seconds:.1f} a second: {path}")
+    _remove_unfinished(workdir)
+    say(f"{num_extracted} photos in {format_seconds(seconds)}: {path}")
+
+
+def _check_options(config: ConfigDict) -> None:
+    check_choice("layer", config.layer, steps.FEATURE_LAYERS)
+    check_choice("model.dtype", config.model.dtype, network.DTYPES)
+    if config.data.resize:
+        check_choice("data.resize", config.data.resize, images.RULES)
+    if config.pool < 1:
+        raise UserError(f"pool={config.pool}: the features are averaged over pool x pool cells")
+    if config.data.image_size < 0:
+        raise UserError(f"data.image_size={config.data.image_size}: the least possible is 0")
+    for role in ("train_split", "test_split"):
+        if not config.data[role]:
+            raise UserError(f"data.{role} is empty: name a split, as in ImageSets/Main")
 
 
 def extract(
     feature_step: Callable[[jax.Array], jax.Array],
-    photos: np.ndarray,
+    photos: np.memmap,
     partial: Path,
     *,
     batch_size: int,
     sharding: NamedSharding,
-) -> np.ndarray:
-    """photos [N, H, W, 3] -> a memory map of features [N, D], from where `partial` stopped."""
+    weights_sha256: str,
+) -> tuple[np.ndarray, int]:
+    """photos [N, H, W, 3] -> a memory map of features [N, D], and how many were computed now.
+
+    Goes on where `partial` stopped, if that was of the same photos and weights.
+    """
     shape = (batch_size, *photos.shape[1:])
     width = jax.eval_shape(feature_step, jax.ShapeDtypeStruct(shape, np.uint8)).shape[1]
     array_path, done_path = partial.with_suffix(".npy"), partial.with_suffix(".json")
-    if done_path.exists():
-        features = np.load(array_path, mmap_mode="r+")
-        done = json.loads(done_path.read_text())["done"]
-    else:
-        features = np.lib.format.open_memmap(
-            array_path, mode="w+", dtype=np.float32, shape=(len(photos), width)
-        )
-        done = 0
+    # The name of decode_once's file is a hash of the photos and of how they were resized.
+    made_of = {"photos": Path(str(photos.filename)).name, "weights": weights_sha256, "width": width}
+    record = json.loads(done_path.read_text()) if done_path.exists() else {}
+    first = done = record.pop("done", 0) if record.items() >= made_of.items() else 0
+    if not done:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (len(photos), width)}
+        with array_path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
     bar = tqdm(total=len(photos), initial=done, desc="deep features", unit="photo")
-    unsaved = 0
-    for rows, count in batches.eval_indices(len(photos), batch_size, first=done):
-        outputs = feature_step(batches.put(photos[rows], sharding))
-        features[rows[:count]] = np.asarray(outputs)[:count]
-        done, unsaved = done + count, unsaved + 1
-        bar.update(count)
-        if unsaved == BATCHES_BETWEEN_SAVES or done == len(photos):
-            features.flush()
-            write_json(done_path, {"done": done})
-            unsaved = 0
+    # Written and not mapped: on a full disk a map is a SIGBUS, and this an OSError.
+    with array_path.open("r+b") as file:
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        file.seek(file.tell() + done * width * 4)
+        file.truncate()
+        unsaved = 0
+        for rows, count in batches.eval_indices(len(photos), batch_size, first=done):
+            outputs = feature_step(batches.put(photos[rows], sharding))
+            file.write(np.asarray(outputs[:count], "<f4").tobytes())
+            done, unsaved = done + count, unsaved + 1
+            bar.update(count)
+            if unsaved == BATCHES_BETWEEN_SAVES or done == len(photos):
+                file.flush()
+                os.fsync(file.fileno())
+                write_json(done_path, made_of | {"done": done})
+                unsaved = 0
     bar.close()
-    return features
+    return np.load(array_path, mmap_mode="r"), done - first
 
 
-def _remove(partial: Path) -> None:
-    for suffix in (".json", ".npy"):
-        partial.with_suffix(suffix).unlink(missing_ok=True)
+def _remove_unfinished(workdir: Path) -> None:
+    for path in workdir.glob("unfinished_*"):
+        path.unlink()

@@ -109,16 +109,23 @@ def run(config: ConfigDict, workdir: Path) -> None:
         return {f"{role}_map_{MAP_PROTOCOL}": v for role, v in means.items() if v is not None}
 
     # Where to start, and the training.
+    given_head = None
+    if weights and config.head_from:
+        given_head = heads.load(
+            config.head_from,
+            classes=train.classes,
+            weights_sha256=weights.sha256,
+            num_features=shapes["params"]["fc"]["kernel"].shape[0],
+            preprocessing=preprocessing,
+        )
     run_directory.begin()
     best_by = f"val_map_{MAP_PROTOCOL}" if "val" in splits else None
     checkpoints = Checkpoints(workdir / "checkpoints", best_by=best_by)
     resumed_from = checkpoints.latest()
     if resumed_from is None:
         variables = network.starting_variables(model, weights, head=config.head, seed=config.seed)
-        if weights and config.head_from:
-            variables["params"]["fc"] = heads.load(
-                config.head_from, classes=train.classes, weights_sha256=weights.sha256
-            )
+        if given_head:
+            variables["params"]["fc"] = given_head
         elif config.head == "probe":
             say(f"logistic regression on the features of {len(train)} photos starts the head")
             _, features = predict(variables, "train")

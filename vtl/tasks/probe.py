@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vtl.data import deep_features
+from vtl.data import deep_features, fetch
 from vtl.data.deep_features import DeepFeatures, FeatureSplit
 from vtl.errors import UserError, check_choice
 from vtl.evaluation import metrics
@@ -33,19 +33,18 @@ def run(config: ConfigDict, workdir: Path) -> None:
     Raises:
         UserError: features, options or `workdir` are not as they should be.
     """
-    check_choice("solver", config.solver, SOLVERS)
-    check_choice("scaling", config.scaling, SCALINGS)
-    check_choice("difficult", config.difficult, ("ignore", "negative"))
+    _check_options(config)
     run_directory = RunDirectory(workdir, config)
     if run_directory.is_finished:
         say(f"{workdir} is finished; choose another --workdir to run again. Its outcome:")
         show_outcome(run_directory.read_results())
         return
-    if not config.features:
-        raise UserError("no features: name them with --config.features=runs/features/FILE.npz")
     raw = deep_features.read(config.features)
     _check_meta(raw, config)
-    shift, scale = _scaling(config.scaling, raw.splits["train"].features)
+    train = raw.splits["train"]
+    if config.difficult == "ignore" and train.difficult is None:
+        raise UserError(f"difficult=ignore: {config.features} has no difficult flags")
+    shift, scale = _scaling(config.scaling, train.features)
     data = _scaled(raw, config.scaling, shift, scale)
 
     run_directory.begin()
@@ -69,7 +68,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             kernel,
             np.asarray(head.bias) - shift @ kernel,
             classes=data.classes,
-            weights_sha256=data.meta.get("weights", {}).get("sha256"),
+            features=data.meta,
         )
     run_directory.write_results(
         {
@@ -85,9 +84,25 @@ def run(config: ConfigDict, workdir: Path) -> None:
             "weights": data.meta.get("weights"),
             "data": data.meta.get("data"),
             "features": str(config.features),
+            "features_sha256": fetch.file_sha256(config.features),
         }
     )
     show_outcome(run_directory.read_results())
+
+
+def _check_options(config: ConfigDict) -> None:
+    check_choice("solver", config.solver, SOLVERS)
+    check_choice("scaling", config.scaling, SCALINGS)
+    check_choice("difficult", config.difficult, ("ignore", "negative"))
+    if not config.features:
+        raise UserError("no features: name them with --config.features=runs/features/FILE.npz")
+    least = {"seed": 0, "num_epochs": 0, "batch_size": 1, "num_seeds": 1, "num_folds": 2}
+    for option, value in least.items():
+        if config[option] < value:
+            raise UserError(f"{option}={config[option]}: the least possible is {value}")
+    for option in ("learning_rates", "weight_decays", "l2s"):
+        if not config[option]:
+            raise UserError(f"{option} must not be empty")
 
 
 def predict(head: Linear, features: np.ndarray) -> np.ndarray:
@@ -121,8 +136,12 @@ def _scaling(kind: str, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     width = features.shape[1]
     if kind != "standardise":
         return np.zeros(width, np.float32), np.ones(width, np.float32)
-    deviation = features.std(axis=0)
-    return features.mean(axis=0), np.where(deviation > 0, deviation, 1).astype(np.float32)
+    mean, deviation = (
+        features.mean(axis=0, dtype=np.float64),
+        features.std(axis=0, dtype=np.float64),
+    )
+    is_constant = deviation <= 1e-6 * np.abs(mean)
+    return mean.astype(np.float32), np.where(is_constant, 1, deviation).astype(np.float32)
 
 
 def _scaled(data: DeepFeatures, kind: str, shift: np.ndarray, scale: np.ndarray) -> DeepFeatures:
@@ -151,19 +170,26 @@ def _sgd(
 ) -> tuple[Linear, dict]:
     """SGD from every seed; the rate and decay are chosen on a fifth of train that is held out."""
     grid = list(itertools.product(config.learning_rates, config.weight_decays))
-    if not grid or config.num_seeds < 1:
-        raise UserError("learning_rates, weight_decays and num_seeds must not be empty")
     train = data.splits["train"]
     rows = np.arange(len(train.features))
     point = grid[0]
     if len(grid) > 1:
+        if len(rows) < 2:
+            raise UserError("one photo can't be held out to choose a learning rate or decay by")
         held_out = np.random.default_rng(config.seed).permutation(rows)[: max(1, len(rows) // 5)]
         fitted, _ = _sgd_grid(train, np.setdiff1d(rows, held_out), grid, config)
         maps = [_map(head, train, held_out, data.classes) for head in fitted]
         means = np.array(maps, np.float64).reshape(len(grid), config.num_seeds).mean(axis=1)
+        if np.isnan(means).all():
+            raise UserError(
+                f"no point of the grid can be chosen: all diverged, or none of the {len(held_out)} "
+                "photos held out is of any class"
+            )
         point = grid[int(np.nanargmax(means))]
         say(f"of {len(grid)} points, learning rate {point[0]:g} with decay {point[1]:g} is best")
     fitted, losses = _sgd_grid(train, rows, [point], config)
+    if not np.isfinite(losses).all():
+        raise UserError(f"the loss diverged at learning rate {point[0]:g}, decay {point[1]:g}")
     steps_an_epoch = len(rows) / config.batch_size
     run_directory.append_metrics(
         [
@@ -214,6 +240,8 @@ def _sgd_grid(
 def _map(head: Linear, split: FeatureSplit, rows: np.ndarray, classes: tuple) -> float | None:
     labels = split.labels[rows]
     scores = predict(head, split.features[rows])
+    if not np.isfinite(scores).all():
+        return None  # diverged
     result = metrics.evaluate_scores(scores, labels, None, classes, num_resamples=0)
     return result["map"][MAP_PROTOCOL]
 
@@ -223,10 +251,6 @@ def _lbfgs(
 ) -> tuple[Linear, dict]:
     """Logistic regression; each class's L2 has the least cross-entropy over the folds of train."""
     del run_directory
-    if not config.l2s:
-        raise UserError("l2s must not be empty")
-    if config.num_folds < 2:
-        raise UserError(f"num_folds={config.num_folds}: the least possible is 2")
     train = data.splits["train"]
     known = _known(train, config.difficult)
     l2 = np.full(len(data.classes), config.l2s[0])

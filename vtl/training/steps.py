@@ -116,14 +116,20 @@ def _grid_means(maps: jax.Array, grid: int) -> jax.Array:
 
 
 def make_eval_step(
-    model: ResNet, preprocessing: Preprocessing, mesh: Mesh
+    model: ResNet,
+    preprocessing: Preprocessing,
+    mesh: Mesh,
+    activation: Callable[[jax.Array], jax.Array] = jax.nn.sigmoid,
 ) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
-    """(variables, images [B, H, W, 3] uint8) -> (sigmoid scores [B, C], features [B, D])."""
+    """(variables, images [B, H, W, 3] uint8) -> (scores [B, C], features [B, D]).
+
+    The scores are the logits after `activation`.
+    """
 
     def eval_step(variables: Any, images: jax.Array) -> tuple[jax.Array, Any]:
         images = normalise(augment.centre_crop(images, preprocessing.crop_size), preprocessing)
         logits, features = model.apply(variables, images, live_norms=())
-        return jax.nn.sigmoid(logits), features
+        return activation(logits), features
 
     whole, split = state.replicated(mesh), state.by_batch(mesh)
     return jax.jit(eval_step, in_shardings=(whole, split), out_shardings=(split, split))

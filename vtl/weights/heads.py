@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from absl import logging
 
 from vtl.errors import UserError
 from vtl.weights import formats
+from vtl.weights.preprocessing import Preprocessing
 
 FILE_NAME = "head.safetensors"
 
@@ -17,10 +20,10 @@ def save(
     bias: np.ndarray,
     *,
     classes: tuple[str, ...],
-    weights_sha256: str | None,
+    features: dict[str, Any],
 ) -> None:
-    """Write kernel [D, C] and bias [C] as torchvision's `fc`, with the features they are for."""
-    meta = {"classes": list(classes), "weights_sha256": weights_sha256}
+    """Write kernel [D, C] and bias [C] as torchvision's `fc`, with the meta of their features."""
+    meta = {"classes": list(classes), "features": features}
     formats.write_safetensors(
         directory / FILE_NAME,
         {"fc.weight": np.ascontiguousarray(kernel.T), "fc.bias": bias},
@@ -29,12 +32,17 @@ def save(
 
 
 def load(
-    directory: str | Path, *, classes: tuple[str, ...], weights_sha256: str
+    directory: str | Path,
+    *,
+    classes: tuple[str, ...],
+    weights_sha256: str,
+    num_features: int,
+    preprocessing: Preprocessing,
 ) -> dict[str, np.ndarray]:
-    """The params {kernel [D, C], bias [C]} of a probe's head for these classes and weights.
+    """The params {kernel [D, C], bias [C]} of a probe's head, for these classes and this network.
 
     Raises:
-        UserError: no head there, or one for other classes or of other weights' features.
+        UserError: no head there, or one for other classes, of other weights or another layer.
     """
     path = Path(directory) / FILE_NAME
     if not path.exists():
@@ -43,9 +51,25 @@ def load(
     meta = json.loads(file.metadata.get("vtl_head", "{}"))
     if tuple(meta.get("classes", ())) != classes:
         raise UserError(f"head_from={directory}: its head is for other classes than the data's")
-    if meta["weights_sha256"] not in (None, weights_sha256):
+    features = meta["features"]
+    sha256 = features.get("weights", {}).get("sha256", weights_sha256)
+    if sha256 != weights_sha256:
         raise UserError(
             f"head_from={directory}: its features came from other weights "
-            f"(sha256 {meta['weights_sha256'][:8]}… instead of {weights_sha256[:8]}…)"
+            f"(sha256 {sha256[:8]}… instead of {weights_sha256[:8]}…)"
         )
-    return {"kernel": file.tensors["fc.weight"].T, "bias": file.tensors["fc.bias"]}
+    kernel, bias = file.tensors["fc.weight"].T, file.tensors["fc.bias"]
+    layer, pool = features.get("layer", "layer4"), features.get("pool", 1)
+    if (layer, pool) != ("layer4", 1) or len(kernel) != num_features:
+        raise UserError(
+            f"head_from={directory}: its features are {len(kernel)} numbers of {layer} with "
+            f"pool={pool}, the network's head takes the {num_features} of layer4 with pool=1"
+        )
+    before = features.get("weights", {}).get("preprocessing")
+    if before and Preprocessing.from_dict(before) != preprocessing:
+        logging.warning(
+            "head_from=%s: its features came from photos prepared in another way (%s)",
+            directory,
+            before,
+        )
+    return {"kernel": kernel, "bias": bias}
