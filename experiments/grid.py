@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from configs import finetune as finetune_config
+from vtl import records
 from vtl.evaluation import metrics
 from vtl.tasks import finetune
 
@@ -46,7 +47,8 @@ def outcome(run: Path) -> dict[str, Any]:
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows of the same keys as CSV."""
+    """Write rows of the same keys as CSV, with the commit of this code where they name none."""
+    rows = [{**row, "commit": row.get("commit", records.commit())} for row in rows]
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()

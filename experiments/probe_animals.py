@@ -6,7 +6,7 @@ The features are of photos squashed to 224 (configs/deep_features.py with
 `--config.data.resize=squash`). "mAP" is scikit-learn's AP on test, averaged over the classes with
 at least five positives in both splits. With --head_run, a finished run of configs/finetune.py:head
 on the same photos, also the paired difference to the probe of as many epochs. A few minutes on 2
-cores; writes experiments/probe_animals.csv.
+cores; writes experiments/probe_animals.csv and experiments/probe_animals_head.csv.
 """
 
 import argparse
@@ -56,11 +56,18 @@ def main() -> None:
             ]
             rows.append(row("sgd", epochs, maps))
         rows.append(row("lbfgs", "", [run_probe("lbfgs", common, runs / "lbfgs")]))
-        grid.write_csv(Path(__file__).with_suffix(".csv"), rows)
-        for line in rows:
-            print("  ".join(f"{k} {v}" for k, v in line.items()))
+        table = Path(__file__).with_suffix(".csv")
+        write(table, rows)
         if options.head_run:
-            compare(options.head_run, runs / "sgd_20_0", options.features)
+            differences = compare(options.head_run, runs / "sgd_20_0", options.features)
+            write(table.with_stem("probe_animals_head"), differences)
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> None:
+    """Write a table and show it."""
+    grid.write_csv(path, rows)
+    for line in rows:
+        print("  ".join(f"{k} {v}" for k, v in line.items()))
 
 
 def row(solver: str, epochs: int | str, maps: list[float]) -> dict[str, object]:
@@ -75,8 +82,8 @@ def row(solver: str, epochs: int | str, maps: list[float]) -> dict[str, object]:
     }
 
 
-def compare(head_run: Path, probe_run: Path, features: str) -> None:
-    """Print how far a run of :head is from the probe, and from one that starts where it does.
+def compare(head_run: Path, probe_run: Path, features: str) -> list[dict[str, object]]:
+    """How far a run of :head is from the probe, and from one that starts where it does.
 
     :head starts at zero and the probe, as Keras, at random; the order of the batches is the same.
     """
@@ -95,15 +102,20 @@ def compare(head_run: Path, probe_run: Path, features: str) -> None:
     from_zero = probe.predict(fit.Linear(fitted.kernel[0], fitted.bias[0]), splits["test"].features)
     columns = grid.frequent_classes(probe_run, "test")
     labels = other["labels"][:, columns]
-    for name, scores in (("", other["scores"]), (" from zero", from_zero)):
+    rows: list[dict[str, object]] = []
+    for start_at, scores in (("random", other["scores"]), ("zero", from_zero)):
         pair = (head["scores"][:, columns], scores[:, columns])
-        difference = metrics.paired_difference(*pair, labels, None, "lab")
-        value, low, high = (100 * v for v in difference)
-        apart = np.abs(pair[0] - pair[1]).max()
-        print(
-            f"mAP of :head minus the probe's{name}: {value:+.1f} [{low:+.1f}, {high:+.1f}]", end=""
+        difference, low, high = metrics.paired_difference(*pair, labels, None, "lab")
+        rows.append(
+            {
+                "probe_starts_at": start_at,
+                "head_minus_probe": round(100 * difference, 1),
+                "low": round(100 * low, 1),
+                "high": round(100 * high, 1),
+                "largest_difference_of_scores": f"{np.abs(pair[0] - pair[1]).max():.1e}",
+            }
         )
-        print(f", no score further apart than {apart:.4f}")
+    return rows
 
 
 if __name__ == "__main__":

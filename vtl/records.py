@@ -228,14 +228,14 @@ def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
 def _provenance() -> dict:
     packages = ("vtl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
     return {
-        "commit": _commit(),
+        "commit": commit(),
         "versions": {"python": sys.version.split()[0]}
         | {name: metadata.version(name) for name in packages},
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
     }
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the checkout that the code runs from, `-dirty` if it was changed since."""
     git = [
         "git",
