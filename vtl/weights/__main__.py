@@ -15,7 +15,7 @@ from vtl.models.resnet import ResNet
 from vtl.weights import network, sources
 
 
-def summary(model: ResNet, image_size: int) -> str:
+def summary(model: ResNet, image_size: int, *, has_head: bool = True) -> str:
     """The network as a table of path, output shape and parameters, one line a module."""
     shapes = network.shapes_of(model)
     norms = {
@@ -38,6 +38,8 @@ def summary(model: ResNet, image_size: int) -> str:
     counts: dict[str, int] = {}
     for path, leaf in traverse_util.flatten_dict(shapes["params"], sep="/").items():
         module = path.rpartition("/")[0]
+        if module == "fc" and not has_head:
+            continue
         counts[module] = counts.get(module, 0) + leaf.size
     lines = [f"{'path':<26}{'output shape':<20}{'parameters':>12}"]
     for module in filter(counts.__contains__, order):
@@ -51,7 +53,8 @@ def summary(model: ResNet, image_size: int) -> str:
 def _summary(options: argparse.Namespace) -> None:
     weights = sources.load(options.name)
     model, _ = network.as_published(weights)
-    print(summary(model, weights.preprocessing.crop_size))
+    has_head = weights.architecture.num_classes is not None
+    print(summary(model, weights.preprocessing.crop_size, has_head=has_head))
 
 
 def main() -> None:
