@@ -237,3 +237,15 @@ np.savez({str(tmp_path / "eight.npz")!r}, losses=losses, **arrays)
     np.testing.assert_allclose(eight["losses"], losses, rtol=1e-5)
     for path, array in arrays.items():
         np.testing.assert_allclose(eight[path], array, rtol=1e-3, atol=1e-5, err_msg=path)
+
+
+@pytest.mark.parametrize(("side", "cells"), [(7, ((0, 4), (3, 7))), (14, ((0, 7), (7, 14)))])
+def test_cells_of_a_grid_are_those_of_adaptive_pooling(side, cells):
+    """Rows of the grid first, then columns; an odd side's middle row is in both."""
+    maps = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
+    found = np.asarray(steps._grid_means(jnp.array(maps), 2))
+    assert found.shape == (2, 2, 2, 3)
+    for row, (top, bottom) in enumerate(cells):
+        for column, (left, right) in enumerate(cells):
+            expected = maps[:, top:bottom, left:right].mean(axis=(1, 2))
+            np.testing.assert_allclose(found[:, row, column], expected, atol=1e-6)
