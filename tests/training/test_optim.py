@@ -328,3 +328,9 @@ def test_apply_updates_passes_the_frozen_on_to_the_bit():
     applied = optim.apply_updates(params, updates, {"a": False, "b": True})
     assert np.asarray(applied["a"]).tobytes() == np.asarray(params["a"]).tobytes()
     assert applied["b"].tolist() == [0.0, 3.0]
+
+
+@pytest.mark.parametrize("multiplier", [-0.1, float("nan"), float("inf")])
+def test_a_multiplier_is_a_number_of_0_or_more(multiplier):
+    message = error_of(optim.resolve_rules, ((".*", multiplier),), PARAMS)
+    assert "has no multiplier of 0 or more; None freezes" in message

@@ -1,5 +1,6 @@
 """The optimiser: schedule, freeze and learning-rate rules, SGD with momentum."""
 
+import math
 import re
 from typing import Any
 
@@ -50,6 +51,8 @@ def _check_rules(rules: Rules) -> None:
                 f"optim.rules: {rule!r} is not a pair of a regex and a multiplier or None, "
                 "as in (('fc/.*', 1.0), ('.*', None))"
             )
+        if rule[1] is not None and not 0 <= rule[1] < math.inf:
+            raise UserError(f"optim.rules: {rule!r} has no multiplier of 0 or more; None freezes")
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
