@@ -85,11 +85,10 @@ class BatchNorm(nn.Module):
     features: int
     epsilon: float
     momentum: float = 0.9
-    scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     def setup(self) -> None:  # noqa: D102 (flax calls it)
         shape = (self.features,)
-        self.scale = self.param("scale", self.scale_init, shape)
+        self.scale = self.param("scale", nn.initializers.ones, shape)
         self.bias = self.param("bias", nn.initializers.zeros, shape)
         self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         self.var = self.variable("batch_stats", "var", jnp.ones, shape)
