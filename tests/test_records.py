@@ -195,7 +195,7 @@ def test_results_say_where_they_come_from(tmp_path):
 
 def test_no_checkout_no_commit(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert records._commit() is None
+    assert records.commit() is None
 
 
 def test_a_run_of_another_status_is_not_finished(tmp_path):
