@@ -75,13 +75,18 @@ def _base() -> ConfigDict:
 def _default(config: ConfigDict) -> None:
     """LP-FT on large photos: the head by logistic regression, then two gentle passes over all.
 
-    Most of what it is worth on some hundreds of photos comes from where the probe starts it, and
-    from the size of the photos. A step at 352 pixels takes two and a half times as long as at 224.
+    Expect more than a probe at 224 pixels gives (sample mAP 65.5 against 63.7 with 700 photos). With
+    so few most of it comes from where the probe starts it, and from the size of the photos. A step
+    at 352 pixels takes two and a half times as long as at 224.
     """
 
 
 def _lab(config: ConfigDict) -> None:
-    """The lab sheet to the letter: everything trains, plain SGD at 0.1, BatchNorm by the batch."""
+    """The lab sheet to the letter: everything trains, plain SGD at 0.1, BatchNorm by the batch.
+
+    With 700 photos expect it far below the default (sample mAP 36 against 65): ten such passes from
+    a random head are too few, and the loss is still falling at the end.
+    """
     config.weights = "keras_v1"
     config.data.resize = "squash"
     config.data.image_size = 0
