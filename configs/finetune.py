@@ -75,9 +75,9 @@ def _base() -> ConfigDict:
 def _default(config: ConfigDict) -> None:
     """LP-FT on large photos: the head by logistic regression, then two gentle passes over all.
 
-    Expect more than a probe at 224 pixels gives (sample mAP 65.5 against 63.7 with 700 photos). With
-    so few most of it comes from where the probe starts it, and from the size of the photos. A step
-    at 352 pixels takes two and a half times as long as at 224.
+    Expect more than a probe at 224 pixels gives (sample mAP 65.5 against 63.7, with 700 photos).
+    With so few most of it comes from where the probe starts it, and from the size of the photos. A
+    step at 352 pixels takes two and a half times as long as at 224.
     """
 
 
