@@ -4,7 +4,7 @@
 
 A variant follows a colon, as in `--config=configs/finetune.py:lab`; each says below what it is.
 What was measured stands in experiments/finetune_animals.csv and the README. A pass over 1,000
-photos takes about seven minutes on 2 CPU cores at 352 pixels, and three at 224.
+photos takes about nine minutes on 2 CPU cores at 352 pixels, and four at 224.
 """
 
 from ml_collections import ConfigDict
@@ -76,8 +76,8 @@ def _default(config: ConfigDict) -> None:
     """LP-FT on large photos: the head by logistic regression, then two gentle passes over all.
 
     Expect more than a probe at 224 pixels gives (sample mAP 65.5 against 63.7, with 700 photos).
-    With so few most of it comes from where the probe starts it, and from the size of the photos. A
-    step at 352 pixels takes two and a half times as long as at 224.
+    With so few most of it comes from where the probe starts it, and from the size of the photos,
+    which have two and a half times the pixels of 224.
     """
 
 
