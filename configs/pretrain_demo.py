@@ -31,13 +31,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.dtype = "float32"
 
     config.optim = ConfigDict()
-    config.optim.learning_rate = 0.2
+    config.optim.learning_rate = 0.05
     config.optim.momentum = 0.9
     config.optim.nesterov = True
     config.optim.weight_decay = 5e-5
     config.optim.decay = "kernels"
     config.optim.clip_norm = 0.0
     config.optim.schedule = "cosine"
-    config.optim.warmup_steps = 300
+    config.optim.warmup_steps = 50
     config.optim.rules = ((".*", 1.0),)
     return config

@@ -23,6 +23,10 @@ def test_it_is_a_voc_devkit(devkit):
     }
     assert splits["trainval"].ids == splits["train"].ids + splits["val"].ids
     assert not set(splits["trainval"].ids) & set(splits["test"].ids)
+    for percent, count in ((10, 50), (30, 150)):
+        part = voc.read_split(devkit, f"trainval{percent}")
+        assert part.ids == splits["trainval"].ids[:count]
+        np.testing.assert_array_equal(part.labels, splits["trainval"].labels[:count])
     for split in splits.values():
         assert split.classes == demo.CLASSES
         per_scene = split.labels.sum(axis=1) + split.difficult.sum(axis=1)

@@ -6,6 +6,7 @@ background. Ten classes, several labels an image. A digit that is very small or 
 difficult. No handwritten digit is in two splits.
 """
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -23,6 +24,9 @@ VERSION = 1
 """Of the scenes: what a change below changes."""
 
 SPLITS = {"train": 300, "val": 200, "test": 500}
+PERCENTS = (10, 30)
+"""The first so many percent of trainval are a split too: `trainval10`, `trainval30`."""
+
 CLASSES = tuple("0123456789")
 SIDES = (96, 192)
 """The least and the largest width and height of a scene, in pixels."""
@@ -63,7 +67,7 @@ def write_once(directory: Path) -> Path:
 
 
 def write_devkit(root: Path) -> None:
-    """Write JPEGImages, Annotations and ImageSets/Main for `SPLITS`, and for train + val."""
+    """Write JPEGImages, Annotations and ImageSets/Main for `SPLITS`, trainval and parts of it."""
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / name).mkdir(parents=True)
     handwriting = _split_digits()
@@ -78,6 +82,11 @@ def write_devkit(root: Path) -> None:
             _write_annotation(root / "Annotations" / f"{scene_id}.xml", photo, scenes[scene_id])
         members[split] = scenes
     members["trainval"] = members["train"] | members["val"]
+    for percent in PERCENTS:
+        first = itertools.islice(
+            members["trainval"].items(), len(members["trainval"]) * percent // 100
+        )
+        members[f"trainval{percent}"] = dict(first)
     for split, scenes in members.items():
         _write_split(root / "ImageSets" / "Main", split, scenes)
 

@@ -8,13 +8,17 @@ CONTRAST = 70
 
 
 def texture(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """A background [height, width, 3] of two colours that run into each other, and grain."""
+    """A background [height, width, 3]: two colours that run into each other, and grain.
+
+    Half of all are plain; in the others the difference and the grain are anything up to strong.
+    """
+    strength = max(0.0, rng.uniform(-1, 1))
     first, second = rng.uniform(20, 235, (2, 3))
     cells = rng.integers(3, 14, 2)
     noise = Image.fromarray(rng.uniform(0, 1, cells).astype(np.float32))
     blend = np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC))[..., None]
     grain = rng.normal(0, rng.uniform(2, 14), (height, width, 1))
-    return np.clip(first + blend * (second - first) + grain, 0, 255)
+    return np.clip(first + strength * (blend * (second - first) + grain), 0, 255)
 
 
 def paint(rng: np.random.Generator, below: np.ndarray, opacity: np.ndarray) -> None:

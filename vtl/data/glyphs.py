@@ -19,8 +19,12 @@ VERSION = 1
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "abdefghmnqrtuy"
 SHAPES = ("disc", "ring", "square", "triangle", "cross", "star", "arrow", "crescent")
 CLASSES = (*LETTERS, *SHAPES)
-SIZES = (0.5, 1.0)
+SIZES = (0.4, 1.0)
 """The least and the largest side of the square a glyph is written in, as a share of the picture."""
+
+OPACITIES = (0.4, 1.0)
+"""Of the paint. What is hard to learn from is mixed with what is easy, as large and bold ones on a
+plain background are: hard ones alone left the network at chance."""
 
 _MASTER = 64  # pixels of a glyph as it is drawn, before it is bent
 _STROKES = (0, 1, 2, 4)
@@ -51,7 +55,7 @@ class Glyphs:
         mask = _bent(rng, _master(CLASSES[self.labels[row]], int(rng.choice(_STROKES))), side)
         top, left = (int(rng.integers(side - extent + 1)) for extent in mask.shape)
         below = picture[top : top + mask.shape[0], left : left + mask.shape[1]]
-        drawing.paint(rng, below, rng.uniform(0.25, 1) * mask)
+        drawing.paint(rng, below, rng.uniform(*OPACITIES) * mask)
         return picture.round().astype(np.uint8)
 
 

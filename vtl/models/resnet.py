@@ -85,10 +85,11 @@ class BatchNorm(nn.Module):
     features: int
     epsilon: float
     momentum: float = 0.9
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     def setup(self) -> None:  # noqa: D102 (flax calls it)
         shape = (self.features,)
-        self.scale = self.param("scale", nn.initializers.ones, shape)
+        self.scale = self.param("scale", self.scale_init, shape)
         self.bias = self.param("bias", nn.initializers.zeros, shape)
         self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         self.var = self.variable("batch_stats", "var", jnp.ones, shape)
@@ -163,26 +164,19 @@ class Block(nn.Module):
 
         y = x
         for i, (features, kernel_size, stride) in enumerate(convs, start=1):
-            y = self._conv_norm(y, features, kernel_size, stride, f"conv{i}", f"bn{i}", live_norms)
+            conv = Conv(features, kernel_size, stride, self.dtype, name=f"conv{i}")
+            # The last scale starts at zero, and so a block as the identity (Goyal et al. 2017,
+            # "Accurate, Large Minibatch SGD", section 5.1).
+            init = nn.initializers.zeros if i == len(convs) else nn.initializers.ones
+            norm = BatchNorm(features, self.epsilon, scale_init=init, name=f"bn{i}")
+            y = conv_norm(y, conv, norm, live_norms)
             if i < len(convs):
                 y = nn.relu(y)
         if x.shape[-1] != out or self.stride != 1:
-            x = self._conv_norm(x, out, 1, self.stride, "downsample_0", "downsample_1", live_norms)
+            conv = Conv(out, 1, self.stride, self.dtype, name="downsample_0")
+            norm = BatchNorm(out, self.epsilon, name="downsample_1")
+            x = conv_norm(x, conv, norm, live_norms)
         return nn.relu(x + y)
-
-    def _conv_norm(
-        self,
-        x: jax.Array,
-        features: int,
-        kernel_size: int,
-        stride: int,
-        conv_name: str,
-        norm_name: str,
-        live_norms: Container[str],
-    ) -> jax.Array:
-        conv = Conv(features, kernel_size, stride, self.dtype, name=conv_name)
-        norm = BatchNorm(features, self.epsilon, name=norm_name)
-        return conv_norm(x, conv, norm, live_norms)
 
 
 class ResNet(nn.Module):

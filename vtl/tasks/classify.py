@@ -48,7 +48,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     mesh = make_mesh()
     check_batch_size("batch_size", config.batch_size, mesh)
     classes = glyphs.CLASSES
-    preprocessing = TORCHVISION.override(image_size=config.image_size)
+    preprocessing = TORCHVISION.override(resize="squash", image_size=config.image_size)
     architecture = network.architecture_for(
         None, depth=config.model.depth, width=config.model.width, num_classes=len(classes)
     )
