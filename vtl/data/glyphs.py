@@ -19,7 +19,7 @@ VERSION = 1
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "abdefghmnqrtuy"
 SHAPES = ("disc", "ring", "square", "triangle", "cross", "star", "arrow", "crescent")
 CLASSES = (*LETTERS, *SHAPES)
-SIZES = (0.4, 1.0)
+SIZES = (0.5, 1.0)
 """The least and the largest side of the square a glyph is written in, as a share of the picture."""
 
 OPACITIES = (0.4, 1.0)
