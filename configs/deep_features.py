@@ -10,7 +10,11 @@ from ml_collections import ConfigDict
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config of a variant; `lab` is the lab sheet: Keras weights, photos squashed to 224."""
+    """The config of a variant.
+
+    `lab` is the lab sheet: Keras weights, photos squashed to 224. `demo` needs nothing fetched:
+    scenes with handwritten digits, made on first use, and a small network that never saw a digit.
+    """
     config = ConfigDict()
     config.task = "features"
     config.variant = variant
@@ -37,6 +41,11 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "lab":
         config.weights = "keras_v1"
         config.data.resize = "squash"
+    elif variant == "demo":
+        config.weights = "demo"
+        config.data.name = "demo"
+        config.data.image_size = 96
+        config.model.width = 0.25
     elif variant:
-        raise ValueError(f"configs/deep_features.py has no variant '{variant}'; it has lab")
+        raise ValueError(f"configs/deep_features.py has no variant '{variant}'; it has lab, demo")
     return config

@@ -137,8 +137,24 @@ def _scratch(config: ConfigDict) -> None:
     config.optim.warmup_steps = 50
 
 
+def _demo(config: ConfigDict) -> None:
+    """The same on a laptop, with nothing to fetch: digits in scenes, from letters and shapes.
+
+    1,000 scenes with one to four handwritten digits each, made on first use, and the network that
+    configs/pretrain_demo.py made, which never saw a digit. No flips: a mirrored digit is none.
+    """
+    config.weights = "demo"
+    config.data.name = "demo"
+    config.data.image_size = 96
+    config.model.width = 0.25
+    config.num_epochs = 10.0
+    config.augment = "none"
+    config.optim.learning_rate = 0.05
+
+
 VARIANTS = {
     "": _default,
+    "demo": _demo,
     "lab": _lab,
     "head": _head,
     "partial": _partial,

@@ -4,14 +4,15 @@
       --config.features=runs/features/DF_ResNet50_VOC2007.npz
 
 The default is the lab's: SGD at 0.1, batches of 32, 20 epochs. `:lbfgs` is L2-regularised logistic
-regression with the L2 of each class chosen by cross-validation on train. Seconds on a CPU.
+regression with the L2 of each class chosen by cross-validation on train. Seconds on a CPU. `:demo`
+is the lab's on what `configs/deep_features.py:demo` wrote.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config of a variant, `lbfgs` or the lab's SGD."""
+    """The config of a variant, `lbfgs` or `demo`, or the lab's SGD."""
     config = ConfigDict()
     config.task = "probe"
     config.variant = variant
@@ -43,6 +44,8 @@ def get_config(variant: str = "") -> ConfigDict:
 
     if variant == "lbfgs":
         config.solver = "lbfgs"
+    elif variant == "demo":
+        config.features = "runs/features_demo/DF_ResNet50_DEMO.npz"
     elif variant:
-        raise ValueError(f"configs/linear_probe.py has no variant '{variant}'; it has lbfgs")
+        raise ValueError(f"configs/linear_probe.py has no variant '{variant}'; it has lbfgs, demo")
     return config

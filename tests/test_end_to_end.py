@@ -220,6 +220,7 @@ def assert_same_run(found: Path, expected: Path, num_steps: int) -> None:
 # Variant -> what else it needs to learn something in a few steps.
 LEARNING = {
     "": {"num_epochs": 6.0, "optim.learning_rate": 0.03},
+    "demo": {"num_epochs": 6.0, "optim.learning_rate": 0.03},
     "lab": {"num_epochs": 8.0},
     "head": {"num_epochs": 8.0, "optim.learning_rate": 1.0, "optim.momentum": 0.9},
     "partial": {"num_epochs": 8.0, "optim.learning_rate": 0.03},
@@ -353,6 +354,7 @@ def test_the_model_loads_and_what_was_frozen_is_the_same(finished, weights, vari
     everything = set(source.tensors)
     expected = {
         "": everything - statistics,
+        "demo": everything - statistics,
         "lab": everything,
         "head": head,
         "partial": head | stage,
@@ -576,3 +578,35 @@ def test_one_step_by_hand_of_the_schedule(finished):
     decay = optax.cosine_decay_schedule(0.1, len(lines) - 5)
     expected = [0.1 * i / 5 if i < 5 else float(decay(i - 5)) for i in range(len(lines))]
     np.testing.assert_allclose([line["learning_rate"] for line in lines], expected, atol=1e-8)
+
+
+def test_the_demo_needs_nothing_but_the_package(tmp_path, cache):
+    """Each task's `:demo`, by the commands of the README but shorter, in an empty directory."""
+    root = Path(__file__).parents[1]
+    short = {"num_epochs": 0.1, "data.image_size": 32}
+
+    def start_demo(name: str, options: dict) -> str:
+        command = [sys.executable, "-m", "vtl.main", f"--config={root}/configs/{name}.py:demo"]
+        command += [f"--config.{option}={value}" for option, value in options.items()]
+        return subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(root)},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    printed = start_demo("finetune", short)
+    assert "mAP on test: lab " in printed
+    results = json.loads((tmp_path / "runs/finetune_demo/results.json").read_text())
+    assert results["classes"] == list("0123456789")
+    assert (results["weights"]["name"], results["data"]["name"]) == ("demo", "demo")
+    assert results["map"]["test"]["voc2007"] > 0.3  # chance is about 0.2
+    assert "runs/finetune_demo is finished" in start_demo("finetune", short)
+
+    start_demo("deep_features", {"data.image_size": 32})
+    assert "mAP on test: lab " in start_demo("linear_probe", {})
+    results = json.loads((tmp_path / "runs/probe_demo/results.json").read_text())
+    assert len(results["ap"]["test"]["voc2007"]) == 10
+    assert all((cache / name).is_dir() for name in ("images", "demo-v1"))

@@ -117,7 +117,8 @@ def _fetch_from_mirrors(download: Download, path: Path) -> None:
     raise UserError(
         f"could not fetch {download.filename} ({'; '.join(failures) or 'no mirror is known'}); try "
         "again later, or put a file of exactly this name "
-        f"({', '.join(looks) or 'size and hash are not known'}) at {path} by hand"
+        f"({', '.join(looks) or 'size and hash are not known'}) at {path} by hand; "
+        "--config=configs/finetune.py:demo needs no download"
     )
 
 

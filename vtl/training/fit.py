@@ -11,6 +11,9 @@ import optax
 from vtl.data import batches
 from vtl.training import losses
 
+_UNROLL = 4
+"""Steps of SGD in one turn of the loop, whose own cost shows beside so small a step."""
+
 
 class Linear(NamedTuple):
     """A linear head: kernel [D, C], bias [C]; a leading axis where there are several."""
@@ -128,8 +131,9 @@ def sgd(
 
         # The kernel is [C, D] meanwhile: XLA's CPU backend takes half the time for its gradient.
         head = Linear(head.kernel.T, head.bias)
+        carry = (head, optimizer.init(head))
         by_step: jax.Array
-        (head, _), by_step = jax.lax.scan(step, (head, optimizer.init(head)), order)
+        (head, _), by_step = jax.lax.scan(step, carry, order, unroll=_UNROLL)
         return Linear(head.kernel.T, head.bias), by_step
 
     return jax.vmap(fit_one)(orders, start, learning_rates, weight_decays)

@@ -14,7 +14,10 @@ from vtl.weights.preprocessing import CAFFE, TORCHVISION, Preprocessing
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Published ImageNet weights of one file, with their top-1 accuracy in percent."""
+    """The weights of one file, with their top-1 accuracy in percent on what they were trained on.
+
+    That is ImageNet, but for `demo`. A download without a URL is a file of this package.
+    """
 
     download: fetch.Download
     variant: str
@@ -80,6 +83,18 @@ SOURCES = {
         74.928,
         "MIT",
     ),
+    # A ResNet-50 of quarter width, by configs/pretrain_demo.py.
+    "demo": Source(
+        fetch.Download(
+            "demo.safetensors",
+            (),
+            sha256="d7729d0f10779b39d120fa39c46498e2b1de1d24690c697d788e89ba743ba241",
+        ),
+        "v1.5",
+        TORCHVISION.override(resize="squash", image_size=48),
+        86.45,
+        "Apache-2.0",
+    ),
 }
 
 
@@ -126,7 +141,10 @@ def load(name_or_path: str) -> Weights:
 
 def _locate(name_or_path: str) -> Path:
     if name_or_path in SOURCES:
-        return fetch.fetch(SOURCES[name_or_path].download, fetch.cache_dir() / "weights")
+        download = SOURCES[name_or_path].download
+        if not download.urls:
+            return Path(__file__).with_name(download.filename)
+        return fetch.fetch(download, fetch.cache_dir() / "weights")
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         path = path / "model.safetensors"
