@@ -31,7 +31,7 @@ REGIMES: dict[str, grid.Overrides] = {
 """What each changes of configs/finetune.py:demo; the last three start from the same probe."""
 
 RATES = {
-    "scratch": (0.01, 0.02, 0.05, 0.1),
+    "scratch": (0.003, 0.01, 0.02, 0.05, 0.1),
     "probe": (0.05,),
     "partial": (0.05, 0.1),
     "full": (0.02, 0.05),

@@ -176,7 +176,7 @@ def show_outcome(results: dict) -> None:
     roles = list(results["map"])
     shown = "test" if "test" in roles else roles[-1]
     outcome = {q: of[shown] for q, of in results.items() if q in metrics.QUANTITIES}
-    say(f"\nAP on {shown} [95 % interval], in percent")
+    say(f"\nOn {shown}:")
     say(metrics.format_table(outcome, results["classes"]))
     for role in roles:
         means = results["map"][role]
