@@ -125,7 +125,10 @@ def _partial(config: ConfigDict) -> None:
 
 
 def _scratch(config: ConfigDict) -> None:
-    """Random initialisation: what the ImageNet weights are worth."""
+    """Random initialisation: what the ImageNet weights are worth.
+
+    With 700 photos expect a third of what the default gives (sample mAP 22 against 65).
+    """
     config.weights = ""
     config.data.image_size = 0
     config.head = "random"

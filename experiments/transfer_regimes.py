@@ -134,6 +134,7 @@ def draw(out: Path, rows: list[dict[str, Any]]) -> None:
     by_epoch.set(xlabel="epoch", ylabel="mAP (lab) on test")
     by_share.set(xlabel="% of the labels", ylabel="mAP (voc2010) on test", xscale="log")
     by_share.set_xticks(PERCENTS, [str(share) for share in PERCENTS])
+    by_share.minorticks_off()
     by_share.legend()
     plt.rcParams["svg.hashsalt"] = "vtl"
     figure.savefig(Path(__file__).with_suffix(".svg"), metadata={"Date": None})

@@ -19,7 +19,6 @@ from vtl.training.state import (
     check_batch_size,
     make_mesh,
     new_state,
-    replicated,
 )
 from vtl.weights import network, sources
 from vtl.weights.preprocessing import TORCHVISION
@@ -86,18 +85,18 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
     run_directory.begin()
     checkpoints = Checkpoints(workdir / "checkpoints", best_by=None)
-    resumed_from = checkpoints.latest()
 
     def first_state() -> TrainState:
         return new_state(network.initialise(model, config.seed), optimizer)
 
-    if resumed_from is None:
-        train_state = jax.device_put(jax.jit(first_state)(), replicated(mesh))
-    else:
-        say(f"going on from step {resumed_from} of {num_steps}")
-        like = jax.eval_shape(first_state)
-        train_state = checkpoints.restore(resumed_from, like, replicated(mesh))
-    run_directory.cut_metrics(resumed_from or -1)
+    train_state, resumed_from = loop.start(
+        jax.jit(first_state),
+        jax.eval_shape(first_state),
+        num_steps=num_steps,
+        mesh=mesh,
+        run_directory=run_directory,
+        checkpoints=checkpoints,
+    )
     train_state = loop.run(
         train_state,
         train_step,

@@ -121,8 +121,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     run_directory.begin()
     best_by = f"val_map_{MAP_PROTOCOL}" if "val" in splits else None
     checkpoints = Checkpoints(workdir / "checkpoints", best_by=best_by)
-    resumed_from = checkpoints.latest()
-    if resumed_from is None:
+
+    def first_state() -> TrainState:
         variables = network.starting_variables(model, weights, head=config.head, seed=config.seed)
         if given_head:
             variables["params"]["fc"] = given_head
@@ -131,12 +131,16 @@ def run(config: ConfigDict, workdir: Path) -> None:
             _, features = predict(variables, "train")
             head = fit.logistic_regression(features, train.labels, known, config.head_l2)
             variables["params"]["fc"] = dict(zip(("kernel", "bias"), head, strict=True))
-        train_state = jax.device_put(new_state(variables, optimizer), replicated(mesh))
-    else:
-        say(f"going on from step {resumed_from} of {num_steps}")
-        train_state = jax.eval_shape(lambda: new_state(network.initialise(model, 0), optimizer))
-        train_state = checkpoints.restore(resumed_from, train_state, replicated(mesh))
-    run_directory.cut_metrics(resumed_from or -1)  # the start is scored again
+        return new_state(variables, optimizer)
+
+    train_state, resumed_from = loop.start(
+        first_state,
+        jax.eval_shape(lambda: new_state(network.initialise(model, 0), optimizer)),
+        num_steps=num_steps,
+        mesh=mesh,
+        run_directory=run_directory,
+        checkpoints=checkpoints,
+    )
     seconds["head"] = time.perf_counter()
     train_state = loop.run(
         train_state,

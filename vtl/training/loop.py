@@ -16,9 +16,9 @@ from jax.sharding import Mesh
 from vtl.data import batches
 from vtl.data.glyphs import Glyphs
 from vtl.errors import UserError
-from vtl.records import Progress, RunDirectory
+from vtl.records import Progress, RunDirectory, say
 from vtl.training.checkpoint import Checkpoints
-from vtl.training.state import TrainState, by_batch
+from vtl.training.state import TrainState, by_batch, replicated
 from vtl.training.steps import TrainStep
 
 
@@ -38,6 +38,29 @@ class TrainingSet:
 def count_steps(num_epochs: float, num_images: int, batch_size: int) -> int:
     """The steps that come nearest to `num_epochs` passes, at least one."""
     return max(1, round(num_epochs * num_images / batch_size))
+
+
+def start(
+    first: Callable[[], TrainState],
+    shapes: TrainState,
+    *,
+    num_steps: int,
+    mesh: Mesh,
+    run_directory: RunDirectory,
+    checkpoints: Checkpoints,
+) -> tuple[TrainState, int | None]:
+    """The state of the latest checkpoint, of `shapes`, and its step; `first()` where there is none.
+
+    metrics.jsonl is cut to that step.
+    """
+    resumed_from = checkpoints.latest()
+    if resumed_from is None:
+        train_state = jax.device_put(first(), replicated(mesh))
+    else:
+        say(f"going on from step {resumed_from} of {num_steps}")
+        train_state = checkpoints.restore(resumed_from, shapes, replicated(mesh))
+    run_directory.cut_metrics(resumed_from or -1)  # the start is scored again
+    return train_state, resumed_from
 
 
 def run(
