@@ -2,8 +2,8 @@
 
     python -m vtl.main --config=configs/deep_features.py --workdir=runs/features
 
-Writes WORKDIR/DF_ResNet50_VOC2007.npz: X_train, Y_train, X_test, Y_test and what they were made of.
-On 2 CPU cores about 15 photos a second.
+Writes WORKDIR/DF_ResNet50_VOC2007.npz, named after depth and data: X_train, Y_train, X_test, Y_test
+and what they were made of. On 2 CPU cores about 15 photos a second.
 """
 
 from ml_collections import ConfigDict
@@ -21,8 +21,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.weights = "torchvision_v1"  # a source, a file, or a finished run
 
     config.data = ConfigDict()
-    config.data.name = "voc2007"
-    config.data.root = ""  # an unpacked devkit, PATH/VOCdevkit/VOC2007; "" fetches VOC2007
+    config.data.name = "voc2007"  # or demo
+    config.data.root = ""  # an unpacked devkit, PATH/VOCdevkit/VOC2007; "" fetches or makes `name`
     config.data.train_split = "trainval"
     config.data.test_split = "test"
     config.data.resize = ""  # squash or resize_crop; "" is the weights' own
@@ -35,7 +35,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.precision = "default"  # of float32 products: default (TF32 on GPUs), highest
 
     config.layer = "layer4"  # the stage whose output is averaged: layer1 to layer4
-    config.pool = 1  # over pool x pool cells: 1 gives 2048 numbers, 2 gives 8192
+    config.pool = (
+        1  # over pool x pool cells: 1 gives 2048 numbers (512 in the demo), 2 four times that
+    )
     config.batch_size = 32
 
     if variant == "lab":

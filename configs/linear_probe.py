@@ -5,7 +5,7 @@
 
 The default is the lab's: SGD at 0.1, batches of 32, 20 epochs. `:lbfgs` is L2-regularised logistic
 regression with the L2 of each class chosen by cross-validation on train. Seconds on a CPU. `:demo`
-is the lab's on what `configs/deep_features.py:demo` wrote.
+is the lab's on what `configs/deep_features.py:demo` wrote; run that first.
 """
 
 from ml_collections import ConfigDict

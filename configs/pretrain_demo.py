@@ -2,7 +2,8 @@
 
     python -m vtl.main --config=configs/pretrain_demo.py --workdir=runs/pretrain_demo
 
-Writes WORKDIR/model.safetensors, in float16.
+Writes WORKDIR/model.safetensors, in float16. Half an hour on 2 CPU cores; expect 86 % of held-out
+pictures named right. How this one became the package's stands in experiments/pretrain_demo.py.
 """
 
 from ml_collections import ConfigDict

@@ -14,8 +14,7 @@ from vtl.tasks import finetune
 
 Overrides = dict[str, Any]
 
-COMMIT = records.commit()
-"""Of this code as the script starts: the first table it writes makes the checkout a dirty one."""
+records.commit()  # before the first table makes the checkout a dirty one
 
 
 def run_finetune(variant: str, overrides: Overrides, workdir: Path) -> None:
@@ -51,7 +50,7 @@ def outcome(run: Path) -> dict[str, Any]:
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows of the same keys as CSV, with the commit of this code where they name none."""
-    rows = [{**row, "commit": row.get("commit", COMMIT)} for row in rows]
+    rows = [{**row, "commit": row.get("commit", records.commit())} for row in rows]
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()

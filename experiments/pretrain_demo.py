@@ -5,7 +5,7 @@
 
 Half an hour on 2 CPU cores. Writes experiments/pretrain_demo.csv: the share of 2,000 held-out
 pictures that are named right, by epoch of 20,000 pictures. The sha256 and the last share belong
-into vtl/weights/sources.py.
+in vtl/weights/sources.py.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import json
 import shutil
 from pathlib import Path
 
+from configs import pretrain_demo as pretrain_config
 from experiments import grid
 from vtl.data import fetch
 from vtl.weights import sources
@@ -24,17 +25,21 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/pretrain_demo"))
     options = parser.parse_args()
     results = grid.outcome(options.run)
+    config = json.loads((options.run / "config.json").read_text())
+    if results.get("status") != "finished" or config != json.loads(
+        pretrain_config.get_config().to_json()
+    ):
+        raise SystemExit(f"{options.run} is no finished run of configs/pretrain_demo.py")
     target = Path(sources.__file__).with_name(sources.SOURCES["demo"].download.filename)
     shutil.copyfile(options.run / "model.safetensors", target)
     sha256 = fetch.file_sha256(target)
-    config = json.loads((options.run / "config.json").read_text())
     lines = [json.loads(x) for x in (options.run / "metrics.jsonl").read_text().splitlines()]
     rows = [
         {
             "pictures": line["step"] * config["batch_size"],
             "top1": round(100 * line["top1"], 2),
-            "pictures_per_second": round(line.get("images_per_second") or 0),
-            "seconds": round(results["seconds"]["total"]),
+            "pictures_per_second": round(line["images_per_second"]) if line["step"] else "",
+            "total_seconds": round(results["seconds"]["total"]),
             "sha256": sha256,
             "commit": results["commit"],
         }

@@ -224,7 +224,12 @@ LEARNING = {
     "lab": {"num_epochs": 8.0},
     "head": {"num_epochs": 8.0, "optim.learning_rate": 1.0, "optim.momentum": 0.9},
     "partial": {"num_epochs": 8.0, "optim.learning_rate": 0.03},
-    "scratch": {"num_epochs": 9.0, "log_every_steps": 1, "optim.warmup_steps": 5},
+    "scratch": {
+        "num_epochs": 9.0,
+        "log_every_steps": 1,
+        "optim.learning_rate": 0.3,
+        "optim.warmup_steps": 5,
+    },
 }
 
 
@@ -334,7 +339,7 @@ def test_the_model_loads_and_what_was_frozen_is_the_same(finished, weights, vari
     source = sources.load(str(weights))
     assert model.classes == CLASSES
     assert model.preprocessing.crop_size == 32
-    assert model.preprocessing.resize == ("squash" if variant == "lab" else "resize_crop")
+    assert model.preprocessing.resize == ("squash" if variant in ("lab", "demo") else "resize_crop")
     assert (model.preprocessing.mean, model.preprocessing.std) == (
         TORCHVISION.mean,
         TORCHVISION.std,
@@ -580,7 +585,8 @@ def test_one_step_by_hand_of_the_schedule(finished):
     np.testing.assert_allclose([line["learning_rate"] for line in lines], expected, atol=1e-8)
 
 
-def test_the_demo_needs_nothing_but_the_package(tmp_path, cache):
+@pytest.mark.slow
+def test_the_demo_fetches_nothing(tmp_path, cache):
     """Each task's `:demo`, by the commands of the README but shorter, in an empty directory."""
     root = Path(__file__).parents[1]
     short = {"num_epochs": 0.1, "data.image_size": 32}
@@ -588,21 +594,28 @@ def test_the_demo_needs_nothing_but_the_package(tmp_path, cache):
     def start_demo(name: str, options: dict) -> str:
         command = [sys.executable, "-m", "vtl.main", f"--config={root}/configs/{name}.py:demo"]
         command += [f"--config.{option}={value}" for option, value in options.items()]
-        return subprocess.run(
+        nowhere = {"http_proxy": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1"}
+        process = subprocess.run(
             command,
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(root)},
-            check=True,
+            env=os.environ | {"PYTHONPATH": str(root)} | nowhere,
+            timeout=TIMEOUT_S,
             capture_output=True,
             text=True,
-        ).stdout
+        )
+        assert process.returncode == 0, process.stderr
+        return process.stdout
 
     printed = start_demo("finetune", short)
     assert "mAP on test: lab " in printed
     results = json.loads((tmp_path / "runs/finetune_demo/results.json").read_text())
     assert results["classes"] == list("0123456789")
     assert (results["weights"]["name"], results["data"]["name"]) == ("demo", "demo")
-    assert results["map"]["test"]["voc2007"] > 0.3  # chance is about 0.2
+    assert results["weights"]["preprocessing"]["resize"] == "squash"
+    assert results["map"]["test"]["voc2007"] > 0.25
+    start_demo("finetune", short | {"weights": "", "head": "random"} | {"variant": "scratch"})
+    scratch = json.loads((tmp_path / "runs/finetune_scratch/results.json").read_text())
+    assert results["map"]["test"]["voc2007"] > scratch["map"]["test"]["voc2007"] + 0.03
     assert "runs/finetune_demo is finished" in start_demo("finetune", short)
 
     start_demo("deep_features", {"data.image_size": 32})
@@ -610,3 +623,4 @@ def test_the_demo_needs_nothing_but_the_package(tmp_path, cache):
     results = json.loads((tmp_path / "runs/probe_demo/results.json").read_text())
     assert len(results["ap"]["test"]["voc2007"]) == 10
     assert all((cache / name).is_dir() for name in ("images", "demo-v1"))
+    assert not any((cache / name).exists() for name in ("weights", "voc2007"))

@@ -130,6 +130,16 @@ def test_unknown_flag(vtl, options, workdir):
     assert not workdir.exists()
 
 
+def test_what_cannot_be_fetched(vtl, tmp_path, workdir):
+    nowhere = {"http_proxy": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1"}
+    environment = nowhere | {"VTL_CACHE": str(tmp_path / "cache")}
+    error = vtl(CONFIG, f"--workdir={workdir}", **environment).error
+    assert "could not fetch VOCtrainval_06-Nov-2007.tar" in error
+    assert f"put VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar into {tmp_path}" in error
+    assert error.endswith("; --config=configs/finetune.py:demo needs no download")
+    assert not workdir.exists()
+
+
 # An option, and what the error must name.
 OPTIONS = {
     "a misspelt knob": ("optim.learning_rat=0.1", "learning_rate"),

@@ -194,8 +194,10 @@ def test_results_say_where_they_come_from(tmp_path):
 
 
 def test_no_checkout_no_commit(monkeypatch):
+    records.commit.cache_clear()
     monkeypatch.setenv("PATH", "")
     assert records.commit() is None
+    records.commit.cache_clear()
 
 
 def test_a_run_of_another_status_is_not_finished(tmp_path):

@@ -11,6 +11,10 @@ class UserError(Exception):
     """
 
 
+class FetchError(UserError):
+    """A download that failed; `vtl.main` names what needs none."""
+
+
 def check_choice(option: str, value: str, choices: Collection[str]) -> None:
     """Raise UserError where `value` is none of what the config's `option` may be."""
     if value not in choices:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from vtl import records
 from vtl.data import fetch
-from vtl.errors import UserError, check_choice
+from vtl.errors import FetchError, UserError, check_choice
 from vtl.tasks import classify, features, finetune, probe
 from vtl.training.loop import Interrupted
 
@@ -50,6 +50,9 @@ def main(argv: list[str]) -> None:
         check_choice("precision", config.precision, PRECISIONS)
         with jax.default_matmul_precision(config.precision):
             TASKS[config.task](config, Path(workdir))
+    except FetchError as error:
+        config_file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
+        _fail(f"{error}; --config={config_file}:demo needs no download")
     except UserError as error:
         _fail(str(error))
     except OSError as error:

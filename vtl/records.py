@@ -1,5 +1,6 @@
 """The run directory: config.json, metrics.jsonl, results.json, scores. And what a run prints."""
 
+import functools
 import json
 import os
 import subprocess
@@ -235,8 +236,12 @@ def _provenance() -> dict:
     }
 
 
+@functools.cache
 def commit() -> str | None:
-    """The commit of the checkout that the code runs from, `-dirty` if it was changed since."""
+    """The commit of the checkout that the code runs from, `-dirty` if it was changed since.
+
+    As it is at the first call: what a run writes into the checkout doesn't change what ran.
+    """
     git = [
         "git",
         "-C",

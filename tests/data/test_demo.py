@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vtl.data import demo, voc
+from vtl.data import demo, drawing, voc
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +44,11 @@ def test_class_files_say_what_the_annotations_say(devkit, tmp_path):
     shutil.copytree(devkit, copy)
     for path in (copy / "ImageSets" / "Main").glob("*_*.txt"):
         path.unlink()
-    digits = {name: f"digit {name}" for name in demo.CLASSES}
     names = dict(zip(demo.CLASSES, voc.CLASSES, strict=False))
     for path in (copy / "Annotations").iterdir():
         tree = ElementTree.parse(path)
         for node in tree.iter("object"):
-            assert node.find("name").text in digits
+            assert node.find("name").text in demo.CLASSES
             node.find("name").text = names[node.find("name").text]
         tree.write(path)
     by_files, by_xml = (voc.read_split(root, "test") for root in (devkit, copy))
@@ -78,13 +77,47 @@ def test_no_handwriting_is_in_two_splits():
     assert sum(map(len, seen)) == len(set.union(*seen)) == 1797
 
 
-def test_scenes_are_the_same_every_time():
-    handwriting = demo._split_digits()["train"]
-    (first, digits), (again, digits_again) = (
-        demo.draw_scene(np.random.default_rng(5), handwriting) for _ in range(2)
+def test_what_is_small_or_faint_is_difficult(monkeypatch):
+    opacities, real = [], demo.drawing.paint
+    monkeypatch.setattr(
+        demo.drawing, "paint", lambda *args: (opacities.append(args[2].max()), real(*args))
     )
-    assert first.tobytes() == again.tobytes()
-    assert digits == digits_again
+    handwriting = demo._split_digits()["train"]
+    for seed in range(40):
+        opacities.clear()
+        scene, digits = demo.draw_scene(np.random.default_rng(seed), handwriting)
+        assert len(opacities) == len(digits)
+        for digit, opacity in zip(digits, opacities, strict=True):
+            left, top, right, bottom = digit.box
+            share = max(right - left, bottom - top) / min(scene.size)
+            # A digit's ink may be a little short of opaque.
+            if share < demo.SMALL or opacity < demo.FAINT - 0.1:
+                assert digit.difficult
+            if share >= demo.SMALL and opacity > demo.FAINT:
+                assert not digit.difficult
+
+
+def test_digits_are_in_their_boxes_and_nowhere_else(monkeypatch):
+    handwriting = demo._split_digits()["train"]
+    for seed in range(20):
+        painted, digits = demo.draw_scene(np.random.default_rng(seed), handwriting)
+        with monkeypatch.context() as patch:
+            patch.setattr(demo.drawing, "paint", _draw_a_colour)
+            bare, same_digits = demo.draw_scene(np.random.default_rng(seed), handwriting)
+        assert digits == same_digits
+        changed = (np.asarray(painted) != np.asarray(bare)).any(axis=2)
+        for left, top, right, bottom in (digit.box for digit in digits):
+            assert changed[top:bottom, left:right].mean() > 0.1
+            changed[top:bottom, left:right] = False
+        assert not changed.any()
+
+
+def _draw_a_colour(rng, below, opacity):
+    """`drawing.paint` without the paint: as many random numbers are drawn."""
+    _PAINT(rng, below.copy(), opacity)
+
+
+_PAINT = drawing.paint
 
 
 def test_it_is_written_once_and_whole(tmp_path, monkeypatch):

@@ -205,7 +205,6 @@ def test_error_names_every_mirror_and_the_way_out(serve, tmp_path):
     assert f"{mirrors[2].url}: connection closed after 40 of 1,000,000 bytes" in message
     assert f"exactly this name (1,000,000 bytes, sha256 {SHA256})" in message
     assert f"at {tmp_path / 'file.bin'} by hand" in message
-    assert "--config=configs/finetune.py:demo needs no download" in message
     assert not (tmp_path / "file.bin").exists()
 
 

@@ -34,14 +34,19 @@ FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes"
 
 @functools.cache
 def variables():
-    """A network whose running averages have already seen something."""
+    """A network whose running averages have already seen something, and whose blocks count."""
     init = jax.jit(lambda: MODEL.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), live_norms=()))
     tree = init()
     rng = np.random.default_rng(0)
     batch_stats = jax.tree.map(
         lambda leaf: leaf + rng.uniform(0, 0.1, leaf.shape).astype(np.float32), tree["batch_stats"]
     )
-    return jax.device_get({"params": tree["params"], "batch_stats": batch_stats})
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: rng.uniform(0.5, 1, leaf.shape) if path[-1].key == "scale" else leaf,
+        tree["params"],
+    )
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
+    return jax.device_get({"params": params, "batch_stats": batch_stats})
 
 
 def make_batch(seed=0, size=36):

@@ -1,10 +1,23 @@
 """The order of a split's images, and their way onto the mesh."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
+
+
+class Images(Protocol):
+    """uint8 [N, H, W, 3], of which rows are read: an array, a memory map, or drawn on demand."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[N, H, W, 3]."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray: ...
 
 
 def train_indices(step: int, *, num_images: int, batch_size: int, seed: int) -> np.ndarray:

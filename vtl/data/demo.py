@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 from vtl.data import drawing
 
 VERSION = 1
-"""Of the scenes: what a change below changes."""
+"""Raise it with every change that alters the scenes. Their ids begin with it."""
 
 SPLITS = {"train": 300, "val": 200, "test": 500}
 PERCENTS = (10, 30)
@@ -32,20 +32,28 @@ SIDES = (96, 192)
 """The least and the largest width and height of a scene, in pixels."""
 
 SIZES = (0.12, 0.45)
-"""The least and the largest size of a digit, as a share of the scene's shorter side."""
+"""The square a digit is written in, before it is turned and cut to its ink: the least and the
+largest, as a share of the scene's shorter side."""
 
 SMALL, FAINT = 0.15, 0.35
 """Below this share of the shorter side, or this opacity, a digit is marked difficult."""
+
+_STREAM = ord("d")
+"""Keeps these random numbers apart from those of other data that is drawn."""
 
 _OVERLAP = 0.1
 _ATTEMPTS = 20
 
 
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom, in pixels; the last two are outside."""
+
+
 class Digit(NamedTuple):
-    """One digit of a scene, and its box (left, top, right, bottom) in pixels."""
+    """One digit of a scene."""
 
     name: str
-    box: tuple[int, int, int, int]
+    box: Box
     difficult: bool
 
 
@@ -67,7 +75,10 @@ def write_once(directory: Path) -> Path:
 
 
 def write_devkit(root: Path) -> None:
-    """Write JPEGImages, Annotations and ImageSets/Main for `SPLITS`, trainval and parts of it."""
+    """Write JPEGImages, Annotations and ImageSets/Main for `SPLITS`, trainval and parts of it.
+
+    `root` must not be there yet.
+    """
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / name).mkdir(parents=True)
     handwriting = _split_digits()
@@ -75,8 +86,8 @@ def write_devkit(root: Path) -> None:
     for index, (split, num_scenes) in enumerate(SPLITS.items()):
         scenes = {}
         for number in range(num_scenes):
-            scene_id = f"{len(members) * 1000 + number:06d}"
-            rng = np.random.default_rng((VERSION, index, number))
+            scene_id = f"{VERSION}{index}{number:04d}"
+            rng = np.random.default_rng((_STREAM, VERSION, index, number))
             photo, scenes[scene_id] = draw_scene(rng, handwriting[split])
             photo.save(root / "JPEGImages" / f"{scene_id}.jpg", quality=90)
             _write_annotation(root / "Annotations" / f"{scene_id}.xml", photo, scenes[scene_id])
@@ -96,10 +107,10 @@ def draw_scene(
 ) -> tuple[Image.Image, list[Digit]]:
     """One scene, from the handwriting {class: [N, 8, 8] in 0..1} of its split."""
     width, height = (int(side) for side in rng.integers(SIDES[0], SIDES[1] + 1, 2))
-    scene = drawing.texture(rng, width, height)
+    scene = drawing.texture(rng, width, height, strength=rng.uniform(0, 1))
     digits: list[Digit] = []
     for name in rng.choice(CLASSES, rng.integers(1, 5)):
-        mask = _write(rng, rng.choice(handwriting[name]), min(width, height))
+        mask = _render(rng, rng.choice(handwriting[name]), min(width, height))
         for _ in range(_ATTEMPTS):
             left = int(rng.integers(width - mask.shape[1] + 1))
             top = int(rng.integers(height - mask.shape[0] + 1))
@@ -113,7 +124,7 @@ def draw_scene(
 def _split_digits() -> dict[str, dict[str, np.ndarray]]:
     """The handwriting of every split and class; shares are those of the scenes."""
     bunch = load_digits()
-    rng = np.random.default_rng(VERSION)
+    rng = np.random.default_rng((_STREAM, VERSION))
     ends = np.cumsum(list(SPLITS.values())) / sum(SPLITS.values())
     found: dict[str, dict[str, np.ndarray]] = {split: {} for split in SPLITS}
     for name in CLASSES:
@@ -124,7 +135,7 @@ def _split_digits() -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
-def _write(rng: np.random.Generator, digit: np.ndarray, shorter: int) -> np.ndarray:
+def _render(rng: np.random.Generator, digit: np.ndarray, shorter: int) -> np.ndarray:
     """The opacity [H, W] of one digit, enlarged, turned and cut to its ink."""
     size = round(shorter * rng.uniform(*SIZES))
     image = Image.fromarray((255 * digit).astype(np.uint8)).resize((size, size))
@@ -135,7 +146,7 @@ def _write(rng: np.random.Generator, digit: np.ndarray, shorter: int) -> np.ndar
 
 
 def _paint(
-    rng: np.random.Generator, scene: np.ndarray, name: str, mask: np.ndarray, box: tuple
+    rng: np.random.Generator, scene: np.ndarray, name: str, mask: np.ndarray, box: Box
 ) -> Digit:
     left, top, right, bottom = box
     opacity = rng.uniform(0.25, 1)
@@ -144,7 +155,7 @@ def _paint(
     return Digit(name, box, bool(is_small or opacity < FAINT))
 
 
-def _overlap(a: tuple, b: tuple) -> float:
+def _overlap(a: Box, b: Box) -> float:
     """Intersection over union of two boxes."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])

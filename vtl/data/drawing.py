@@ -4,15 +4,14 @@ import numpy as np
 from PIL import Image
 
 CONTRAST = 70
-"""The least difference, in 0..255, between the mean of a colour and that of what it covers."""
+"""The least difference, in 0..255, between the mean of a colour and of the box it is painted in."""
 
 
-def texture(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+def texture(rng: np.random.Generator, width: int, height: int, strength: float) -> np.ndarray:
     """A background [height, width, 3]: two colours that run into each other, and grain.
 
-    Half of all are plain; in the others the difference and the grain are anything up to strong.
+    `strength` goes from 0, one plain colour, to 1.
     """
-    strength = max(0.0, rng.uniform(-1, 1))
     first, second = rng.uniform(20, 235, (2, 3))
     cells = rng.integers(3, 14, 2)
     noise = Image.fromarray(rng.uniform(0, 1, cells).astype(np.float32))

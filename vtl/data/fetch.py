@@ -20,7 +20,7 @@ from pathlib import Path
 from absl import logging
 from tqdm import tqdm
 
-from vtl.errors import UserError
+from vtl.errors import FetchError, UserError
 
 try:
     import fcntl
@@ -66,7 +66,12 @@ def cache_dir() -> Path:
 @functools.cache
 def _temporary_cache_dir(reason: str) -> Path:
     path = Path(tempfile.mkdtemp(prefix="vtl-"))
-    logging.warning("%s; downloads go to %s. Set VTL_CACHE to keep them elsewhere.", reason, path)
+    logging.warning(
+        "%s; what is fetched, decoded and compiled goes to %s for this time. Set VTL_CACHE to keep "
+        "it elsewhere.",
+        reason,
+        path,
+    )
     return path
 
 
@@ -87,7 +92,8 @@ def fetch(download: Download, directory: Path) -> Path:
     and hash are right. A file that somebody put there by hand is checked on first use.
 
     Raises:
-      UserError: every mirror failed, the disk is full, or the file there is not the expected one.
+      FetchError: every mirror failed.
+      UserError: the disk is full, or the file there is not the expected one.
     """
     path = directory / download.filename
     try:
@@ -114,11 +120,10 @@ def _fetch_from_mirrors(download: Download, path: Path) -> None:
         logging.info("%s: %s", url, reason)
     looks = [f"{download.size:,} bytes"] if download.size is not None else []
     looks += [f"{name} {digest}" for name, digest in _expected_digests(download).items()]
-    raise UserError(
+    raise FetchError(
         f"could not fetch {download.filename} ({'; '.join(failures) or 'no mirror is known'}); try "
         "again later, or put a file of exactly this name "
-        f"({', '.join(looks) or 'size and hash are not known'}) at {path} by hand; "
-        "--config=configs/finetune.py:demo needs no download"
+        f"({', '.join(looks) or 'size and hash are not known'}) at {path} by hand"
     )
 
 

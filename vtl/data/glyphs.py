@@ -1,8 +1,8 @@
 """The source task of the demo's network: one letter or shape a picture, endlessly many.
 
-Capital letters, the lower-case letters of another shape than their capital, and eight shapes, in
-Pillow's bundled font; bent, turned, blurred and coloured over a textured background. There is no
-digit among them.
+Capital letters, fourteen lower-case ones that look otherwise, and eight shapes, in Pillow's
+bundled font; bent, turned, blurred and coloured over a plain or textured background. There is no
+digit among them, though O and I are close to two.
 """
 
 import functools
@@ -14,7 +14,7 @@ from scipy import ndimage
 from vtl.data import drawing
 
 VERSION = 1
-"""Of the pictures: what a change below changes."""
+"""Raise it with every change that alters the pictures."""
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "abdefghmnqrtuy"
 SHAPES = ("disc", "ring", "square", "triangle", "cross", "star", "arrow", "crescent")
@@ -23,8 +23,7 @@ SIZES = (0.5, 1.0)
 """The least and the largest side of the square a glyph is written in, as a share of the picture."""
 
 OPACITIES = (0.4, 1.0)
-"""Of the paint. What is hard to learn from is mixed with what is easy, as large and bold ones on a
-plain background are: hard ones alone left the network at chance."""
+"""The least and the largest opacity of the paint."""
 
 _MASTER = 64  # pixels of a glyph as it is drawn, before it is bent
 _STROKES = (0, 1, 2, 4)
@@ -51,7 +50,8 @@ class Glyphs:
     def _draw(self, row: int) -> np.ndarray:
         side = self.shape[1]
         rng = np.random.default_rng((VERSION, self._seed, row))
-        picture = drawing.texture(rng, side, side)
+        # Half of the backgrounds are plain: a network learns from the easy pictures first.
+        picture = drawing.texture(rng, side, side, strength=max(0.0, rng.uniform(-1, 1)))
         mask = _bent(rng, _master(CLASSES[self.labels[row]], int(rng.choice(_STROKES))), side)
         top, left = (int(rng.integers(side - extent + 1)) for extent in mask.shape)
         below = picture[top : top + mask.shape[0], left : left + mask.shape[1]]

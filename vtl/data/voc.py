@@ -103,7 +103,7 @@ def _fetch_archive(archive: Download, directory: Path) -> Path:
         return fetch(archive, directory)
     except UserError as error:
         names = " and ".join(download.filename for download in VOC2007)
-        raise UserError(
+        raise type(error)(
             f"{error}; put {names} into {directory}, or use an unpacked copy with "
             "--config.data.root=PATH/VOCdevkit/VOC2007"
         ) from error

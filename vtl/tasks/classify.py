@@ -28,20 +28,26 @@ HELD_OUT_SEED = 2**31
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
-    """Train from scratch as `config` says, each picture once; a second call goes on.
+    """Train from scratch as `config` says, one pass over the pictures; a second call goes on.
 
     Raises:
         UserError: options or `workdir` are not as they should be.
     """
     check_choice("saved_dtype", config.saved_dtype, ("float16", "float32"))
     check_choice("model.dtype", config.model.dtype, network.DTYPES)
-    for option in ("num_images", "num_held_out", "epoch_size", "log_every_steps", "image_size"):
-        if config[option] < 1:
-            raise UserError(f"{option}={config[option]}: the least possible is 1")
+    least = {"num_images": 1, "num_held_out": 1, "epoch_size": 1, "log_every_steps": 1}
+    for option, value in (least | {"image_size": 16, "seed": 0}).items():
+        if config[option] < value:
+            raise UserError(f"{option}={config[option]}: the least possible is {value}")
+    if config.seed >= HELD_OUT_SEED:
+        raise UserError(f"seed={config.seed}: it must be below {HELD_OUT_SEED}")
     run_directory = RunDirectory(workdir, config)
     if run_directory.is_finished:
         accuracy = run_directory.read_results()["top1"]
-        say(f"{workdir} is finished: {accuracy:.2%} of the held-out pictures named right")
+        say(
+            f"{workdir} is finished, with {accuracy:.2%} of the held-out pictures named right; "
+            "choose another --workdir to run again"
+        )
         return
     started = time.perf_counter()
     mesh = make_mesh()
@@ -133,6 +139,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
             "images_per_second": run_directory.last_metric("images_per_second"),
             "seconds": {"total": time.perf_counter() - started},
             "seed": config.seed,
+            "weights": None,
+            "data": {"name": "glyphs", "version": glyphs.VERSION},
         }
     )
     say(f"{run_directory.last_metric('top1'):.2%} of {len(held_out)} held-out pictures named right")

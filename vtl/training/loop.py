@@ -14,7 +14,6 @@ import optax
 from jax.sharding import Mesh
 
 from vtl.data import batches
-from vtl.data.glyphs import Glyphs
 from vtl.errors import UserError
 from vtl.records import Progress, RunDirectory, say
 from vtl.training.checkpoint import Checkpoints
@@ -30,7 +29,7 @@ class Interrupted(Exception):
 class TrainingSet:
     """What a training batch is drawn from: images [N, H, W, 3] uint8; labels, known [N, C]."""
 
-    images: np.ndarray | Glyphs
+    images: batches.Images
     labels: np.ndarray
     known: np.ndarray
 

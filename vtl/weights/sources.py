@@ -14,9 +14,10 @@ from vtl.weights.preprocessing import CAFFE, TORCHVISION, Preprocessing
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The weights of one file, with their top-1 accuracy in percent on what they were trained on.
+    """The weights of one file, with their top-1 accuracy in percent on held-out pictures.
 
-    That is ImageNet, but for `demo`. A download without a URL is a file of this package.
+    Those are ImageNet's, but for `demo`, which has its own (data/glyphs.py). A download without a
+    URL is a file of this package.
     """
 
     download: fetch.Download
@@ -143,7 +144,7 @@ def _locate(name_or_path: str) -> Path:
     if name_or_path in SOURCES:
         download = SOURCES[name_or_path].download
         if not download.urls:
-            return Path(__file__).with_name(download.filename)
+            return _shipped(download)
         return fetch.fetch(download, fetch.cache_dir() / "weights")
     path = Path(name_or_path).expanduser()
     if path.is_dir():
@@ -156,10 +157,19 @@ def _locate(name_or_path: str) -> Path:
     return path
 
 
+def _shipped(download: fetch.Download) -> Path:
+    path = Path(__file__).with_name(download.filename)
+    if not path.exists() or fetch.file_sha256(path) != download.sha256:
+        raise UserError(f"{path} is not what this version of vtl comes with: install vtl again")
+    return path
+
+
 def _preprocessing(file: formats.WeightsFile, sha256: str) -> Preprocessing:
     """Its source's where the name or hash is known, else what its layout's framework does."""
     for source in SOURCES.values():
         known = source.download.sha256
+        if not source.download.urls:
+            continue  # it says so itself
         if file.path.name == source.download.filename or (known and sha256.startswith(known)):
             return source.preprocessing
     return CAFFE if file.format == "keras_legacy_h5" else TORCHVISION
@@ -173,12 +183,20 @@ def save(
     classes: tuple[str, ...],
     dtype: str = "float32",
 ) -> None:
-    """Write a network under torchvision's names, with all that `load` needs to read it back."""
+    """Write a network under torchvision's names, with all that `load` needs to read it back.
+
+    Raises:
+        OverflowError: a number is beyond `dtype`.
+    """
     meta = {
         "architecture": dataclasses.asdict(architecture),
         "preprocessing": dataclasses.asdict(preprocessing),
         "classes": list(classes),
     }
     found = convert.from_variables(variables)
-    tensors = {name: np.asarray(tensor, dtype) for name, tensor in found.items()}
+    with np.errstate(over="ignore"):
+        tensors = {name: np.asarray(tensor, dtype) for name, tensor in found.items()}
+    for name, tensor in tensors.items():
+        if not np.array_equal(np.isfinite(tensor), np.isfinite(found[name])):
+            raise OverflowError(f"{name} does not fit into {dtype}")
     formats.write_safetensors(path, tensors, {"format": "pt", "vtl": json.dumps(meta)})
