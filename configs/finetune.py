@@ -144,7 +144,7 @@ def _demo(config: ConfigDict) -> None:
     """The same idea on a laptop, with nothing to fetch: from letters and shapes to digits.
 
     1,000 scenes with one to four handwritten digits each, made on first use, and the small network
-    that configs/pretrain_demo.py made, which never saw a digit. Two minutes on 2 CPU cores.
+    that configs/pretrain_demo.py made, which never saw a digit. One to two minutes on 2 CPU cores.
     """
     config.weights = "demo"
     config.data.name = "demo"
