@@ -35,9 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.precision = "default"  # of float32 products: default (TF32 on GPUs), highest
 
     config.layer = "layer4"  # the stage whose output is averaged: layer1 to layer4
-    config.pool = (
-        1  # over pool x pool cells: 1 gives 2048 numbers (512 in the demo), 2 four times that
-    )
+    config.pool = 1  # over pool x pool cells: 1 gives 2048 numbers, 2 gives 8192
     config.batch_size = 32
 
     if variant == "lab":

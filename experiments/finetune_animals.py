@@ -4,8 +4,9 @@
 
 Trained on trainval (700 photos), scored once on test (500). "mAP" here is scikit-learn's AP
 averaged over the classes with at least five positives in both; it is no VOC2007 figure. Photos are
-squashed to 224. Each run goes on from where it was; all of them take hours on 2 CPU cores. `--only`
-picks some. Writes experiments/finetune_animals.csv from the runs that are finished.
+squashed, to 352 pixels by the default and to 224 by the others. Each run goes on from where it was;
+all of them take hours on 2 CPU cores. `--only` picks some. Writes experiments/finetune_animals.csv
+from the runs that are finished.
 """
 
 import argparse
