@@ -15,6 +15,10 @@ class FetchError(UserError):
     """A download that failed; `vtl.main` names what needs none."""
 
 
+class Diverged(UserError):
+    """A training whose loss is no longer finite."""
+
+
 def check_choice(option: str, value: str, choices: Collection[str]) -> None:
     """Raise UserError where `value` is none of what the config's `option` may be."""
     if value not in choices:

@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 
 from vtl.data import batches
-from vtl.errors import UserError
+from vtl.errors import Diverged
 from vtl.records import Progress, RunDirectory, say
 from vtl.training.checkpoint import Checkpoints
 from vtl.training.state import TrainState, by_batch, replicated
@@ -85,7 +85,7 @@ def run(
 
     Raises:
         Interrupted: a signal came, and the state was saved.
-        UserError: the loss is not finite; the last good checkpoint stays.
+        Diverged: the loss is not finite; the last good checkpoint stays.
     """
     num_images = len(training_set.images)
     epoch_size = epoch_size or num_images
@@ -146,7 +146,7 @@ def _check_finite(lines: list[dict], checkpoints: Checkpoints) -> None:
     for line in lines:
         if not math.isfinite(line["loss"]):
             checkpoints.wait()
-            raise UserError(
+            raise Diverged(
                 f"the loss is {line['loss']} at step {line['step']}: lower optim.learning_rate or "
                 f"set optim.clip_norm; checkpoint {checkpoints.latest()} is the last good one"
             )
