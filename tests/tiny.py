@@ -31,5 +31,6 @@ def write_weights(path: Path) -> Path:
         return np.full(leaf.shape, value, np.float32)
 
     variables = traverse_util.path_aware_map(fill, shapes)
-    sources.save(path, variables, architecture, TORCHVISION, tuple(f"other {i}" for i in range(7)))
+    classes = tuple(f"other {i}" for i in range(7))
+    sources.save(path, variables, architecture, TORCHVISION, classes, multi_label=True)
     return path

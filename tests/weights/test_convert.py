@@ -260,7 +260,7 @@ def test_keras_architecture_and_the_file_of_2017():
 def test_saved_and_loaded_is_the_same(architecture, preprocessing, tmp_path):
     variables, classes = make_variables(architecture), ("cat", "dog", "Käfer")
     path = tmp_path / "model.safetensors"
-    sources.save(path, variables, architecture, preprocessing, classes)
+    sources.save(path, variables, architecture, preprocessing, classes, multi_label=True)
     for place in (path, tmp_path):
         weights = sources.load(str(place))
         assert weights.architecture == architecture

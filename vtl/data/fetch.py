@@ -89,10 +89,11 @@ def fetch(download: Download, directory: Path) -> Path:
     """Returns the path of the file in `directory`, and downloads it first if it is not there.
 
     A part that an earlier run left behind is resumed. The file gets its name only once its size
-    and hash are right. A file that somebody put there by hand is checked on first use.
+    and hash are right. A file that somebody put there by hand is checked on first use. Where no
+    whole hash is known, the first file's is noted beside it and pinned: another one is refused.
 
     Raises:
-      FetchError: every mirror failed.
+      FetchError: every mirror failed, or VTL_OFFLINE is set.
       UserError: the disk is full, or the file there is not the expected one.
     """
     path = directory / download.filename
@@ -110,8 +111,9 @@ def fetch(download: Download, directory: Path) -> Path:
 
 def _fetch_from_mirrors(download: Download, path: Path) -> None:
     part = path.with_name(path.name + ".part")
-    failures = []
-    for url in download.urls:
+    is_offline = os.environ.get("VTL_OFFLINE", "0") not in ("", "0")
+    failures = ["VTL_OFFLINE is set"] if is_offline else []
+    for url in () if is_offline else download.urls:
         reason = _fetch_from_mirror(download, url, part)
         if not reason:
             os.replace(part, path)
@@ -212,17 +214,31 @@ def _check_finished(download: Download, path: Path) -> None:
     """Checks the file, unless the note beside it says that exactly this file was checked before."""
     stat = path.stat()
     facts = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns} | _expected_digests(download)
-    note, content = path.with_name(path.name + ".verified"), json.dumps(facts).encode()
-    if note.exists() and note.read_bytes() == content:
+    note = path.with_name(path.name + ".verified")
+    before = _read_note(note)
+    if before.items() >= facts.items():
         return
     difference = _difference(download, path)
+    sha256 = file_sha256(path)
+    if not difference and before.get("pinned", sha256) != sha256:
+        difference = (
+            f"the file has sha256 {sha256}, the first one had {before['pinned']} (if its publisher "
+            f"has replaced it, delete {note.name} too)"
+        )
     if difference:
         raise UserError(
             f"{path} is not the expected file: {difference}; delete it to have it fetched, or put "
             "the right file there"
         )
     with contextlib.suppress(OSError):  # where nothing can be written, each use checks again
-        note.write_bytes(content)
+        note.write_text(json.dumps(facts | {"pinned": sha256}))
+
+
+def _read_note(note: Path) -> dict:
+    with contextlib.suppress(OSError, ValueError):
+        content = json.loads(note.read_text())
+        return content if isinstance(content, dict) else {}
+    return {}
 
 
 def unpack_tar(archive: Path, target: Path) -> None:

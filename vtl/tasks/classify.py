@@ -125,6 +125,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         architecture,
         preprocessing,
         classes,
+        multi_label=False,
         dtype=config.saved_dtype,
     )
     run_directory.write_results(

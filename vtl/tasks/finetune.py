@@ -181,6 +181,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         architecture,
         preprocessing,
         train.classes,
+        multi_label=True,
     )
     seconds["evaluate"] = time.perf_counter()
     run_directory.write_results(

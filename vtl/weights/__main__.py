@@ -1,18 +1,168 @@
-"""What weights hold, on the command line.
+"""Weight files on the command line.
 
-python -m vtl.weights summary NAME
+    python -m vtl.weights list                       the sources that vtl knows
+    python -m vtl.weights fetch NAME ...             download them, or check what is there
+    python -m vtl.weights inspect FILE               what a file holds
+    python -m vtl.weights summary FILE               its network, layer by layer
+    python -m vtl.weights convert FILE -o OUT        to safetensors, with preprocessing inside
+    python -m vtl.weights verify FILE                does it work, read the way it is?
+    python -m vtl.weights classify FILE PHOTO ...    the five likeliest classes of photos
+
+FILE is a weight file, the name of a source, or the directory of a finished run.
 """
 
 import argparse
+import dataclasses
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
+from vtl.data import fetch, images
 from vtl.errors import UserError
-from vtl.models.resnet import ResNet
-from vtl.weights import network, sources
+from vtl.models.resnet import VARIANTS, ResNet
+from vtl.weights import network, sources, verify
+from vtl.weights.preprocessing import Preprocessing, normalise
+
+_MARKS = {"good": "ok   ", "note": "note ", "fault": "FAULT"}
+
+
+def list_sources(options: argparse.Namespace) -> None:
+    """One line a source, and where it lies if it is here."""
+    del options
+    row = "{:<19}{:>6} {:<6}{:>7}{:>8}  {:<13}{:<33}{}"
+    heads = ("name", "depth", "stride", "top-1", "size", "licence", "preprocessing", "here")
+    print(row.format(*heads))
+    for name, source in sources.SOURCES.items():
+        path = sources.place(source)
+        here = path if path.exists() else "-"
+        top1 = "-" if source.top1 is None else f"{source.top1:.2f}"
+        megabytes = f"{sources.size_bytes(source) / 1e6:.0f} MB"
+        how = _in_words(source.preprocessing)
+        print(
+            row.format(
+                name, source.depth, source.variant, top1, megabytes, source.licence, how, here
+            )
+        )
+    print(
+        "\ntop-1 in percent on ImageNet as its publisher states it for these pixels; - where no "
+        "such figure is known.\nThat of `demo` is on its own pictures."
+    )
+
+
+def _in_words(p: Preprocessing) -> str:
+    pixels = next((n for n, known in verify.PIXELS.items() if known.scale == p.scale), "own")
+    size = f"{p.crop_size}" if p.resize == "squash" else f"{p.resize_size} > {p.crop_size}"
+    return f"{pixels}, {p.interpolation} {size}"
+
+
+def fetch_sources(options: argparse.Namespace) -> None:
+    """Download sources that are not here yet, check them, and say where they are."""
+    for name in options.names:
+        if name not in sources.SOURCES:
+            raise UserError(f"{name} is no source; `python -m vtl.weights list` names them")
+        path = sources.locate(name)
+        print(f"{name}: {path}, {path.stat().st_size:,} bytes, sha256 {fetch.file_sha256(path)}")
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """What a file holds, and what is unusual about it."""
+    weights = sources.load(options.file)
+    own, tensors = weights.architecture, weights.tensors
+    statistics = sum(t.size for name, t in tensors.items() if name.startswith("batch_stats"))
+    parameters = sum(t.size for t in tensors.values()) - statistics
+    known = [n for n, s in sources.SOURCES.items() if s.download.sha256 == weights.sha256]
+    width = f" of width {own.width:g}" if own.width != 1 else ""
+    lines = {
+        "file": weights.path,
+        "format": f"{weights.format}, stored as {', '.join(weights.dtypes)}",
+        "network": f"ResNet-{own.depth}{width}, {own.variant} stride, eps {own.epsilon:g}",
+        "classes": own.num_classes or "none: there is no head",
+        "parameters": f"{parameters:,}, and {statistics:,} running statistics",
+        "preprocessing": _describe(weights.preprocessing),
+        "sha256": weights.sha256 + (f" ({known[0]})" if known else ""),
+    }
+    if weights.classes:
+        kind = "several" if weights.multi_label else "one"
+        lines["class names"] = f"{', '.join(weights.classes)} ({kind} a photo)"
+    for what, value in lines.items():
+        print(f"{what + ':':<15}{value}")
+    for finding in verify.static(weights):
+        print(f"{_MARKS[finding.kind]} {finding.text}")
+
+
+def _describe(p: Preprocessing) -> str:
+    stored = p.stored_size(crops=False)
+    seen = f", the central {p.crop_size} are seen" if stored != p.crop_size else ""
+    return f"{verify.describe(p)}; {p.interpolation} {p.resize} to {stored}{seen}"
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Write safetensors under torchvision's names, with what belongs to the weights inside."""
+    weights = sources.load(options.file)
+    preprocessing, architecture = weights.preprocessing, weights.architecture
+    if options.preprocessing:
+        pixels = verify.PIXELS[options.preprocessing]
+        preprocessing = verify.with_pixels(preprocessing, pixels)
+    if options.channels:
+        preprocessing = dataclasses.replace(preprocessing, channels=options.channels)
+    if options.variant:
+        architecture = dataclasses.replace(architecture, variant=options.variant)
+    if options.epsilon is not None:
+        architecture = dataclasses.replace(architecture, epsilon=options.epsilon)
+    paths = {tuple(name.split("/")): tensor for name, tensor in weights.tensors.items()}
+    sources.save(
+        options.output,
+        traverse_util.unflatten_dict(paths),
+        architecture,
+        preprocessing,
+        weights.classes,
+        multi_label=weights.multi_label,
+        dtype=options.dtype,
+    )
+    print(f"{options.output}: {options.output.stat().st_size:,} bytes")
+
+
+def verify_file(options: argparse.Namespace) -> None:
+    """Print the verdict; exit status 1 if something is wrong."""
+    print("asking the network about photos; this takes up to a minute", file=sys.stderr)
+    findings = verify.verify(sources.load(options.file))
+    for finding in findings:
+        print(f"{_MARKS[finding.kind]} {finding.text}")
+    if any(finding.kind == "fault" for finding in findings):
+        sys.exit(1)
+
+
+def classify(options: argparse.Namespace) -> None:
+    """Print the five likeliest classes of each photo."""
+    weights = sources.load(options.file)
+    if weights.architecture.num_classes is None:
+        raise UserError(f"{weights.path} has no head, so it names no classes")
+    names = sources.class_names(weights)
+    p = weights.preprocessing
+    model, variables = network.as_published(weights)
+    squash = jax.nn.sigmoid if weights.multi_label else jax.nn.softmax
+    run = jax.jit(lambda images: squash(model.apply(variables, images, live_norms=())[0]))
+    for path in options.photos:
+        photo = images.load_rgb(path)
+        pixels = images.resize(photo, p.stored_size(crops=False), p.resize, p.interpolation)
+        start = round((len(pixels) - p.crop_size) / 2)
+        seen = pixels[start : start + p.crop_size, start : start + p.crop_size]
+        probabilities = np.asarray(run(normalise(seen[None], p)))[0]
+        print(path)
+        for c in np.argsort(-probabilities, kind="stable")[:5]:
+            print(f"  {probabilities[c]:6.1%}  {names[c]}")
+
+
+def summarise(options: argparse.Namespace) -> None:
+    """Print the network as a table."""
+    weights = sources.load(options.file)
+    model, _ = network.as_published(weights)
+    has_head = weights.architecture.num_classes is not None
+    print(summary(model, weights.preprocessing.crop_size, has_head=has_head))
 
 
 def summary(model: ResNet, image_size: int, *, has_head: bool = True) -> str:
@@ -50,25 +200,48 @@ def summary(model: ResNet, image_size: int, *, has_head: bool = True) -> str:
     return "\n".join(lines)
 
 
-def _summary(options: argparse.Namespace) -> None:
-    weights = sources.load(options.name)
-    model, _ = network.as_published(weights)
-    has_head = weights.architecture.num_classes is not None
-    print(summary(model, weights.preprocessing.crop_size, has_head=has_head))
-
-
 def main() -> None:
     """Run one of the commands."""
-    parser = argparse.ArgumentParser(prog="python -m vtl.weights", description=__doc__)
-    commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("summary", help="a table of the network, like model.summary()")
-    command.add_argument("name", help="a source, a file, or a finished run")
-    command.set_defaults(run=_summary)
+    parser = argparse.ArgumentParser(
+        prog="python -m vtl.weights",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("list", help="the sources that vtl knows")
+    command.set_defaults(run=list_sources)
+    command = commands.add_parser("fetch", help="download sources")
+    command.add_argument("names", nargs="+", metavar="NAME")
+    command.set_defaults(run=fetch_sources)
+    of_files = {
+        "inspect": (inspect, "what a file holds"),
+        "summary": (summarise, "a table of the network, like model.summary()"),
+        "convert": (convert, "to safetensors, with preprocessing inside"),
+        "verify": (verify_file, "does it work, read the way it is?"),
+        "classify": (classify, "the five likeliest classes of photos"),
+    }
+    for name, (function, text) in of_files.items():
+        command = commands.add_parser(name, help=text)
+        command.add_argument("file", metavar="FILE", help="a file, a source, or a finished run")
+        command.set_defaults(run=function)
+        if name == "classify":
+            command.add_argument("photos", nargs="+", metavar="PHOTO")
+        if name == "convert":
+            _add_convert_options(command)
     options = parser.parse_args()
     try:
         options.run(options)
     except UserError as error:
         sys.exit(f"vtl: {error}")
+
+
+def _add_convert_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-o", "--output", required=True, type=Path, metavar="OUT")
+    command.add_argument("--dtype", choices=("float32", "float16"), default="float32")
+    command.add_argument("--preprocessing", choices=verify.PIXELS, help="instead of the file's")
+    command.add_argument("--channels", choices=("rgb", "bgr"), help="instead of the file's")
+    command.add_argument("--variant", choices=VARIANTS, help="where the stride is")
+    command.add_argument("--epsilon", type=float, help="BatchNorm's")
 
 
 if __name__ == "__main__":

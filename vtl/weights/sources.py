@@ -1,88 +1,135 @@
 """The weights that exist: where they are, their hash, variant and preprocessing."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vtl.data import fetch
 from vtl.errors import UserError
+from vtl.models.resnet import VARIANTS
 from vtl.weights import convert, formats
 from vtl.weights.preprocessing import CAFFE, TORCHVISION, Preprocessing
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The weights of one file, with their top-1 accuracy in percent on held-out pictures.
+    """The weights of one file, with the top-1 accuracy in percent that its publisher states.
 
-    Those are ImageNet's, but for `demo`, which has its own (data/glyphs.py). A download without a
-    URL is a file of this package.
+    That is on ImageNet's validation set, but for `demo`, which has its own (data/glyphs.py). None
+    where no figure for these pixels could be found. A download without a URL is a file of this
+    package.
     """
 
     download: fetch.Download
+    depth: int
     variant: str
     preprocessing: Preprocessing
-    top1: float
+    top1: float | None
     licence: str
 
 
-def _hugging_face(model: str, sha256: str | None) -> fetch.Download:
-    url = f"https://huggingface.co/timm/{model}/resolve/main/model.safetensors"
-    return fetch.Download(f"{model}.safetensors", (url,), sha256=sha256)
+def _torchvision(depth: int, digits: str, top1: float, resize_size: int, **known: Any) -> Source:
+    """`digits` begin the file's sha256 and end its name. Source: torchvision.models.resnet."""
+    name = f"resnet{depth}-{digits}.pth"
+    url = f"https://download.pytorch.org/models/{name}"
+    download = fetch.Download(name, (url,), **({"sha256": digits} | known))
+    preprocessing = dataclasses.replace(TORCHVISION, resize_size=resize_size)
+    return Source(download, depth, "v1.5", preprocessing, top1, "BSD-3-Clause")
 
 
-def _torchvision(filename: str, size: int | None, sha256: str | None) -> fetch.Download:
-    return fetch.Download(
-        filename, (f"https://download.pytorch.org/models/{filename}",), size=size, sha256=sha256
+def _hugging_face(
+    model: str,
+    depth: int,
+    preprocessing: Preprocessing,
+    licence: str,
+    top1: float | None = None,
+    sha256: str | None = None,
+) -> Source:
+    """A safetensors file of the Hugging Face hub, or of its mirror."""
+    urls = tuple(
+        f"https://{host}/{model}/resolve/main/model.safetensors"
+        for host in ("huggingface.co", "hf-mirror.com")
     )
+    download = fetch.Download(f"{model.rpartition('/')[2]}.safetensors", urls, sha256=sha256)
+    return Source(download, depth, "v1.5", preprocessing, top1, licence)
+
+
+def _keras(url: str, filename: str, top1: float | None, **known: Any) -> Source:
+    download = fetch.Download(filename, (url,), **known)
+    return Source(download, 50, "v1", CAFFE, top1, "MIT")
 
 
 _TIMM_A1 = dataclasses.replace(TORCHVISION, resize_size=236, interpolation="bicubic")
-_KERAS_NAME = "resnet50_weights_tf_dim_ordering_tf_kernels.h5"
+_MICROSOFT = dataclasses.replace(TORCHVISION, interpolation="bicubic")
+_KERAS_FILE = "resnet50_weights_tf_dim_ordering_tf_kernels.h5"
+_KERAS_FILE_NOTOP = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
+_KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/resnet"
+
+PARAMETERS = {18: 11_689_512, 34: 21_797_672, 50: 25_557_032, 101: 44_549_160, 152: 60_192_808}
+"""Of a network with 1,000 classes, by depth."""
 
 SOURCES = {
-    "torchvision_v1": Source(
-        _torchvision(
-            "resnet50-0676ba61.pth",
-            102_530_333,
-            "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
-        ),
-        "v1.5",
-        TORCHVISION,
+    "torchvision_v1": _torchvision(
+        50,
+        "0676ba61",
         76.130,
-        "BSD-3-Clause",
+        256,
+        size=102_530_333,
+        sha256="0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
     ),
-    "torchvision_v2": Source(
-        _torchvision("resnet50-11ad3fa6.pth", None, "11ad3fa6"),
-        "v1.5",
-        dataclasses.replace(TORCHVISION, resize_size=232),
-        80.858,
-        "BSD-3-Clause",
-    ),
-    "timm_a1": Source(
-        _hugging_face(
-            "resnet50.a1_in1k", "773525d5821de224f8f30c33377b7a795d7863e08522698200d3217d3f2a41bb"
-        ),
-        "v1.5",
+    "torchvision_v1_18": _torchvision(18, "f37072fd", 69.758, 256),
+    "torchvision_v1_34": _torchvision(34, "b627a593", 73.314, 256),
+    "torchvision_v1_101": _torchvision(101, "63fe2227", 77.374, 256),
+    "torchvision_v1_152": _torchvision(152, "394f9c45", 78.312, 256),
+    "torchvision_v2": _torchvision(50, "11ad3fa6", 80.858, 232),
+    "torchvision_v2_101": _torchvision(101, "cd907fc2", 81.886, 232),
+    "torchvision_v2_152": _torchvision(152, "f82ba261", 82.284, 232),
+    "timm_a1": _hugging_face(
+        "timm/resnet50.a1_in1k",
+        50,
         _TIMM_A1,
-        80.382,
         "Apache-2.0",
+        80.382,
+        "773525d5821de224f8f30c33377b7a795d7863e08522698200d3217d3f2a41bb",
     ),
-    "timm_tv": Source(
-        _hugging_face("resnet50.tv_in1k", None), "v1.5", TORCHVISION, 76.156, "BSD-3-Clause"
-    ),
-    "keras_v1": Source(
-        fetch.Download(
-            _KERAS_NAME,
-            (f"https://storage.googleapis.com/tensorflow/keras-applications/resnet/{_KERAS_NAME}",),
-            size=102_967_424,
-            md5="2cb95161c43110f7111970584f804107",
-        ),
-        "v1",
-        CAFFE,
+    **{
+        f"timm_a1_{depth}": _hugging_face(
+            f"timm/resnet{depth}.a1_in1k", depth, _TIMM_A1, "Apache-2.0"
+        )
+        for depth in (18, 34, 101, 152)
+    },
+    "timm_tv": _hugging_face("timm/resnet50.tv_in1k", 50, TORCHVISION, "BSD-3-Clause", 76.156),
+    **{
+        f"timm_tv_{depth}": _hugging_face(
+            f"timm/resnet{depth}.tv_in1k", depth, TORCHVISION, "BSD-3-Clause"
+        )
+        for depth in (18, 34, 101, 152)
+    },
+    "microsoft": _hugging_face("microsoft/resnet-50", 50, _MICROSOFT, "Apache-2.0"),
+    "keras_v1": _keras(
+        f"{_KERAS_URL}/{_KERAS_FILE}",
+        _KERAS_FILE,
         74.928,
-        "MIT",
+        size=102_967_424,
+        md5="2cb95161c43110f7111970584f804107",
+    ),
+    "keras_v1_notop": _keras(
+        f"{_KERAS_URL}/{_KERAS_FILE_NOTOP}",
+        _KERAS_FILE_NOTOP,
+        None,
+        size=94_765_736,
+        md5="4d473c1dd8becc155b73f8504c6f6626",
+    ),
+    # Another file of the same name, of the years before; here it gets a name of its own.
+    "keras_2017": _keras(
+        "https://github.com/fchollet/deep-learning-models/releases/download/v0.2/" + _KERAS_FILE,
+        "resnet50_2017_tf_kernels.h5",
+        None,
+        md5="a7b3fe01876f51b976af0dea6bc144eb",
     ),
     # A ResNet-50 of quarter width, by configs/pretrain_demo.py.
     "demo": Source(
@@ -91,6 +138,7 @@ SOURCES = {
             (),
             sha256="d7729d0f10779b39d120fa39c46498e2b1de1d24690c697d788e89ba743ba241",
         ),
+        50,
         "v1.5",
         TORCHVISION.override(resize="squash", image_size=48),
         86.45,
@@ -110,6 +158,12 @@ class Weights:
     architecture: convert.Architecture
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None
+    """Of a run of ours; None where the file does not say."""
+    multi_label: bool
+    """Whether a photo may be of several classes: a sigmoid, and no softmax, gives probabilities."""
+    format: str
+    dtypes: tuple[str, ...]
+    """As the file stores its numbers; here they are float32."""
 
     def record(self, preprocessing: Preprocessing) -> dict:
         """What `results.json` and the meta of features say of the weights, as they were used."""
@@ -126,29 +180,88 @@ def load(name_or_path: str) -> Weights:
     Raises:
         UserError: no such source or file, a failed download, or a file that is no ResNet.
     """
-    path = _locate(name_or_path)
+    path = locate(name_or_path)
     file = formats.read(path)
     tensors, architecture = convert.canonical(file)
-    sha256 = fetch.file_sha256(path)
-    own = json.loads(file.metadata["vtl"]) if "vtl" in file.metadata else None
-    if own:
-        architecture = convert.Architecture(**own["architecture"])
-        preprocessing = Preprocessing.from_dict(own["preprocessing"])
-    else:
-        preprocessing = _preprocessing(file, sha256)
-    classes = tuple(own["classes"]) if own else None
-    return Weights(name_or_path, path, sha256, tensors, architecture, preprocessing, classes)
+    sha256 = _sha256(path)
+    own = _own_meta(file, architecture)
+    return Weights(
+        name=name_or_path,
+        path=path,
+        sha256=sha256,
+        tensors=tensors,
+        architecture=own.get("architecture", architecture),
+        preprocessing=own.get("preprocessing") or _preprocessing(file, sha256),
+        classes=own.get("classes"),
+        multi_label=own.get("multi_label", False),
+        format=file.format,
+        dtypes=file.dtypes,
+    )
 
 
-def _locate(name_or_path: str) -> Path:
+def _sha256(path: Path) -> str:
+    """Of the file, or, where there are several, of their hashes in order."""
+    hashes = [fetch.file_sha256(part) for part in formats.files_of(path)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _own_meta(file: formats.WeightsFile, implied: convert.Architecture) -> dict[str, Any]:
+    """What `save` wrote beside the tensors, {} where something else wrote the file."""
+    if "vtl" not in file.metadata:
+        return {}
+    try:
+        meta = json.loads(file.metadata["vtl"])
+        own = convert.Architecture(**meta["architecture"])
+        network_of_tensors = dataclasses.replace(implied, variant=own.variant, epsilon=own.epsilon)
+        if own != network_of_tensors or own.variant not in VARIANTS or not 0 <= own.epsilon < 1:
+            raise ValueError(f"it says {own}, its tensors are of {implied}")
+        return {
+            "architecture": own,
+            "preprocessing": Preprocessing.from_dict(meta["preprocessing"]),
+            "classes": tuple(meta["classes"]) if meta["classes"] else None,
+            "multi_label": bool(meta.get("multi_label", False)),
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{file.path}: its metadata `vtl` is damaged ({error})") from error
+
+
+def place(source: Source) -> Path:
+    """Where its file is, or will be once it is fetched."""
+    directory = fetch.cache_dir() / "weights" if source.download.urls else Path(__file__).parent
+    return directory / source.download.filename
+
+
+def size_bytes(source: Source) -> int:
+    """Its file's size; where that is not known, that of its numbers, a percent off at most."""
+    if not source.download.urls:
+        return place(source).stat().st_size
+    return source.download.size or 4 * PARAMETERS[source.depth]
+
+
+def class_names(weights: Weights) -> tuple[str, ...]:
+    """Names of the head's classes: the file's own, ImageNet's if there are 1,000, else numbers."""
+    if weights.classes:
+        return weights.classes
+    if weights.architecture.num_classes == 1000:
+        return tuple(Path(__file__).with_name("imagenet_classes.txt").read_text().splitlines())
+    return tuple(f"class {i}" for i in range(weights.architecture.num_classes or 0))
+
+
+def locate(name_or_path: str) -> Path:
+    """The file of a source, fetched first if it is not here, of a path, or of a run.
+
+    Raises:
+        UserError: there is no such thing, or a download failed.
+    """
     if name_or_path in SOURCES:
-        download = SOURCES[name_or_path].download
-        if not download.urls:
-            return _shipped(download)
-        return fetch.fetch(download, fetch.cache_dir() / "weights")
+        source = SOURCES[name_or_path]
+        if not source.download.urls:
+            return _shipped(source)
+        return fetch.fetch(source.download, place(source).parent)
     path = Path(name_or_path).expanduser()
     if path.is_dir():
-        path = path / "model.safetensors"
+        sharded = path / "model.safetensors.index.json"
+        path = sharded if sharded.exists() else path / "model.safetensors"
     if not path.exists():
         known = ", ".join(sorted(SOURCES))
         raise UserError(
@@ -157,9 +270,9 @@ def _locate(name_or_path: str) -> Path:
     return path
 
 
-def _shipped(download: fetch.Download) -> Path:
-    path = Path(__file__).with_name(download.filename)
-    if not path.exists() or fetch.file_sha256(path) != download.sha256:
+def _shipped(source: Source) -> Path:
+    path = place(source)
+    if not path.exists() or fetch.file_sha256(path) != source.download.sha256:
         raise UserError(f"{path} is not what this version of vtl comes with: install vtl again")
     return path
 
@@ -172,7 +285,7 @@ def _preprocessing(file: formats.WeightsFile, sha256: str) -> Preprocessing:
             continue  # it says so itself
         if file.path.name == source.download.filename or (known and sha256.startswith(known)):
             return source.preprocessing
-    return CAFFE if file.format == "keras_legacy_h5" else TORCHVISION
+    return CAFFE if file.format.startswith("keras") else TORCHVISION
 
 
 def save(
@@ -180,7 +293,9 @@ def save(
     variables: dict,
     architecture: convert.Architecture,
     preprocessing: Preprocessing,
-    classes: tuple[str, ...],
+    classes: tuple[str, ...] | None,
+    *,
+    multi_label: bool,
     dtype: str = "float32",
 ) -> None:
     """Write a network under torchvision's names, with all that `load` needs to read it back.
@@ -191,7 +306,8 @@ def save(
     meta = {
         "architecture": dataclasses.asdict(architecture),
         "preprocessing": dataclasses.asdict(preprocessing),
-        "classes": list(classes),
+        "classes": list(classes) if classes else None,
+        "multi_label": multi_label,
     }
     found = convert.from_variables(variables)
     with np.errstate(over="ignore"):

@@ -1,0 +1,313 @@
+"""Faults are planted in good weights, and the diagnosis is read.
+
+The good weights are random ones whose statistics are those of the very photos that `verify` looks
+at; at the end, where they are at hand, real ones.
+"""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from tests.weights.test_sample_photos import WEIGHTS as REAL
+from vtl.weights import convert, golden, misfit, network, pictures, sources, verify
+from vtl.weights.preprocessing import CAFFE, TORCHVISION, normalise
+
+SMALL = TORCHVISION.override(image_size=64)
+LEAVES = ("params/{}/scale", "params/{}/bias", "batch_stats/{}/mean", "batch_stats/{}/var")
+
+
+def good(epsilon=1e-5, preprocessing=SMALL, kernel_scale=1.0):
+    """A ResNet-50 of an eighth of the width that knows its photos, and oranges by their colour."""
+    architecture = convert.Architecture(50, 0.125, "v1.5", epsilon, 1000)
+    model = network.make_model(architecture)
+    variables = jax.tree.map(np.array, network.initialise(model, 0))
+    tensors = {"/".join(k): v for k, v in traverse_util.flatten_dict(variables).items()}
+    rng = np.random.default_rng(0)
+    for name in tensors:
+        if name.endswith("scale"):
+            tensors[name] = rng.uniform(0.5, 1.5, tensors[name].shape).astype(np.float32)
+        elif name.endswith("kernel"):
+            spread = rng.lognormal(0, 1, tensors[name].shape[-1]) * kernel_scale
+            tensors[name] = (tensors[name] * spread).astype(np.float32)
+    variables = tree(tensors)
+    norms = {"/".join(k[:-1]) for k in traverse_util.flatten_dict(variables["batch_stats"])}
+    crops = normalise(
+        pictures.photo_crops(misfit.NUM_CROPS, preprocessing.crop_size), preprocessing
+    )
+    moved = jax.jit(
+        lambda v: model.apply(v, crops, live_norms=norms, mutable=["batch_stats"])[1]["batch_stats"]
+    )(variables)
+    variables["batch_stats"] = jax.tree.map(
+        lambda old, new: (np.asarray(new) - 0.9 * old) / 0.1, variables["batch_stats"], moved
+    )
+
+    fruit, classes = pictures.fruit(verify.NUM_FRUIT, preprocessing.crop_size)
+    both = np.concatenate([fruit, fruit[..., ::-1]])
+    features = np.asarray(
+        jax.jit(lambda x: model.apply(variables, x, live_norms=())[1])(
+            normalise(both, preprocessing)
+        )
+    )
+    # The head says 10 for a fruit's own class and -10 for its picture in BGR.
+    kernel = np.zeros_like(tensors["params/fc/kernel"])
+    bias = np.zeros_like(tensors["params/fc/bias"])
+    for c in (pictures.ORANGE, pictures.LEMON):
+        wanted = np.concatenate([np.where(classes == c, 10, -10), np.full(len(classes), -10)])
+        centred = features - features.mean(axis=0)
+        kernel[:, c] = np.linalg.lstsq(centred, wanted - wanted.mean(), rcond=1e-4)[0]
+        bias[c] = wanted.mean() - features.mean(axis=0) @ kernel[:, c]
+    variables["params"]["fc"] = {"kernel": kernel, "bias": bias}
+    tensors = {"/".join(k): v for k, v in traverse_util.flatten_dict(variables).items()}
+    return sources.Weights(
+        name="good",
+        path=None,
+        sha256="0" * 64,
+        tensors=tensors,
+        architecture=architecture,
+        preprocessing=preprocessing,
+        classes=None,
+        multi_label=False,
+        format="safetensors",
+        dtypes=("float32",),
+    )
+
+
+def tree(tensors):
+    return traverse_util.unflatten_dict({tuple(k.split("/")): v for k, v in tensors.items()})
+
+
+def with_tensors(weights, **changes):
+    changes = {name.replace("__", "/"): value for name, value in changes.items()}
+    return dataclasses.replace(weights, tensors=weights.tensors | changes)
+
+
+def with_architecture(weights, **changes):
+    architecture = dataclasses.replace(weights.architecture, **changes)
+    return dataclasses.replace(weights, architecture=architecture)
+
+
+def exchange(weights, one, other):
+    """Swap two BatchNorms."""
+    pairs = [(leaf.format(one), leaf.format(other)) for leaf in LEAVES]
+    exchanged = {a: weights.tensors[b] for pair in pairs for a, b in (pair, pair[::-1])}
+    return dataclasses.replace(weights, tensors=weights.tensors | exchanged)
+
+
+def faults(weights, reading=None):
+    return [f.text for f in verify.verify(weights, reading) if f.kind == "fault"]
+
+
+@pytest.fixture(scope="module")
+def network_():
+    return good()
+
+
+@pytest.mark.slow
+def test_good_weights_have_no_fault(network_):
+    findings = verify.verify(network_)
+    assert [f.kind for f in findings] == ["good", "good"]
+    assert findings[0].text.startswith(
+        "its BatchNorm statistics are those of photos as RGB/255 with torchvision's mean and std, "
+        "stride v1.5, eps 1e-05"
+    )
+    assert findings[1].text == "names 12 of 12 drawn oranges and lemons right"
+
+
+@pytest.mark.slow
+def test_wrong_preprocessing(network_):
+    caffe = verify.with_pixels(network_.preprocessing, CAFFE)
+    found = faults(dataclasses.replace(network_, preprocessing=caffe))
+    assert found[0].startswith(
+        "runs best as RGB/255 with torchvision's mean and std: the given preprocessing (caffe BGR, "
+        "0..255 less the mean) is probably wrong"
+    )
+    unit = verify.with_pixels(network_.preprocessing, verify.PIXELS["unit"])
+    found = faults(dataclasses.replace(network_, preprocessing=unit))
+    assert "the given preprocessing (RGB in 0..1) is probably wrong" in found[0]
+
+
+@pytest.mark.slow
+def test_wrong_stride(network_):
+    found = faults(with_architecture(network_, variant="v1"))
+    assert found[0].startswith(
+        "stride looks like v1.5, in the 3x3 convolution, and not like v1 (misfit 0.0"
+    )
+
+
+@pytest.mark.slow
+def test_wrong_padding(network_):
+    reading = misfit.Reading(network_.preprocessing, "v1.5", 1e-5, padding="same")
+    assert faults(network_, reading)[0].startswith(
+        "padding looks like torch's (vtl's), and not like TensorFlow's SAME"
+    )
+
+
+@pytest.mark.slow
+def test_wrong_epsilon():
+    weights = good(epsilon=1e-3, kernel_scale=0.05)
+    assert faults(weights) == []
+    found = faults(with_architecture(weights, epsilon=1e-5))
+    assert found[0].startswith("eps looks like 0.001, and not like 1e-05")
+
+
+@pytest.mark.slow
+def test_two_faults_at_once(network_):
+    unit = verify.with_pixels(network_.preprocessing, verify.PIXELS["unit"])
+    weights = with_architecture(network_, variant="v1")
+    found = faults(dataclasses.replace(weights, preprocessing=unit))
+    assert len(found) == 2
+    assert {text.split()[0] for text in found} == {"runs", "stride"}
+
+
+@pytest.mark.slow
+def test_bgr_for_rgb(network_):
+    kernel = network_.tensors["params/conv1/kernel"][:, :, ::-1]
+    found = faults(with_tensors(network_, params__conv1__kernel=kernel))
+    assert len(found) == 1
+    assert found[0].startswith("runs best as BGR, and not as RGB (misfit 0.0")
+
+
+@pytest.mark.slow
+def test_bgr_for_rgb_by_the_names_of_fruit(network_, monkeypatch):
+    """As of real networks, whose statistics hardly change."""
+    monkeypatch.setattr(verify, "BETTER", 0.0)
+    monkeypatch.setattr(verify, "STRANGE", np.inf)
+    kernel = network_.tensors["params/conv1/kernel"][:, :, ::-1]
+    found = faults(with_tensors(network_, params__conv1__kernel=kernel))
+    assert found[-1].startswith(
+        "runs best as BGR, and not as RGB, in which it does not know oranges by their colour"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("one", "other"), [("layer1_0/bn1", "layer1_0/bn2"), ("layer3_1/bn1", "layer3_4/bn2")]
+)
+def test_swapped_norms(network_, one, other):
+    found = faults(exchange(network_, one, other))
+    assert found[0].startswith(f"{one} and {other} are swapped")
+
+
+def test_top_missing(network_):
+    tensors = {k: v for k, v in network_.tensors.items() if not k.startswith("params/fc")}
+    headless = dataclasses.replace(with_architecture(network_, num_classes=None), tensors=tensors)
+    assert verify.static(headless) == [
+        ("note", "top missing: there is no head, so it names no classes")
+    ]
+
+
+def test_never_trained():
+    model = network.make_model(convert.Architecture(18, 0.125, "v1.5", 1e-5, 10))
+    tensors = traverse_util.flatten_dict(network.initialise(model, 0), sep="/")
+    weights = dataclasses.replace(good_static(), tensors=jax.tree.map(np.asarray, tensors))
+    assert faults(weights) == [
+        "mean 0 and variance 1 in all BatchNorms, from bn1 on: it was never trained"
+    ]
+
+
+def good_static():
+    architecture = convert.Architecture(18, 0.125, "v1.5", 1e-5, 10)
+    return sources.Weights(
+        "x", None, "0", {}, architecture, SMALL, None, False, "safetensors", ("float32",)
+    )
+
+
+def test_folded_norms(network_):
+    norms = misfit.norms_of(network_.tensors)
+    folded = dict(network_.tensors)
+    for name, tensors in norms.items():
+        shift = tensors["bias"] - tensors["mean"] / np.sqrt(tensors["var"])
+        folded |= {
+            f"params/{name}/scale": np.ones_like(shift),
+            f"params/{name}/bias": shift,
+            f"batch_stats/{name}/mean": np.zeros_like(shift),
+            f"batch_stats/{name}/var": np.ones_like(shift),
+        }
+    (found,) = faults(dataclasses.replace(network_, tensors=folded))
+    assert found.endswith("BatchNorm was folded into the convolutions, or its statistics were lost")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("params/layer2_0/conv1/kernel", np.nan, "holds NaN or infinity"),
+        ("params/layer2_0/conv1/kernel", 0.0, "is 0 everywhere"),
+        ("batch_stats/bn1/var", -1.0, "holds negative variances"),
+    ],
+)
+def test_damaged_tensors(network_, name, value, text):
+    damaged = {name: np.full_like(network_.tensors[name], value)}
+    weights = dataclasses.replace(network_, tensors=network_.tensors | damaged)
+    assert faults(weights) == [f"{name} {text}"]
+
+
+def test_a_known_file_is_held_against_its_own_framework(monkeypatch, tmp_path):
+    weights = sources.load("demo")
+    (finding,) = verify.verify(weights)
+    assert finding.kind == "good"
+    assert finding.text.startswith("a known file (demo), whose blocks give what PyTorch's gave to")
+    entry = golden.known()[weights.sha256]
+    mean, deviation = entry["blocks"]["layer3_2"]
+    entry["blocks"]["layer3_2"] = [mean + 0.01 * deviation, deviation]
+    monkeypatch.setattr(golden, "PATH", tmp_path / "golden.json")
+    golden.PATH.write_text(json.dumps({weights.sha256: entry}))
+    (finding,) = verify.verify(weights)
+    assert finding.kind == "fault"
+    assert finding.text.startswith("layer3_2 is the first block that does not give what PyTorch's")
+
+
+# Real weights
+
+
+@pytest.fixture(scope="module")
+def real():
+    if not REAL.exists():
+        pytest.skip(f"needs {REAL}")
+    return sources.load(str(REAL))
+
+
+@pytest.mark.slow
+def test_real_weights_have_no_fault(real):
+    findings = verify.verify(real)
+    assert [f.kind for f in findings] == ["good", "good"]
+    right = int(findings[1].text.split()[1])
+    assert right >= 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("plant", "text"),
+    [
+        (
+            lambda w: dataclasses.replace(w, preprocessing=CAFFE),
+            "runs best as RGB/255 with torchvision's mean and std: the given preprocessing "
+            "(caffe BGR, 0..255 less the mean) is probably wrong",
+        ),
+        (lambda w: with_architecture(w, variant="v1"), "stride looks like v1.5"),
+        (
+            lambda w: with_tensors(
+                w, params__conv1__kernel=w.tensors["params/conv1/kernel"][:, :, ::-1]
+            ),
+            "runs best as BGR, and not as RGB, in which it does not know oranges",
+        ),
+        (
+            lambda w: exchange(w, "layer2_1/bn1", "layer2_2/bn2"),
+            "layer2_1/bn1 and layer2_2/bn2 are swapped",
+        ),
+    ],
+)
+def test_faults_in_real_weights(real, plant, text):
+    found = faults(plant(real))
+    assert len(found) == 1
+    assert found[0].startswith(text)
+
+
+@pytest.mark.slow
+def test_padding_of_real_weights(real):
+    reading = misfit.Reading(real.preprocessing, "v1.5", 1e-5, padding="same")
+    (found,) = faults(real, reading)
+    assert found.startswith("padding looks like torch's")

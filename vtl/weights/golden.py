@@ -1,0 +1,79 @@
+"""Known files, block by block: what their own framework made of noise, to hold ours against."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from vtl.models.resnet import Block
+from vtl.weights import network, sources
+from vtl.weights.preprocessing import normalise
+
+PATH = Path(__file__).with_name("golden.json")
+"""By sha256; experiments/golden_weights.py writes it."""
+TOLERANCE = 1e-3
+"""Of a block's standard deviation."""
+
+
+def known() -> dict[str, dict[str, Any]]:
+    """Every known file's name, framework and blocks, by sha256."""
+    return json.loads(PATH.read_text()) if PATH.exists() else {}
+
+
+def is_known(weights: sources.Weights) -> bool:
+    """Whether there is something to hold this file against."""
+    return weights.sha256 in known()
+
+
+def origin(weights: sources.Weights) -> tuple[str, str]:
+    """The name of a known file's source, and the framework that was asked."""
+    entry = known()[weights.sha256]
+    return entry["name"], entry["framework"]
+
+
+def compare(weights: sources.Weights) -> tuple[str | None, float]:
+    """The first block of a known file beyond `TOLERANCE`, None if all are within; the worst error.
+
+    Of each block's output the mean and the standard deviation are compared.
+    """
+    recorded, found = known()[weights.sha256]["blocks"], block_statistics(weights)
+    errors = {
+        name: max(abs(f - r) for f, r in zip(found[name], blocks, strict=True)) / blocks[1]
+        for name, blocks in recorded.items()
+    }
+    wrong = next((name for name, error in errors.items() if not error <= TOLERANCE), None)
+    return wrong, max(errors.values())
+
+
+def noise(size: int) -> np.ndarray:
+    """The one picture that is the same on every machine, uint8 [1, size, size, 3]."""
+    return np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+
+
+def block_statistics(weights: sources.Weights) -> dict[str, list[float]]:
+    """Block -> mean and standard deviation of its output on noise."""
+    model, variables = network.as_published(weights)
+
+    @jax.jit
+    def run(variables: dict, images: jax.Array) -> dict:
+        outputs = {}
+
+        def watch(call: Callable, arguments: tuple, options: dict, context: Any) -> Any:
+            output = call(*arguments, **options)
+            if isinstance(context.module, Block):
+                outputs[context.module.name] = output
+            return output
+
+        with nn.intercept_methods(watch):
+            logits, features = model.apply(variables, images, live_norms=())
+        outputs |= {"features": features, "logits": logits}
+        return {name: (jnp.mean(x), jnp.std(x)) for name, x in outputs.items()}
+
+    images = normalise(noise(weights.preprocessing.crop_size), weights.preprocessing)
+    with jax.default_matmul_precision("highest"):
+        return {name: [float(x) for x in both] for name, both in run(variables, images).items()}
