@@ -50,6 +50,7 @@ def test_safetensors_round_trip(tmp_path):
     assert weights.path == path
     assert weights.format == "safetensors"
     assert weights.metadata == {"source": "test", "arch": "resnet50"}
+    assert weights.dtypes == ("float32", "float64")
     tensors["big_endian"] = tensors["big_endian"].astype(np.float32)
     assert_same(dict(sorted(weights.tensors.items())), dict(sorted(tensors.items())))
     assert list(tmp_path.iterdir()) == [path]
@@ -63,6 +64,7 @@ def test_safetensors_library_files_and_half_precision(tmp_path):
     save_file(halves, tmp_path / "w")
     weights = formats.read(tmp_path / "w")
     assert weights.metadata == {}
+    assert weights.dtypes == ("bfloat16", "float16")
     assert_same(
         dict(sorted(weights.tensors.items())),
         {name: halves[name].astype(np.float32) for name in "bh"},

@@ -41,6 +41,7 @@ def test_keras_layout(tmp_path, under, pieces):
     read = formats.read(tmp_path / "w.pth")
     assert read.format == "keras_legacy_h5"
     assert read.metadata == {}
+    assert read.dtypes == ("float16", "float32")
     expected = {
         "conv1_conv/kernel": KERNEL["conv1_conv"]["conv1_conv/kernel:0"],
         "conv1_bn/gamma": gamma,

@@ -7,6 +7,7 @@ import sys
 import zipfile
 from collections import OrderedDict
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -112,6 +113,26 @@ def test_torch_first_rebuild_function_and_parameters(tmp_path, layout):
     data = normal(2)
     path = saved(tmp_path, layout(state_dict(a=old, b=parameter), {"0": data.tobytes()}))
     assert_same(formats.read(path).tensors, {"a": data, "b": data})
+
+
+def test_torch_half_precision_is_widened(tmp_path):
+    half, bfloat = normal(2, 3).astype(np.float16), normal(4).astype(ml_dtypes.bfloat16)
+    code = state_dict(
+        half=tensor("0", 6, (2, 3), (3, 1), kind="Half"),
+        transposed=tensor("0", 6, (2, 2), (1, 3), offset=1, kind="Half"),
+        bfloat=tensor("1", 4, (4,), (1,), kind="BFloat16"),
+    )
+    storages = {"0": half.tobytes(), "1": bfloat.tobytes()}
+    weights = formats.read(saved(tmp_path, zip_layout(code, storages)))
+    assert weights.dtypes == ("bfloat16", "float16")
+    expected = {"half": half, "transposed": half[:, 1:].T, "bfloat": bfloat}
+    assert_same(weights.tensors, {name: a.astype(np.float32) for name, a in expected.items()})
+
+
+def test_torch_overlapping_halves_are_not_widened_beyond_the_file(tmp_path):
+    views = {f"w{i}": tensor("0", 5000, (5000,), (1,), kind="Half") for i in range(9)}
+    path = saved(tmp_path, zip_layout(state_dict(**views), {"0": bytes(10_000)}))
+    assert "list of half-precision tensors promises 90000 bytes" in refusal(path)
 
 
 W = tensor("0", 1, (1,), (1,))
@@ -407,6 +428,8 @@ def test_torch_every_type(tmp_path, new):
         _use_new_zipfile_serialization=new,
     )
     assert_as_torch(torch, tmp_path / "w.h5")
+    floats = ("bfloat16", "float16", "float32", "float64")
+    assert formats.read(tmp_path / "w.h5").dtypes == floats
 
 
 @BOTH

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 from safetensors import safe_open
 
 from vtl.errors import UserError
 from vtl.weights import keras_h5, pytorch
-from vtl.weights.untrusted import EXPECTED, Tensors, check_present, widen
+from vtl.weights.untrusted import EXPECTED, Tensors, check_present
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class WeightsFile:
     format: str
     tensors: Tensors
     metadata: dict[str, str]
+    dtypes: tuple[str, ...] = ()
+    """The floating-point types in the file, such as ("float16", "float32")."""
 
 
 def read(path: str | Path) -> WeightsFile:
@@ -42,16 +46,34 @@ def read(path: str | Path) -> WeightsFile:
         raise UserError(f"{path}: {what}; {EXPECTED}")
     try:
         with path.open("rb") as file:
-            name = _recognise(file.read(512))
-        tensors, metadata = _READERS[name](path)
+            format = _recognise(file.read(512))
+        stored, metadata = _READERS[format](path)
+        halves = sum(array.nbytes for array in stored.values() if _is_half(array))
+        # PyTorch's may overlap, and each is widened by itself.
+        check_present("list of half-precision tensors", halves, path.stat().st_size)
+        tensors = {name: _widen(array) for name, array in stored.items()}
     except UserError as error:
         reason = str(error)
     except Exception as error:  # hostile bytes make the libraries below raise nearly anything
         reason = f"can't be read, damaged or incomplete ({type(error).__name__}: {error})"
     else:
-        return WeightsFile(path, name, tensors, metadata)
+        dtypes = {a.dtype.name for a in stored.values() if a.dtype.kind == "f" or _is_half(a)}
+        return WeightsFile(path, format, tensors, metadata, tuple(sorted(dtypes)))
     # The reason may quote the file, which may hold newlines and terminal escapes.
     raise UserError(f"{path}: {re.sub('[^ -~]+', ' ', reason)[:500]}")
+
+
+def _widen(array: np.ndarray) -> np.ndarray:
+    """The array in native byte order, half precision as float32; UserError if it isn't numbers."""
+    if _is_half(array):
+        return array.astype(np.float32)
+    if array.dtype.kind not in "fiub":
+        raise UserError(f"holds values of type {array.dtype}; expected numbers")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _is_half(array: np.ndarray) -> bool:
+    return array.dtype in (np.float16, ml_dtypes.bfloat16)
 
 
 def _recognise(head: bytes) -> str:
@@ -84,7 +106,7 @@ def _read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     check_present("header", start + max(ends, default=0), present)
     with safe_open(path, framework="numpy") as opened:
-        tensors = {name: widen(opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         return tensors, opened.metadata() or {}
 
 

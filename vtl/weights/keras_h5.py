@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from vtl.errors import UserError
-from vtl.weights.untrusted import Tensors, check_present, widen
+from vtl.weights.untrusted import Tensors, check_present
 
 
 def read(path: Path) -> tuple[Tensors, dict[str, str]]:
@@ -36,7 +36,7 @@ def read(path: Path) -> tuple[Tensors, dict[str, str]]:
                 name = weight.removesuffix(":0")
                 if name in tensors:
                     raise UserError(f"has two weights named {name}")
-                tensors[name] = widen(np.asarray(dataset[()]))
+                tensors[name] = np.asarray(dataset[()])
     return tensors, {}
 
 

@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from vtl.errors import UserError
-from vtl.weights.untrusted import EXPECTED, Tensors, check_present, widen
+from vtl.weights.untrusted import EXPECTED, Tensors, check_present
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _MAX_PICKLE_BYTES = 1 << 21  # a ResNet-50's takes some 50 kB; the tensors lie outside of it
@@ -120,9 +120,8 @@ def read(path: Path) -> tuple[Tensors, dict[str, str]]:
         is_zip = file.read(2) == b"PK"
         file.seek(0)
         loaded, data = (_read_zip if is_zip else _read_legacy)(file)
-    values = {s: widen(np.frombuffer(data[s], _STORAGES[s.type])) for s in data}
     tensors = _only_state_dict(loaded)
-    return {name: _view(name, tensor, values) for name, tensor in tensors.items()}, {}
+    return {name: _view(name, tensor, data) for name, tensor in tensors.items()}, {}
 
 
 def _read_zip(file: BinaryIO) -> tuple[Any, dict[_Storage, bytes]]:
@@ -193,7 +192,7 @@ def _only_state_dict(loaded: Any) -> dict[str, Any]:
     return {name.removeprefix(prefix): value for name, value in found.items()}
 
 
-def _view(name: str, tensor: _Tensor, values: dict[_Storage, np.ndarray]) -> np.ndarray:
+def _view(name: str, tensor: _Tensor, data: dict[_Storage, bytes]) -> np.ndarray:
     storage, offset, shape, stride = tensor
     if not (
         isinstance(storage, _Storage) and isinstance(shape, tuple) and isinstance(stride, tuple)
@@ -206,7 +205,8 @@ def _view(name: str, tensor: _Tensor, values: dict[_Storage, np.ndarray]) -> np.
     # A tensor with stride 0 could be of any size on a storage of one number.
     if size and max(size, last + 1) > storage.numel:
         raise UserError(f"tensor {name} reaches beyond its storage of {storage.numel} numbers")
-    flat = values[storage][offset:]
+    dtype = _STORAGES[storage.type]
     if not size:
-        return np.empty(shape, flat.dtype)
-    return np.ndarray(shape, flat.dtype, flat, strides=[n * flat.itemsize for n in stride])
+        return np.empty(shape, dtype)
+    strides = [step * dtype.itemsize for step in stride]
+    return np.ndarray(shape, dtype, data[storage], offset * dtype.itemsize, strides)
