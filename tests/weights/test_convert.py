@@ -247,6 +247,81 @@ def test_keras_architecture_and_the_file_of_2017():
     assert_same(load(old, layout="keras_legacy_h5"), load(tensors, layout="keras_legacy_h5"))
 
 
+# Keras 3
+
+
+def keras_3_order():
+    """The layers of a ResNet-50 of Keras as `model.layers` has them, without `_conv` and `_bn`."""
+    order = ["conv1"]
+    for stage, count in enumerate((3, 4, 6, 3), start=2):
+        order += [f"conv{stage}_block1_{part}" for part in (1, 2, 0, 3)]
+        order += [f"conv{stage}_block{b}_{part}" for b in range(2, count + 1) for part in (1, 2, 3)]
+    return order
+
+
+def keras_3_tensors(layer_of, tensors=None):
+    """`keras_tensors` by number of variable, under the layer's name that `layer_of` gives."""
+    orders = (("kernel", "bias"), ("gamma", "beta", "moving_mean", "moving_variance"))
+    numbers = {leaf: i for order in orders for i, leaf in enumerate(order)}
+    found = {}
+    for key, tensor in (tensors or keras_tensors()).items():
+        layer, _, leaf = key.partition("/")
+        found[f"{layer_of(layer)}/vars/{numbers[leaf]}"] = tensor
+    return found
+
+
+def numbered(layer):
+    """`conv2_block1_0_bn` -> `layers/batch_normalization_3`."""
+    if layer == "predictions":
+        return "layers/dense"
+    name, _, kind = layer.rpartition("_")
+    index = keras_3_order().index(name)
+    group = {"conv": "conv2d", "bn": "batch_normalization"}[kind]
+    return f"layers/{group}_{index}" if index else f"layers/{group}"
+
+
+def test_keras_3_numbers():
+    assert numbered("conv2_block1_0_conv") == "layers/conv2d_3"
+    assert numbered("conv2_block1_3_bn") == "layers/batch_normalization_4"
+    assert numbered("conv5_block3_3_conv") == "layers/conv2d_52"
+
+
+@pytest.mark.parametrize(
+    "layer_of",
+    [
+        numbered,
+        lambda layer: layer,
+        lambda layer: f"layers/{layer}",
+        lambda layer: numbered(layer).replace("layers", "layers/functional/layers"),
+        lambda layer: "dense_7" if layer == "predictions" else layer,
+    ],
+    ids=["numbered", "named", "named groups", "nested", "own head"],
+)
+def test_keras_3_is_as_the_legacy_layout(layer_of):
+    expected, architecture = canonical(keras_tensors(), "keras_legacy_h5")
+    tensors = keras_3_tensors(layer_of) | {"optimizer/vars/0": np.array(7)}
+    found, same = canonical(tensors, "keras3_weights_h5")
+    assert architecture == same == KERAS
+    assert_same(found, expected)
+
+
+def test_keras_3_of_another_network():
+    tensors = keras_3_tensors(numbered)
+    fewer = {key: t for key, t in tensors.items() if not key.startswith("layers/conv2d_52/")}
+    message = refusal(canonical, fewer, "keras3_weights_h5")
+    assert message == f"{PATH}: 52 convolutions without names, no ResNet of [50, 101, 152]"
+    extra = tensors | {"layers/normalization/vars/0": np.zeros(3, np.float32)}
+    assert "not a ResNet's tensors: layers/normalization/vars/0" in refusal(
+        canonical, extra, "keras3_weights_h5"
+    )
+    two = tensors | {"layers/dense_1/vars/0": np.zeros((512, 3), np.float32)}
+    assert "two tensors for params/fc/kernel" in refusal(canonical, two, "keras3_weights_h5")
+    autonamed = {key.removeprefix("layers/"): tensor for key, tensor in tensors.items()}
+    assert "not a ResNet's tensors: batch_normalization/vars/0" in refusal(
+        canonical, autonamed, "keras3_weights_h5"
+    )
+
+
 # There and back
 
 

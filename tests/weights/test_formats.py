@@ -24,7 +24,7 @@ from vtl.weights import formats
 def test_other_files_are_named_and_refused(tmp_path, content, what):
     message = refusal(saved(tmp_path, content, "resnet50.pth"))
     assert what in message
-    assert "expected a safetensors, PyTorch .pth or Keras legacy .h5 file" in message
+    assert "expected a safetensors, PyTorch .pth or Keras .h5 file" in message
 
 
 def test_missing_file_and_directory(tmp_path):

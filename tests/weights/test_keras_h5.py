@@ -1,3 +1,5 @@
+import zipfile
+
 import h5py
 import numpy as np
 import pytest
@@ -142,6 +144,139 @@ def test_other_hdf5(tmp_path):
     assert "is HDF5 of no known layout; expected" in refusal(path)
 
 
+# Keras 3
+
+
+def keras_3_file(path, variables, names=None):
+    """Writes {group: [array, ...]} as `save_weights` does; `names` are the layers' own, by group.
+
+    Versions that note no names leave out the groups of layers without variables.
+    """
+    with h5py.File(path, "w") as file:
+        for group, arrays in variables.items():
+            stored = file.create_group(f"{group}/vars")
+            if names:
+                stored.attrs["name"] = names[group]
+            for index, array in enumerate(arrays):
+                stored[str(index)] = array
+
+
+NUMBERED = {
+    "layers/conv2d": [normal(7, 7, 3, 8), normal(8)],
+    "layers/batch_normalization": [normal(8), normal(8).astype(np.float16)],
+    "optimizer": [np.array(3)],
+}
+NAMED = {
+    "layers/conv2d": "conv1_conv",
+    "layers/batch_normalization": "conv1_bn",
+    "optimizer": "adam",
+}
+
+
+def keras_archive(path, data, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("metadata.json", "{}")
+        archive.writestr("model.weights.h5", data)
+
+
+@pytest.mark.parametrize("archived", [False, True])
+@pytest.mark.parametrize(
+    ("names", "conv", "norm"),
+    [
+        (NAMED, "conv1_conv", "conv1_bn"),
+        (None, "layers/conv2d", "layers/batch_normalization"),
+    ],
+)
+def test_keras_3_layers_go_by_their_own_names_or_their_numbers(
+    tmp_path, archived, names, conv, norm
+):
+    path = tmp_path / "w.weights.h5"
+    keras_3_file(path, NUMBERED, names)
+    if archived:
+        keras_archive(tmp_path / "w.keras", path.read_bytes())
+        path = tmp_path / "w.keras"
+    weights = formats.read(path)
+    assert weights.format == "keras3_weights_h5"
+    assert weights.metadata == {}
+    assert weights.dtypes == ("float16", "float32")
+    kernel, bias = NUMBERED["layers/conv2d"]
+    gamma, beta = NUMBERED["layers/batch_normalization"]
+    expected = {
+        f"{norm}/vars/0": gamma,
+        f"{norm}/vars/1": beta.astype(np.float32),
+        f"{conv}/vars/0": kernel,
+        f"{conv}/vars/1": bias,
+        "optimizer/vars/0": np.array(3),
+    }
+    assert_same(weights.tensors, expected)
+
+
+def test_keras_3_names_of_nested_models_and_their_clashes(tmp_path):
+    path = tmp_path / "w"
+    variables = {"layers/functional/layers/conv2d": [normal(3)], "layers/dense": [normal(2)]}
+    keras_3_file(path, variables)
+    assert sorted(formats.read(path).tensors) == [f"{group}/vars/0" for group in sorted(variables)]
+    keras_3_file(path, variables, dict(zip(variables, ["conv1_conv", "dense"], strict=True)))
+    assert sorted(formats.read(path).tensors) == ["conv1_conv/vars/0", "dense/vars/0"]
+    keras_3_file(path, variables, dict.fromkeys(variables, "same"))
+    assert "has two weights named same/vars/0" in refusal(path)
+
+
+def test_keras_3_links_lead_nowhere(tmp_path):
+    secret, path = tmp_path / "secret.h5", tmp_path / "w"
+    keras_3_file(secret, NUMBERED)
+    for link in (h5py.ExternalLink(secret, "/layers/conv2d"), h5py.SoftLink("/optimizer")):
+        for at in ("layers/dense", "layers/conv2d/vars/2", "elsewhere"):
+            keras_3_file(path, NUMBERED)
+            with h5py.File(path, "a") as file:
+                file[at] = link
+            assert f"{at.rpartition('/')[2]} is a link to somewhere else" in refusal(path)
+    for target in ("/", "layers", "layers/conv2d"):
+        keras_3_file(path, NUMBERED)
+        with h5py.File(path, "a") as file:
+            file["layers/conv2d/again"] = file[target]
+        assert "layers/conv2d/again is in this file under two names; refused" in refusal(path)
+
+
+@pytest.mark.parametrize("write", [external, virtual, compressed, strings, records])
+def test_keras_3_variables_are_plain_arrays(tmp_path, write):
+    path = tmp_path / "w"
+    keras_3_file(path, NUMBERED)
+    other = saved(tmp_path, bytes(16), "other.bin")
+    with h5py.File(path, "a") as file:
+        write(file["layers/conv2d/vars"], "2", other)
+    assert "layers/conv2d/vars/2 isn't a plain array of numbers" in refusal(path)
+    keras_archive(tmp_path / "w.keras", path.read_bytes())
+    assert "layers/conv2d/vars/2 isn't a plain array" in refusal(tmp_path / "w.keras")
+
+
+def test_keras_3_sizes_are_held_against_the_file(tmp_path):
+    path = tmp_path / "w"
+    keras_3_file(path, NUMBERED)
+    with h5py.File(path, "a") as file:
+        file.create_dataset("layers/dense/vars/0", (1 << 40,), "f4")
+    assert "list of weights promises" in refusal(path)
+    keras_archive(tmp_path / "w.keras", path.read_bytes())
+    assert "list of weights promises" in refusal(tmp_path / "w.keras")
+
+
+def test_keras_3_archives_are_stored_and_whole(tmp_path):
+    path = tmp_path / "w.keras"
+    keras_archive(path, bytes(1 << 20), zipfile.ZIP_DEFLATED)
+    assert "is a compressed zip" in refusal(path)
+    keras_archive(path, b"no HDF5")
+    assert "damaged or incomplete" in refusal(path)
+    keras_3_file(tmp_path / "w", NUMBERED)
+    whole = (tmp_path / "w").read_bytes()
+    keras_archive(path, whole[: len(whole) // 2])
+    assert "damaged or incomplete" in refusal(path)
+    keras_archive(path, whole)
+    assert "looks truncated" in refusal(saved(tmp_path, path.read_bytes()[:-100]))
+
+
+# Held against Keras
+
+
 @pytest.fixture
 def keras(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
@@ -172,9 +307,25 @@ def test_keras_own_files(tmp_path, keras):
         assert tensors == {}
 
 
-def test_keras_3_files_are_named(tmp_path, keras):
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_keras_3_own_files(tmp_path, keras, dtype):
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype)
     model = small_model(keras)
+    keras.config.set_dtype_policy(previous)
+    model.compile("sgd", "mse")
+    model.fit(np.zeros((1, 8, 8, 3)), np.zeros((1, 2)), verbose=0)
     model.save_weights(tmp_path / "model.weights.h5")
-    assert "is HDF5 of Keras 3's .weights.h5; expected" in refusal(tmp_path / "model.weights.h5")
     model.save(tmp_path / "model.keras")
-    assert "is a .keras archive of Keras 3" in refusal(tmp_path / "model.keras")
+    expected = {
+        f"{layer.name}/vars/{index}": np.asarray(variable.value).astype(np.float32)
+        for layer in model.layers
+        for index, variable in enumerate(layer.weights)
+    }
+    assert len(expected) == 8
+    for path in (tmp_path / "model.weights.h5", tmp_path / "model.keras"):
+        weights = formats.read(path)
+        assert weights.format == "keras3_weights_h5"
+        assert dtype in weights.dtypes
+        assert_same({name: weights.tensors.pop(name) for name in expected}, expected)
+        assert all(name.startswith("optimizer/vars/") for name in weights.tensors)

@@ -284,6 +284,33 @@ def test_activations_are_keras(keras_resnet, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("named", [True, False], ids=["named", "numbered"])
+def test_keras_3_files_are_as_the_official_ones(keras_resnet, named, tmp_path):
+    """Tensor by tensor, also without the layers' names, which earlier versions did not note."""
+    import h5py
+
+    paths = [tmp_path / name for name in ("random.h5", "random.weights.h5", "random.keras")]
+    save_as_official(keras_resnet, paths[0])
+    keras_resnet.save_weights(paths[1])
+    keras_resnet.save(paths[2])
+    if not named:
+        with h5py.File(paths[1], "a") as file:
+            for layer in file["layers"].values():
+                del layer["vars"].attrs["name"]
+        paths.pop()
+    files = [formats.read(path) for path in paths]
+    assert ("conv1_conv/vars/0" in files[1].tensors) == named
+    expected, architecture = convert.canonical(files[0])
+    assert architecture == convert.Architecture(50, 1.0, "v1", 1.001e-5, CLASSES)
+    for file in files[1:]:
+        found, same = convert.canonical(file)
+        assert same == architecture
+        assert found.keys() == expected.keys()
+        for key in expected:
+            np.testing.assert_array_equal(found[key], expected[key], err_msg=key)
+
+
+@pytest.mark.slow
 def test_keras_without_top_loads_with_a_given_head(keras_resnet, tmp_path):
     import keras
 

@@ -53,8 +53,19 @@ _KERAS_LEAVES = {
     ("fc", "kernel"): ("params", "kernel"),
     ("fc", "bias"): ("params", "bias"),
 }
-_IGNORED = re.compile(r".*\.num_batches_tracked")
-_KERAS_HEADS = ("predictions", "probs", "fc1000")
+_KERAS_3_LEAVES = {
+    ("conv", "0"): ("params", "kernel"),
+    ("conv", "1"): ("params", "bias"),
+    ("norm", "0"): ("params", "scale"),
+    ("norm", "1"): ("params", "bias"),
+    ("norm", "2"): ("batch_stats", "mean"),
+    ("norm", "3"): ("batch_stats", "var"),
+    ("fc", "0"): ("params", "kernel"),
+    ("fc", "1"): ("params", "bias"),
+}
+_IGNORED = re.compile(r".*\.num_batches_tracked|optimizer/vars/\d+")
+_KERAS_HEAD = re.compile(r"predictions|probs|fc1000|dense(_\d+)?")
+_KERAS_DEPTHS = (50, 101, 152)
 _KIND = {"conv": "conv", "downsample_0": "conv", "bn": "norm", "downsample_1": "norm", "fc": "fc"}
 
 
@@ -73,7 +84,7 @@ def _torch_module(name: str) -> str | None:
 
 def _keras_module(name: str) -> str | None:
     """`conv2_block1_0_bn` or, from 2017, `bn2a_branch1` -> `layer1_0/downsample_1`."""
-    if name in _KERAS_HEADS:
+    if _KERAS_HEAD.fullmatch(name):
         return "fc"
     if name in ("conv1_conv", "conv1"):
         return "conv1"
@@ -93,6 +104,46 @@ def _keras_module(name: str) -> str | None:
     else:
         part = f"{'bn' if kind == 'bn' else 'conv'}{index}"
     return f"layer{int(stage) - 1}_{block}/{part}"
+
+
+def _keras_3_order(depth: int) -> list[str]:
+    """A model's convolutions as `model.layers` has them: a shortcut's comes before the last."""
+    order = ["conv1"]
+    for stage, blocks in enumerate(DEPTHS[depth].blocks, start=1):
+        for block in range(blocks):
+            parts = ["conv1", "conv2", "conv3"]
+            if block == 0:
+                parts.insert(2, "downsample_0")
+            order += [f"layer{stage}_{block}/{part}" for part in parts]
+    return order
+
+
+def _norm_after(conv: str) -> str:
+    """`layer1_0/downsample_0` -> `layer1_0/downsample_1`."""
+    return re.sub(r"conv(\d)$", r"bn\1", conv).replace("downsample_0", "downsample_1")
+
+
+def _keras_3_module(keys: Iterable[str], path: object) -> Callable[[str], str | None]:
+    """What finds the module of a layer of these `keys`, by its name or else by its number."""
+    convs = {key for key in keys if re.search(r"(^|/)layers/conv2d(_\d+)?/vars/0$", key)}
+    orders = {len(order): order for order in map(_keras_3_order, _KERAS_DEPTHS)}
+    if convs and len(convs) not in orders:
+        raise UserError(
+            f"{path}: {len(convs)} convolutions without names, no ResNet of {list(_KERAS_DEPTHS)}"
+        )
+    numbered = {}
+    for index, conv in enumerate(orders.get(len(convs), [])):
+        suffix = f"_{index}" if index else ""
+        numbered[f"conv2d{suffix}"] = conv
+        numbered[f"batch_normalization{suffix}"] = _norm_after(conv)
+
+    def module_of(name: str) -> str | None:
+        parent, _, layer = name.removesuffix("/vars").rpartition("/")
+        if parent and layer in numbered:
+            return numbered[layer]
+        return _keras_module(layer)
+
+    return module_of
 
 
 def _rename(
@@ -149,9 +200,13 @@ def canonical(file: WeightsFile) -> tuple[Tensors, Architecture]:
     Raises:
         UserError: unknown tensors, or tensors that make up no ResNet of `models.resnet.DEPTHS`.
     """
-    if file.format == "keras_legacy_h5":
-        tensors = _rename(file.tensors, "/", _keras_module, _KERAS_LEAVES, file.path)
-        is_2017 = any(key.startswith("res2a") for key in file.tensors)
+    if file.format in ("keras_legacy_h5", "keras3_weights_h5"):
+        if file.format == "keras_legacy_h5":
+            tensors = _rename(file.tensors, "/", _keras_module, _KERAS_LEAVES, file.path)
+        else:
+            module_of = _keras_3_module(file.tensors, file.path)
+            tensors = _rename(file.tensors, "/", module_of, _KERAS_3_LEAVES, file.path)
+        is_2017 = any(re.search(r"(^|/)res2a", key) for key in file.tensors)
         variant, epsilon = "v1", 1e-3 if is_2017 else EPSILON["v1"]
         return _fold_conv_biases(tensors), _architecture(tensors, variant, epsilon, file)
     tensors = _rename(file.tensors, ".", _torch_module, _TORCH_LEAVES, file.path)

@@ -17,12 +17,18 @@ from safetensors import safe_open
 
 from vtl.errors import UserError
 from vtl.weights import keras_h5, pytorch
-from vtl.weights.untrusted import EXPECTED, Tensors, check_present
+from vtl.weights.untrusted import EXPECTED, Tensors, check_present, open_zip
+
+_Read = tuple[str, Tensors, dict[str, str]]
+"""Format, tensors as they are stored, metadata."""
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What a weight file holds; `format` is "safetensors", "torch" or "keras_legacy_h5"."""
+    """What a weight file holds.
+
+    `format` is "safetensors", "torch", "keras_legacy_h5" or "keras3_weights_h5".
+    """
 
     path: Path
     format: str
@@ -36,8 +42,9 @@ def read(path: str | Path) -> WeightsFile:
     """Reads a weight file, recognised by its content and never by its extension.
 
     Tensors keep their names, except that Keras' ":0", the "module." of PyTorch's DataParallel and
-    one dict around all ({"state_dict": ...}) are taken off. float16 and bfloat16 come out as
-    float32, every other type as it is; arrays may be read-only views.
+    one dict around all ({"state_dict": ...}) are taken off, and that Keras 3's go by their layer's
+    own name, if the file has it. float16 and bfloat16 come out as float32, every other type as it
+    is; arrays may be read-only views.
     Raises UserError for a file that isn't one of weights, is incomplete, or wants code to be run.
     """
     path = Path(path)
@@ -46,8 +53,8 @@ def read(path: str | Path) -> WeightsFile:
         raise UserError(f"{path}: {what}; {EXPECTED}")
     try:
         with path.open("rb") as file:
-            format = _recognise(file.read(512))
-        stored, metadata = _READERS[format](path)
+            container = _recognise(file.read(512))
+        format, stored, metadata = _READERS[container](path)
         halves = sum(array.nbytes for array in stored.values() if _is_half(array))
         # PyTorch's may overlap, and each is widened by itself.
         check_present("list of half-precision tensors", halves, path.stat().st_size)
@@ -77,13 +84,16 @@ def _is_half(array: np.ndarray) -> bool:
 
 
 def _recognise(head: bytes) -> str:
+    """The container that a file's first bytes speak of."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "keras_legacy_h5"
+        return "hdf5"
     if head[8:9] == b"{":
         return "safetensors"
-    if head.startswith((b"PK\x03\x04", b"\x80")):
-        return "torch"
+    if head.startswith(b"PK\x03\x04"):
+        return "zip"
+    if head.startswith(b"\x80"):
+        return "pickle"
     if not head:
         what = "is empty"
     elif text.startswith((b"<!doctype", b"<html", b"<?xml")):
@@ -97,7 +107,21 @@ def _recognise(head: bytes) -> str:
     raise UserError(f"{what}; {EXPECTED}")
 
 
-def _read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
+def _read_torch(path: Path) -> _Read:
+    return "torch", pytorch.read(path), {}
+
+
+def _read_keras(path: Path) -> _Read:
+    return *keras_h5.read(path), {}
+
+
+def _read_zip(path: Path) -> _Read:
+    with path.open("rb") as file:
+        is_keras = keras_h5.ARCHIVED in open_zip(file).namelist()
+    return _read_keras(path) if is_keras else _read_torch(path)
+
+
+def _read_safetensors(path: Path) -> _Read:
     present = path.stat().st_size
     with path.open("rb") as file:
         start = 8 + int.from_bytes(file.read(8), "little")
@@ -107,7 +131,7 @@ def _read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
     check_present("header", start + max(ends, default=0), present)
     with safe_open(path, framework="numpy") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        return tensors, opened.metadata() or {}
+        return "safetensors", tensors, opened.metadata() or {}
 
 
 def write_safetensors(path: str | Path, tensors: Tensors, metadata: dict[str, str]) -> None:
@@ -146,6 +170,7 @@ def write_safetensors(path: str | Path, tensors: Tensors, metadata: dict[str, st
 
 _READERS = {
     "safetensors": _read_safetensors,
-    "torch": pytorch.read,
-    "keras_legacy_h5": keras_h5.read,
+    "hdf5": _read_keras,
+    "zip": _read_zip,
+    "pickle": _read_torch,
 }

@@ -10,7 +10,6 @@ import os
 import pickle
 import pickletools
 import re
-import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -18,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from vtl.errors import UserError
-from vtl.weights.untrusted import EXPECTED, Tensors, check_present
+from vtl.weights.untrusted import EXPECTED, Tensors, check_present, check_stored, open_zip
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _MAX_PICKLE_BYTES = 1 << 21  # a ResNet-50's takes some 50 kB; the tensors lie outside of it
@@ -114,33 +113,23 @@ def _unpickle(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
     return unpickler.load(), unpickler.storages
 
 
-def read(path: Path) -> tuple[Tensors, dict[str, str]]:
-    """The tensors of a state_dict, whether bare or one dict down, and no metadata."""
+def read(path: Path) -> Tensors:
+    """The tensors of a state_dict, whether bare or one dict down."""
     with path.open("rb") as file:
         is_zip = file.read(2) == b"PK"
         file.seek(0)
         loaded, data = (_read_zip if is_zip else _read_legacy)(file)
     tensors = _only_state_dict(loaded)
-    return {name: _view(name, tensor, data) for name, tensor in tensors.items()}, {}
+    return {name: _view(name, tensor, data) for name, tensor in tensors.items()}
 
 
 def _read_zip(file: BinaryIO) -> tuple[Any, dict[_Storage, bytes]]:
-    try:
-        archive = zipfile.ZipFile(file)
-    except zipfile.BadZipFile as error:
-        raise UserError(
-            "looks truncated: the zip directory at its end is missing; fetch it again"
-        ) from error
+    archive = open_zip(file)
     names = archive.namelist()
-    if "model.weights.h5" in names:
-        raise UserError('is a .keras archive of Keras 3; write it with model.save("NAME.h5")')
     pickles = [name for name in names if re.fullmatch(r"([^/]+/)?data\.pkl", name)]
     if len(pickles) != 1:
         raise UserError(f"is a zip, but not one of torch.save; {EXPECTED}")
-    if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-        raise UserError("is a compressed zip, which torch.save never writes; refused")
-    promised = sum(member.file_size for member in archive.infolist())
-    check_present("zip directory", promised, os.fstat(file.fileno()).st_size)
+    check_stored(archive, file)
     root = pickles[0].removesuffix("data.pkl")
     if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
         raise UserError("was saved on a big-endian machine; save it on a little-endian one")
