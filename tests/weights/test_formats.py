@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.weights.files import KEPT, assert_same, normal, refusal, saved
+from vtl.errors import UserError
 from vtl.weights import formats
 
 # What is no weight file
@@ -114,3 +115,116 @@ def test_safetensors_truncated(tmp_path, cut):
 )
 def test_safetensors_tampered(tmp_path, data):
     refusal(saved(tmp_path, data))
+
+
+# Shards and their index
+
+
+def write_shards(directory, weight_map=None):
+    """Two shards of three tensors, and their index, whose path and tensors come back."""
+    tensors = {"a": normal(2), "b": normal(3).astype(np.float16), "c": np.array(7)}
+    formats.write_safetensors(directory / "model-1.safetensors", {"c": tensors["c"]}, {})
+    rest = {name: tensors[name] for name in "ab"}
+    formats.write_safetensors(directory / "model-2.safetensors", rest, {"format": "pt"})
+    own = {"b": "model-2.safetensors", "c": "model-1.safetensors", "a": "model-2.safetensors"}
+    index = {
+        "metadata": {"total_size": 22},
+        "weight_map": own if weight_map is None else weight_map,
+    }
+    return saved(directory, json.dumps(index, indent=2).encode(), "model.index.json"), tensors
+
+
+def test_shards_are_read_by_their_index(tmp_path):
+    path, tensors = write_shards(tmp_path)
+    weights = formats.read(path)
+    assert weights.path == path
+    assert weights.format == "safetensors"
+    assert weights.metadata == {"total_size": "22"}
+    assert weights.dtypes == ("float16", "float32")
+    tensors["b"] = tensors["b"].astype(np.float32)
+    assert_same(dict(sorted(weights.tensors.items())), tensors)
+
+
+def test_the_files_of_an_index_and_of_others(tmp_path):
+    path, _ = write_shards(tmp_path)
+    shards = [tmp_path / "model-1.safetensors", tmp_path / "model-2.safetensors"]
+    assert formats.files_of(str(path)) == [path, *shards]
+    assert formats.files_of(shards[1]) == [shards[1]]
+    shards[0].unlink()
+    with pytest.raises(UserError, match=r"index\.json: shard model-1\.safetensors is missing"):
+        formats.files_of(path)
+    assert "shard model-1.safetensors is missing; fetch it into the same" in refusal(path)
+
+
+SHARD = "model-2.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "message"),
+    [
+        ({"a": SHARD}, "shard model-2.safetensors: holds b, which the index doesn't list there"),
+        (dict.fromkeys("abd", SHARD), "shard model-2.safetensors: lacks d, which the index lists"),
+        (
+            {"a": SHARD, "b": "model-1.safetensors", "c": "model-1.safetensors"},
+            "shard model-1.safetensors: lacks b",
+        ),
+        ({"a": "other.bin"}, "shard other.bin: isn't a safetensors file"),
+        ({"a": "model.index.json"}, "shard model.index.json: isn't a safetensors file"),
+        ({}, "is JSON, but not an index of safetensors; expected"),
+        ([SHARD], "is JSON, but not an index of safetensors; expected"),
+        ({"a": "no such"}, "shard no such is missing"),
+        ({"a": "directory"}, "shard directory is missing"),
+        *(
+            ({"a": name}, f"lists the shard {name!r}, which isn't a plain file name; refused")
+            for name in (
+                "../w",
+                "/etc/passwd",
+                "a/b",
+                "a\\b",
+                "c:w",
+                "..",
+                ".",
+                "",
+                3,
+                None,
+                [SHARD],
+            )
+        ),
+    ],
+)
+def test_an_index_and_its_shards_agree(tmp_path, weight_map, message):
+    path, _ = write_shards(tmp_path, weight_map)
+    (tmp_path / "other.bin").write_bytes(b"\x80\x02")
+    (tmp_path / "directory").mkdir()
+    assert message in refusal(path)
+
+
+def test_an_index_lists_a_tensor_once(tmp_path):
+    write_shards(tmp_path)
+    path = saved(tmp_path, b'{"weight_map": {"a": "model-2.safetensors", "a": "x"}}')
+    assert "lists a 2 times" in refusal(path)
+
+
+def test_a_shard_may_link_within_its_directory_only(tmp_path):
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    for directory in (inside, outside):
+        directory.mkdir()
+        path, _ = write_shards(directory)
+    (inside / SHARD).rename(inside / "real")
+    (inside / SHARD).symlink_to("real")
+    assert sorted(formats.read(inside / path.name).tensors) == ["a", "b", "c"]
+    (inside / SHARD).unlink()
+    (inside / SHARD).symlink_to(outside / SHARD)
+    message = refusal(inside / path.name)
+    assert f"shard {SHARD} is a link to somewhere else; refused" in message
+
+
+def test_a_broken_shard_is_named(tmp_path):
+    path, _ = write_shards(tmp_path)
+    whole = (tmp_path / SHARD).read_bytes()
+    (tmp_path / SHARD).write_bytes(whole[:-1])
+    assert "shard model-2.safetensors: looks truncated" in refusal(path)
+    refusal(saved(tmp_path, path.read_bytes()[:-9]))
+    refusal(saved(tmp_path, b"{}"))
+    message = refusal(saved(tmp_path, b"{" + b" " * (1 << 24) + b"}"))
+    assert "is JSON, larger than any index" in message

@@ -1,12 +1,16 @@
 """Weight files as flat dicts of numpy arrays, read without PyTorch, Keras or TensorFlow.
 
 A weight file comes from the internet, so nothing in it is trusted: none of its code runs, no other
-file is opened on its word, and no size is believed before it is held against the file's own.
+file is opened on its word, and no size is believed before it is held against the file's own. The
+one exception: an index of safetensors names shards, which lie beside it.
 """
 
+import contextlib
 import json
 import os
 import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,8 @@ from safetensors import safe_open
 from vtl.errors import UserError
 from vtl.weights import keras_h5, pytorch
 from vtl.weights.untrusted import EXPECTED, Tensors, check_present, open_zip
+
+_MAX_INDEX_BYTES = 1 << 24  # a ResNet-152's takes some 100 kB
 
 _Read = tuple[str, Tensors, dict[str, str]]
 """Format, tensors as they are stored, metadata."""
@@ -41,6 +47,7 @@ class WeightsFile:
 def read(path: str | Path) -> WeightsFile:
     """Reads a weight file, recognised by its content and never by its extension.
 
+    A safetensors file may come in shards; `path` is then that of their index, a JSON file.
     Tensors keep their names, except that Keras' ":0", the "module." of PyTorch's DataParallel and
     one dict around all ({"state_dict": ...}) are taken off, and that Keras 3's go by their layer's
     own name, if the file has it. float16 and bfloat16 come out as float32, every other type as it
@@ -51,23 +58,35 @@ def read(path: str | Path) -> WeightsFile:
     if not path.is_file():
         what = "is a directory" if path.is_dir() else "there is no such file"
         raise UserError(f"{path}: {what}; {EXPECTED}")
-    try:
-        with path.open("rb") as file:
-            container = _recognise(file.read(512))
-        format, stored, metadata = _READERS[container](path)
-        halves = sum(array.nbytes for array in stored.values() if _is_half(array))
-        # PyTorch's may overlap, and each is widened by itself.
-        check_present("list of half-precision tensors", halves, path.stat().st_size)
+    with _errors_of(path):
+        format, stored, metadata = _READERS[_recognise(path)](path)
         tensors = {name: _widen(array) for name, array in stored.items()}
+        dtypes = {a.dtype.name for a in stored.values() if a.dtype.kind == "f" or _is_half(a)}
+    return WeightsFile(path, format, tensors, metadata, tuple(sorted(dtypes)))
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """The files that `read` reads: the one at `path` or, if it is an index, that and its shards.
+
+    Raises UserError for a file that can't be opened and for an index that `read` refuses.
+    """
+    path = Path(path)
+    with _errors_of(path):
+        return [path, *_shards(path)[0]] if _recognise(path) == "index" else [path]
+
+
+@contextlib.contextmanager
+def _errors_of(where: object) -> Iterator[None]:
+    """Turns any exception into a UserError of one line that begins with `where`."""
+    try:
+        yield
+        return
     except UserError as error:
         reason = str(error)
     except Exception as error:  # hostile bytes make the libraries below raise nearly anything
         reason = f"can't be read, damaged or incomplete ({type(error).__name__}: {error})"
-    else:
-        dtypes = {a.dtype.name for a in stored.values() if a.dtype.kind == "f" or _is_half(a)}
-        return WeightsFile(path, format, tensors, metadata, tuple(sorted(dtypes)))
     # The reason may quote the file, which may hold newlines and terminal escapes.
-    raise UserError(f"{path}: {re.sub('[^ -~]+', ' ', reason)[:500]}")
+    raise UserError(f"{where}: {re.sub('[^ -~]+', ' ', reason)[:500]}")
 
 
 def _widen(array: np.ndarray) -> np.ndarray:
@@ -83,8 +102,10 @@ def _is_half(array: np.ndarray) -> bool:
     return array.dtype in (np.float16, ml_dtypes.bfloat16)
 
 
-def _recognise(head: bytes) -> str:
+def _recognise(path: Path) -> str:
     """The container that a file's first bytes speak of."""
+    with path.open("rb") as file:
+        head = file.read(512)
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return "hdf5"
@@ -94,6 +115,8 @@ def _recognise(head: bytes) -> str:
         return "zip"
     if head.startswith(b"\x80"):
         return "pickle"
+    if text.startswith(b"{"):
+        return "index"
     if not head:
         what = "is empty"
     elif text.startswith((b"<!doctype", b"<html", b"<?xml")):
@@ -108,7 +131,11 @@ def _recognise(head: bytes) -> str:
 
 
 def _read_torch(path: Path) -> _Read:
-    return "torch", pytorch.read(path), {}
+    tensors = pytorch.read(path)
+    # They may overlap, and each is widened by itself.
+    halves = sum(array.nbytes for array in tensors.values() if _is_half(array))
+    check_present("list of half-precision tensors", halves, path.stat().st_size)
+    return "torch", tensors, {}
 
 
 def _read_keras(path: Path) -> _Read:
@@ -132,6 +159,51 @@ def _read_safetensors(path: Path) -> _Read:
     with safe_open(path, framework="numpy") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         return "safetensors", tensors, opened.metadata() or {}
+
+
+def _read_index(path: Path) -> _Read:
+    """The tensors of all shards, which are those that the index lists, and the index's metadata."""
+    tensors: Tensors = {}
+    shards, metadata = _shards(path)
+    for shard, listed in shards.items():
+        with _errors_of(f"shard {shard.name}"):
+            if _recognise(shard) != "safetensors":
+                raise UserError("isn't a safetensors file")
+            _, found, _ = _read_safetensors(shard)
+            if missing := listed - found.keys():
+                raise UserError(f"lacks {min(missing)}, which the index lists")
+            if unlisted := found.keys() - listed:
+                raise UserError(f"holds {min(unlisted)}, which the index doesn't list there")
+        tensors |= found
+    return "safetensors", tensors, metadata
+
+
+def _shards(path: Path) -> tuple[dict[Path, set[str]], dict[str, str]]:
+    """An index's shards by name, with the tensors that it lists for each, and its metadata."""
+    if path.stat().st_size > _MAX_INDEX_BYTES:
+        raise UserError(f"is JSON, larger than any index of safetensors; {EXPECTED}")
+    index = json.loads(path.read_bytes(), object_pairs_hook=_once)
+    weight_map, metadata = index.get("weight_map"), index.get("metadata") or {}
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"is JSON, but not an index of safetensors; {EXPECTED}")
+    shards: dict[Path, set[str]] = {}
+    for tensor, name in sorted(weight_map.items(), key=lambda item: (str(item[1]), item[0])):
+        if not isinstance(name, str) or not re.fullmatch(r"(?!\.)[^/\\:\0]+", name):
+            raise UserError(f"lists the shard {name!r}, which isn't a plain file name; refused")
+        shards.setdefault(path.with_name(name), set()).add(tensor)
+    for shard in shards:
+        if shard.resolve().parent != path.parent.resolve():
+            raise UserError(f"shard {shard.name} is a link to somewhere else; refused")
+        if not shard.is_file():
+            raise UserError(f"shard {shard.name} is missing; fetch it into the same directory")
+    return shards, {name: str(value) for name, value in metadata.items()}
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    for name, count in Counter(name for name, _ in pairs).items():
+        if count > 1:
+            raise UserError(f"lists {name} {count} times")
+    return dict(pairs)
 
 
 def write_safetensors(path: str | Path, tensors: Tensors, metadata: dict[str, str]) -> None:
@@ -170,6 +242,7 @@ def write_safetensors(path: str | Path, tensors: Tensors, metadata: dict[str, st
 
 _READERS = {
     "safetensors": _read_safetensors,
+    "index": _read_index,
     "hdf5": _read_keras,
     "zip": _read_zip,
     "pickle": _read_torch,
