@@ -137,6 +137,87 @@ def test_a_head_is_replaced_only_where_one_is_given():
     assert "params/fc/bias (3,) instead of (5,)" in message
 
 
+# What other modules put before the names
+
+WRAPPERS = ["module.", "model.", "backbone.", "encoder.", "module.model.", "model.backbone."]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("head", ["wrapped", "bare", "none"])
+def test_a_prefix_of_all_names_is_stripped(wrapper, head):
+    tensors = state_dict()
+    if head == "none":
+        tensors = {key: t for key, t in tensors.items() if not key.startswith("fc.")}
+    expected, architecture = canonical(tensors)
+    wrapped = {
+        key if head == "bare" and key.startswith("fc.") else wrapper + key: tensor
+        for key, tensor in (tensors | {"bn1.num_batches_tracked": np.array(7)}).items()
+    }
+    found, same = canonical(wrapped)
+    assert same == architecture
+    assert_same(found, expected)
+
+
+def test_other_prefixes_are_not_stripped():
+    for prefix in ("student.", "models.", "layer1."):
+        message = refusal(canonical, {prefix + key: t for key, t in state_dict().items()})
+        assert f"not a ResNet's tensors: {prefix}bn1.bias, " in message
+    mixed = {
+        "module." + key if key.startswith("layer") else key: t for key, t in state_dict().items()
+    }
+    assert "tensors: module.layer1.0.bn1.bias, " in refusal(canonical, mixed)
+    two_heads = {"model." + key: t for key, t in state_dict().items()}
+    two_heads["fc.bias"] = two_heads["model.fc.bias"]
+    message = refusal(canonical, two_heads)
+    assert message == f"{PATH}: two tensors for params/fc/bias, the second is fc.bias"
+
+
+# Hugging Face
+
+
+def hugging_face(tensors, prefix="resnet."):
+    """A state_dict under the names of transformers' ResNetForImageClassification."""
+    found = {}
+    for key, tensor in tensors.items():
+        name, _, leaf = key.rpartition(".")
+        if match := re.fullmatch(r"layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)", name):
+            stage, block, kind, index = match.groups()
+            part = "shortcut" if kind == "downsample." else f"layer.{int(index) - 1}"
+            is_norm = kind == "bn" or (kind == "downsample." and index == "1")
+            name = f"{prefix}encoder.stages.{int(stage) - 1}.layers.{block}.{part}"
+        elif name == "fc":
+            found[f"classifier.1.{leaf}"] = tensor
+            continue
+        else:
+            name, is_norm = f"{prefix}embedder.embedder", name == "bn1"
+        found[f"{name}.{'normalization' if is_norm else 'convolution'}.{leaf}"] = tensor
+    return found
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("prefix", ["resnet.", "", "model.resnet."])
+@pytest.mark.parametrize("has_head", [True, False])
+def test_hugging_face_names(depth, prefix, has_head):
+    tensors = state_dict(dataclasses.replace(SMALL, depth=depth))
+    if not has_head:
+        tensors = {key: t for key, t in tensors.items() if not key.startswith("fc.")}
+    expected, architecture = canonical(tensors)
+    theirs = hugging_face(tensors, prefix)
+    assert f"{prefix}encoder.stages.1.layers.0.shortcut.normalization.running_var" in theirs
+    theirs[f"{prefix}embedder.embedder.normalization.num_batches_tracked"] = np.array(7)
+    found, same = canonical(theirs, "safetensors")
+    assert same == architecture
+    assert_same(found, expected)
+
+
+def test_hugging_face_loading_is_total():
+    tensors = hugging_face(state_dict())
+    pooler = {"resnet.pooler.weight": np.zeros(3, np.float32)}
+    assert "not a ResNet's tensors: resnet.pooler.weight" in refusal(canonical, tensors | pooler)
+    mixed = tensors | {"fc.bias": np.zeros(3, np.float32)}
+    assert "not a ResNet's tensors: fc.bias" in refusal(canonical, mixed)
+
+
 # The architecture that the tensors imply
 
 

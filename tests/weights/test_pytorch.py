@@ -141,19 +141,13 @@ W = tensor("0", 1, (1,), (1,))
 @LAYOUTS
 @pytest.mark.parametrize("wrapper", ["state_dict", "model", "weights"])
 def test_torch_checkpoint_is_unwrapped(tmp_path, layout, wrapper):
-    inner = state_dict(module__conv1__weight=W, module__fc__bias=W)
+    inner = state_dict(conv1__weight=W, fc__bias=W)
     optimizer = b"}" + value("state") + b"}" + value(0) + state_dict(momentum=W) + b"ss"
     code = (
         b"}(" + value("epoch") + value(90) + value("best_acc1") + W + value(wrapper) + inner
     ) + (value("optimizer") + optimizer + b"u")
     tensors = formats.read(saved(tmp_path, layout(code, {"0": bytes(4)}))).tensors
     assert list(tensors) == ["conv1.weight", "fc.bias"]
-
-
-def test_torch_prefix_stays_unless_all_have_it(tmp_path):
-    code = state_dict(module__conv1__weight=W, fc__bias=W)
-    tensors = formats.read(saved(tmp_path, zip_layout(code, {"0": bytes(4)}))).tensors
-    assert list(tensors) == ["module.conv1.weight", "fc.bias"]
 
 
 @pytest.mark.parametrize(
@@ -466,7 +460,7 @@ def test_torch_real_state_dict_and_checkpoint(tmp_path, new):
     checkpoint = {
         "epoch": 3,
         "best_acc1": torch.tensor(76.1),
-        "state_dict": torch.nn.DataParallel(model).state_dict(),
+        "state_dict": model.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
     torch.save(checkpoint, path, _use_new_zipfile_serialization=new)

@@ -48,10 +48,10 @@ def read(path: str | Path) -> WeightsFile:
     """Reads a weight file, recognised by its content and never by its extension.
 
     A safetensors file may come in shards; `path` is then that of their index, a JSON file.
-    Tensors keep their names, except that Keras' ":0", the "module." of PyTorch's DataParallel and
-    one dict around all ({"state_dict": ...}) are taken off, and that Keras 3's go by their layer's
-    own name, if the file has it. float16 and bfloat16 come out as float32, every other type as it
-    is; arrays may be read-only views.
+    Tensors keep their names, except that Keras' ":0" and one dict around all of PyTorch's
+    ({"state_dict": ...}) are taken off, and that Keras 3's go by their layer's own name, if the
+    file has it. float16 and bfloat16 come out as float32, every other type as it is; arrays may be
+    read-only views.
     Raises UserError for a file that isn't one of weights, is incomplete, or wants code to be run.
     """
     path = Path(path)

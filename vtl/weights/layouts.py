@@ -39,6 +39,8 @@ _KERAS_3_LEAVES = {
     ("fc", "0"): ("params", "kernel"),
     ("fc", "1"): ("params", "bias"),
 }
+_TORCH_HEADS = ("fc.", "classifier.1.")
+_WRAPPERS = ("module", "model", "backbone", "encoder", "resnet")
 IGNORED = re.compile(r".*\.num_batches_tracked|optimizer/vars/\d+")
 _KERAS_HEAD = re.compile(r"predictions|probs|fc1000|dense(_\d+)?")
 _KERAS_DEPTHS = (50, 101, 152)
@@ -61,7 +63,22 @@ def layout_of(format: str, keys: Iterable[str], path: object) -> Layout:
         return Layout("/", _keras_module, _KERAS_LEAVES)
     if format == "keras3_weights_h5":
         return Layout("/", _keras_3_module(keys, path), _KERAS_3_LEAVES)
-    return Layout(".", _torch_module, TORCH_LEAVES)
+    wrapper = wrapper_of(keys)
+    is_hugging_face = any(key.startswith(f"{wrapper}embedder.") for key in keys)
+    module_of = _hugging_face_module if is_hugging_face else _torch_module
+    return Layout(".", lambda name: module_of(name.removeprefix(wrapper)), TORCH_LEAVES)
+
+
+def wrapper_of(keys: Iterable[str]) -> str:
+    """What a PyTorch module around the network puts before all names, its head's perhaps aside."""
+    body = [key for key in keys if not key.startswith(_TORCH_HEADS)]
+    wrapper = ""
+    for part in min(body, default="").split(".")[:-1]:
+        longer = f"{wrapper}{part}."
+        if part not in _WRAPPERS or not all(key.startswith(longer) for key in body):
+            break
+        wrapper = longer
+    return wrapper
 
 
 def kind_of(module: str) -> str:
@@ -78,6 +95,28 @@ def _torch_module(name: str) -> str | None:
     return name if stem else None
 
 
+def _hugging_face_module(name: str) -> str | None:
+    """`encoder.stages.0.layers.0.shortcut.normalization` -> `layer1_0/downsample_1`."""
+    if name == "classifier.1":
+        return "fc"
+    match = re.fullmatch(
+        r"(?:embedder\.embedder|encoder\.stages\.([0-3])\.layers\.(\d+)\.(shortcut|layer\.[0-2]))"
+        r"\.(convolution|normalization)",
+        name,
+    )
+    if not match:
+        return None
+    stage, block, part, kind = match.groups()
+    is_norm = kind == "normalization"
+    if stage is None:
+        return "bn1" if is_norm else "conv1"
+    if part == "shortcut":
+        module = f"downsample_{int(is_norm)}"
+    else:
+        module = f"{'bn' if is_norm else 'conv'}{int(part[-1]) + 1}"
+    return f"layer{int(stage) + 1}_{block}/{module}"
+
+
 def _keras_module(name: str) -> str | None:
     """`conv2_block1_0_bn` or, from 2017, `bn2a_branch1` -> `layer1_0/downsample_1`."""
     if _KERAS_HEAD.fullmatch(name):
@@ -86,7 +125,7 @@ def _keras_module(name: str) -> str | None:
         return "conv1"
     if name in ("conv1_bn", "bn_conv1"):
         return "bn1"
-    if match := re.fullmatch(r"conv([2-5])_block(\d+)_([0-3])_(conv|bn)", name):
+    if match := re.fullmatch(r"conv([2-5])_block(\d\d?)_([0-3])_(conv|bn)", name):
         stage, block, index, kind = match.groups()
         block = str(int(block) - 1)
     elif match := re.fullmatch(r"(res|bn)([2-5])([a-f])_branch(1|2[abc])", name):

@@ -177,8 +177,7 @@ def _only_state_dict(loaded: Any) -> dict[str, Any]:
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, _Tensor):
             raise UserError(f"entry {name!r} is of type {type(value).__name__}, not a tensor")
-    prefix = "module." if all(name.startswith("module.") for name in found) else ""
-    return {name.removeprefix(prefix): value for name, value in found.items()}
+    return found
 
 
 def _view(name: str, tensor: _Tensor, data: dict[_Storage, bytes]) -> np.ndarray:
