@@ -84,9 +84,9 @@ def test_batch_counters_are_ignored():
 
 
 def test_unknown_tensors_are_named_with_the_file():
-    extra = {"layer1.0.se.weight": np.zeros(3, np.float32), "bn1.gamma": np.zeros(8, np.float32)}
+    extra = {"layer1.0.gate.weight": np.zeros(3, np.float32), "bn1.gamma": np.zeros(8, np.float32)}
     message = refusal(canonical, state_dict() | extra)
-    assert message == f"{PATH}: not a ResNet's tensors: bn1.gamma, layer1.0.se.weight"
+    assert message == f"{PATH}: not a ResNet's tensors: bn1.gamma, layer1.0.gate.weight"
 
 
 def test_a_long_list_of_tensors_is_cut():
@@ -135,6 +135,106 @@ def test_a_head_is_replaced_only_where_one_is_given():
     shapes = network.shapes_of(network.make_model(dataclasses.replace(SMALL, num_classes=5)))
     message = refusal(convert.to_variables, canonical(tensors)[0], shapes)
     assert "params/fc/bias (3,) instead of (5,)" in message
+
+
+def test_names_in_messages_are_printable():
+    message = refusal(canonical, state_dict() | {"\x1b[31m\nbn": np.zeros(3, np.float32)})
+    assert message.endswith("not a ResNet's tensors:  [31m bn")
+
+
+@pytest.mark.parametrize("num_classes", [10, 20, 1000, 21841])
+def test_heads_of_any_size_load(num_classes):
+    architecture = dataclasses.replace(SMALL, num_classes=num_classes)
+    tensors = state_dict(architecture)
+    assert canonical(tensors)[1] == architecture
+    head = load(tensors)["params"]["fc"]
+    assert head["kernel"].shape == (64, num_classes)
+    np.testing.assert_array_equal(head["kernel"], tensors["fc.weight"].T)
+    np.testing.assert_array_equal(head["bias"], tensors["fc.bias"])
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "dimensions"),
+    [
+        ("fc.weight", (3, 64, 1, 1), 2),
+        ("fc.bias", (), 1),
+        ("conv1.weight", (8, 147), 4),
+        ("layer1.0.bn1.running_mean", (1, 8), 1),
+    ],
+)
+def test_a_tensor_of_other_dimensions_is_named(key, shape, dimensions):
+    message = refusal(canonical, state_dict() | {key: np.ones(shape, np.float32)})
+    assert message == f"{PATH}: {key} has shape {shape}, expected {dimensions} dimensions"
+
+
+# Other families
+
+BOTTLENECK = dataclasses.replace(SMALL, depth=50)
+
+
+def ones(*shape):
+    return np.ones(shape, np.float32)
+
+
+@pytest.mark.parametrize("wrapper", ["", "module."])
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (
+            {"conv1.0.weight": ones(4, 3, 3, 3), "conv1.1.bias": ones(4)},
+            "a deep stem (conv1.0.weight): ResNet-D/-C variants are not supported",
+        ),
+        (
+            {"layer1.0.se.fc1.weight": ones(2, 32, 1, 1)},
+            "squeeze and excitation (layer1.0.se.fc1.weight): SE- and ECA-ResNets are not "
+            "supported",
+        ),
+        (
+            {"layer1.0.conv2.weight": ones(8, 2, 3, 3)},
+            "grouped convolutions (layer1.0.conv2.weight takes 2 of 8 channels): ResNeXt is not "
+            "supported",
+        ),
+        (
+            {
+                "layer1.0.conv1.weight": ones(16, 8, 1, 1),
+                "layer1.0.conv2.weight": ones(16, 16, 3, 3),
+            },
+            "layer1.0.conv1.weight has 16 channels where the stem has 8: Wide ResNets are not "
+            "supported",
+        ),
+        (
+            {"stages.0.blocks.0.norm1.weight": ones(8)},
+            "BatchNorm before its convolution (stages.0.blocks.0.norm1.weight): ResNet v2 is not "
+            "supported",
+        ),
+        (
+            {"onnx::Conv_497": ones(8, 3, 7, 7)},
+            "names of an ONNX export (onnx::Conv_497), where BatchNorm was folded into the "
+            "convolutions; vtl needs the unfolded network, as model.state_dict() has it",
+        ),
+    ],
+)
+def test_other_families_are_named(wrapper, extra, message):
+    tensors = {wrapper + key: tensor for key, tensor in (state_dict(BOTTLENECK) | extra).items()}
+    assert refusal(canonical, tensors) == f"{PATH}: {message}"
+
+
+def test_folded_batch_norm_is_named():
+    convs = {key: t for key, t in state_dict().items() if re.search(r"conv|downsample\.0", key)}
+    biases = {key.replace("weight", "bias"): ones(len(t)) for key, t in convs.items()}
+    assert refusal(canonical, convs | biases) == (
+        f"{PATH}: BatchNorm was folded into the convolutions: conv1.bias and no bn1.weight; vtl "
+        "needs the unfolded network"
+    )
+
+
+def test_keras_v2_and_a_misshapen_bias_are_named():
+    tensors = keras_tensors() | {"conv2_block1_preact_bn/gamma": ones(16)}
+    message = refusal(canonical, tensors, "keras_legacy_h5")
+    assert "(conv2_block1_preact_bn/gamma): ResNet v2 is not supported" in message
+    tensors = keras_tensors() | {"conv1_conv/bias": ones(3)}
+    message = refusal(canonical, tensors, "keras_legacy_h5")
+    assert message == f"{PATH}: batch_stats/bn1/mean (16,) and its bias (3,) differ"
 
 
 # What other modules put before the names

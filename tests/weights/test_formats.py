@@ -19,6 +19,8 @@ from vtl.weights import formats
         (b"\n<!DOCTYPE html><html><title>404</title>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer"),
         (b"pickle".ljust(257, b"\0") + b"ustar\x0000", "is a tar"),
+        (b"\x08\x07\x12\x07pytorch\x1a\x052.1.0:", "looks like an ONNX graph"),
+        (b"\x08\x0e:", "looks like an ONNX graph"),
         (b"\x1f\x8b\x08\x00", r"begins with b'\x1f\x8b\x08\x00'"),
     ],
 )

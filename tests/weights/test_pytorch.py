@@ -361,6 +361,8 @@ def test_torch_zip_bomb_and_other_zips(tmp_path):
         for at in (m.start() for m in re.finditer(re.escape(signature), bomb)):
             stored[at + field : at + field + 2] = b"\0\0"
     assert "zip directory promises" in refusal(saved(tmp_path, bytes(stored)))
+    script = zip_layout(code, extra={"constants.pkl": b"", "code/a.py": b""})
+    assert "is TorchScript, a program; save the state_dict()" in refusal(saved(tmp_path, script))
     other = io.BytesIO()
     np.savez(other, w=np.ones(3))
     assert "is a zip, but not one of torch.save; expected" in refusal(
@@ -472,6 +474,7 @@ def test_torch_whole_model_and_expanded_tensor_are_refused(tmp_path, new):
     torch = pytest.importorskip("torch")
     path = tmp_path / "w"
     torch.save(torch.nn.Linear(2, 2), path, _use_new_zipfile_serialization=new)
-    assert "asks for torch.nn.modules.linear.Linear" in refusal(path)
+    message = "is a whole module (asks for torch.nn.modules.linear.Linear); save model.state_dict()"
+    assert message in refusal(path)
     torch.save({"w": torch.ones(1).expand(9)}, path, _use_new_zipfile_serialization=new)
     assert "reaches beyond its storage" in refusal(path)

@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from vtl.errors import UserError
 from vtl.models.resnet import DEPTHS, EPSILON
-from vtl.weights import layouts
+from vtl.weights import families, layouts
 from vtl.weights.formats import WeightsFile
 
 Tensors = dict[str, np.ndarray]
@@ -44,10 +44,16 @@ def _rename(file: WeightsFile) -> Tensors:
             continue
         name, _, leaf = key.rpartition(layout.separator)
         module = layout.module_of(name)
-        place = layout.leaves.get((layouts.kind_of(module), leaf)) if module else None
+        kind = layouts.kind_of(module) if module else ""
+        place = layout.leaves.get((kind, leaf))
         if place is None:
             unknown.append(key)
             continue
+        dimensions = {"conv": 4, "fc": 2}[kind] if place[1] == "kernel" else 1
+        if np.ndim(tensor) != dimensions:
+            raise UserError(
+                f"{file.path}: {key} has shape {np.shape(tensor)}, expected {dimensions} dimensions"
+            )
         ours = f"{place[0]}/{module}/{place[1]}"
         if ours in renamed:
             raise UserError(f"{file.path}: two tensors for {ours}, the second is {key}")
@@ -58,12 +64,12 @@ def _rename(file: WeightsFile) -> Tensors:
 
 
 def _some(keys: Iterable[str]) -> str:
-    keys = sorted(keys)
+    keys = sorted(re.sub("[^ -~]+", " ", key) for key in keys)
     more = f" and {len(keys) - 6} more" if len(keys) > 6 else ""
     return ", ".join(keys[:6]) + more
 
 
-def _fold_conv_biases(tensors: Tensors) -> Tensors:
+def _fold_conv_biases(tensors: Tensors, path: object) -> Tensors:
     """Keras v1 adds a bias before each BatchNorm; taken off the running mean it does the same."""
     folded = {}
     for key, tensor in tensors.items():
@@ -72,8 +78,10 @@ def _fold_conv_biases(tensors: Tensors) -> Tensors:
             continue
         if leaf == "mean":
             conv = module.replace("batch_stats", "params").replace("downsample_1", "downsample_0")
-            bias = tensors.get(re.sub(r"bn(\d)$", r"conv\1", conv) + "/bias")
-            tensor = tensor if bias is None else tensor - bias
+            bias = tensors.get(re.sub(r"bn(\d)$", r"conv\1", conv) + "/bias", np.zeros_like(tensor))
+            if bias.shape != tensor.shape:
+                raise UserError(f"{path}: {key} {tensor.shape} and its bias {bias.shape} differ")
+            tensor = tensor - bias
         folded[key] = tensor
     return folded
 
@@ -82,13 +90,15 @@ def canonical(file: WeightsFile) -> tuple[Tensors, Architecture]:
     """A file's tensors under our names and in our layout, and the architecture they imply.
 
     Raises:
-        UserError: unknown tensors, or tensors that make up no ResNet of `models.resnet.DEPTHS`.
+        UserError: a network of another family, unknown tensors, or tensors that make up no ResNet
+            of `models.resnet.DEPTHS`.
     """
+    families.refuse_others(file.tensors, file.path)
     tensors = _rename(file)
     if file.format in ("keras_legacy_h5", "keras3_weights_h5"):
         is_2017 = any(re.search(r"(^|/)res2a", key) for key in file.tensors)
         variant, epsilon = "v1", 1e-3 if is_2017 else EPSILON["v1"]
-        return _fold_conv_biases(tensors), _architecture(tensors, variant, epsilon, file)
+        return _fold_conv_biases(tensors, file.path), _architecture(tensors, variant, epsilon, file)
     tensors = {key: _from_torch(tensor) for key, tensor in tensors.items()}
     return tensors, _architecture(tensors, "v1.5", EPSILON["v1.5"], file)
 

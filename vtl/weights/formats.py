@@ -123,6 +123,8 @@ def _recognise(path: Path) -> str:
         what = "is a web page and not the file that was asked for"
     elif text.startswith(b"version https://git-lfs"):
         what = "is a Git LFS pointer to the real file; run git lfs pull"
+    elif re.match(rb"\x08[\x01-\x20][\x12\x3a]", head):
+        what = "looks like an ONNX graph; save the state_dict() of the network it was made from"
     elif head[257:262] == b"ustar":
         what = "is a tar, which PyTorch wrote until 2017; torch.load and torch.save it once more"
     else:

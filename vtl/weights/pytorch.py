@@ -78,6 +78,10 @@ class _Unpickler(pickle.Unpickler):
             **{f"torch.{storage}": storage for storage in _STORAGES},
         }
         asked = f"{module}.{name}"
+        if re.match(r"(torch\.nn|torchvision|timm|transformers)\.", asked):
+            raise UserError(
+                f"is a whole module (asks for {asked}); save model.state_dict() instead"
+            )
         if asked not in admitted:
             raise UserError(
                 f"asks for {asked}; a weights file may hold tensors and nothing else; refused"
@@ -126,6 +130,8 @@ def read(path: Path) -> Tensors:
 def _read_zip(file: BinaryIO) -> tuple[Any, dict[_Storage, bytes]]:
     archive = open_zip(file)
     names = archive.namelist()
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise UserError("is TorchScript, a program; save the state_dict() of the module instead")
     pickles = [name for name in names if re.fullmatch(r"([^/]+/)?data\.pkl", name)]
     if len(pickles) != 1:
         raise UserError(f"is a zip, but not one of torch.save; {EXPECTED}")
