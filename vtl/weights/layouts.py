@@ -4,7 +4,7 @@ Our module paths are torchvision's names with `_` for the dots inside of a stage
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from vtl.errors import UserError
@@ -57,7 +57,7 @@ class Layout(NamedTuple):
     """(kind of module, their leaf) -> (collection, our leaf)."""
 
 
-def layout_of(format: str, keys: Iterable[str], path: object) -> Layout:
+def layout_of(format: str, keys: Collection[str], path: object) -> Layout:
     """The layout of a file at `path` of this format, with tensors of these names."""
     if format == "keras_legacy_h5":
         return Layout("/", _keras_module, _KERAS_LEAVES)
@@ -69,7 +69,7 @@ def layout_of(format: str, keys: Iterable[str], path: object) -> Layout:
     return Layout(".", lambda name: module_of(name.removeprefix(wrapper)), TORCH_LEAVES)
 
 
-def wrapper_of(keys: Iterable[str]) -> str:
+def wrapper_of(keys: Collection[str]) -> str:
     """What a PyTorch module around the network puts before all names, its head's perhaps aside."""
     body = [key for key in keys if not key.startswith(_TORCH_HEADS)]
     wrapper = ""
@@ -158,7 +158,7 @@ def _norm_after(conv: str) -> str:
     return re.sub(r"conv(\d)$", r"bn\1", conv).replace("downsample_0", "downsample_1")
 
 
-def _keras_3_module(keys: Iterable[str], path: object) -> Callable[[str], str | None]:
+def _keras_3_module(keys: Collection[str], path: object) -> Callable[[str], str | None]:
     """What finds the module of a layer of these `keys`, by its name or else by its number."""
     convs = {key for key in keys if re.search(r"(^|/)layers/conv2d(_\d+)?/vars/0$", key)}
     orders = {len(order): order for order in map(_keras_3_order, _KERAS_DEPTHS)}
