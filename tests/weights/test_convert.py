@@ -84,9 +84,9 @@ def test_batch_counters_are_ignored():
 
 
 def test_unknown_tensors_are_named_with_the_file():
-    extra = {"layer1.0.se.weight": np.zeros(3, np.float32), "bn1.gamma": np.zeros(8, np.float32)}
+    extra = {"layer1.0.gate.weight": np.zeros(3, np.float32), "bn1.gamma": np.zeros(8, np.float32)}
     message = refusal(canonical, state_dict() | extra)
-    assert message == f"{PATH}: not a ResNet's tensors: bn1.gamma, layer1.0.se.weight"
+    assert message == f"{PATH}: not a ResNet's tensors: bn1.gamma, layer1.0.gate.weight"
 
 
 def test_a_long_list_of_tensors_is_cut():
@@ -135,6 +135,187 @@ def test_a_head_is_replaced_only_where_one_is_given():
     shapes = network.shapes_of(network.make_model(dataclasses.replace(SMALL, num_classes=5)))
     message = refusal(convert.to_variables, canonical(tensors)[0], shapes)
     assert "params/fc/bias (3,) instead of (5,)" in message
+
+
+def test_names_in_messages_are_printable():
+    message = refusal(canonical, state_dict() | {"\x1b[31m\nbn": np.zeros(3, np.float32)})
+    assert message.endswith("not a ResNet's tensors:  [31m bn")
+
+
+@pytest.mark.parametrize("num_classes", [10, 20, 1000, 21841])
+def test_heads_of_any_size_load(num_classes):
+    architecture = dataclasses.replace(SMALL, num_classes=num_classes)
+    tensors = state_dict(architecture)
+    assert canonical(tensors)[1] == architecture
+    head = load(tensors)["params"]["fc"]
+    assert head["kernel"].shape == (64, num_classes)
+    np.testing.assert_array_equal(head["kernel"], tensors["fc.weight"].T)
+    np.testing.assert_array_equal(head["bias"], tensors["fc.bias"])
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "dimensions"),
+    [
+        ("fc.weight", (3, 64, 1, 1), 2),
+        ("fc.bias", (), 1),
+        ("conv1.weight", (8, 147), 4),
+        ("layer1.0.bn1.running_mean", (1, 8), 1),
+    ],
+)
+def test_a_tensor_of_other_dimensions_is_named(key, shape, dimensions):
+    message = refusal(canonical, state_dict() | {key: np.ones(shape, np.float32)})
+    assert message == f"{PATH}: {key} has shape {shape}, expected {dimensions} dimensions"
+
+
+# Other families
+
+BOTTLENECK = dataclasses.replace(SMALL, depth=50)
+
+
+def ones(*shape):
+    return np.ones(shape, np.float32)
+
+
+@pytest.mark.parametrize("wrapper", ["", "module."])
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (
+            {"conv1.0.weight": ones(4, 3, 3, 3), "conv1.1.bias": ones(4)},
+            "a deep stem (conv1.0.weight): ResNet-D/-C variants are not supported",
+        ),
+        (
+            {"layer1.0.se.fc1.weight": ones(2, 32, 1, 1)},
+            "squeeze and excitation (layer1.0.se.fc1.weight): SE- and ECA-ResNets are not "
+            "supported",
+        ),
+        (
+            {"layer1.0.conv2.weight": ones(8, 2, 3, 3)},
+            "grouped convolutions (layer1.0.conv2.weight takes 2 of 8 channels): ResNeXt is not "
+            "supported",
+        ),
+        (
+            {
+                "layer1.0.conv1.weight": ones(16, 8, 1, 1),
+                "layer1.0.conv2.weight": ones(16, 16, 3, 3),
+            },
+            "layer1.0.conv1.weight has 16 channels where the stem has 8: Wide ResNets are not "
+            "supported",
+        ),
+        (
+            {"stages.0.blocks.0.norm1.weight": ones(8)},
+            "BatchNorm before its convolution (stages.0.blocks.0.norm1.weight): ResNet v2 is not "
+            "supported",
+        ),
+        (
+            {"onnx::Conv_497": ones(8, 3, 7, 7)},
+            "names of an ONNX export (onnx::Conv_497), where BatchNorm was folded into the "
+            "convolutions; vtl needs the unfolded network, as model.state_dict() has it",
+        ),
+    ],
+)
+def test_other_families_are_named(wrapper, extra, message):
+    tensors = {wrapper + key: tensor for key, tensor in (state_dict(BOTTLENECK) | extra).items()}
+    assert refusal(canonical, tensors) == f"{PATH}: {message}"
+
+
+def test_folded_batch_norm_is_named():
+    convs = {key: t for key, t in state_dict().items() if re.search(r"conv|downsample\.0", key)}
+    biases = {key.replace("weight", "bias"): ones(len(t)) for key, t in convs.items()}
+    assert refusal(canonical, convs | biases) == (
+        f"{PATH}: BatchNorm was folded into the convolutions: conv1.bias and no bn1.weight; vtl "
+        "needs the unfolded network"
+    )
+
+
+def test_keras_v2_and_a_misshapen_bias_are_named():
+    tensors = keras_tensors() | {"conv2_block1_preact_bn/gamma": ones(16)}
+    message = refusal(canonical, tensors, "keras_legacy_h5")
+    assert "(conv2_block1_preact_bn/gamma): ResNet v2 is not supported" in message
+    tensors = keras_tensors() | {"conv1_conv/bias": ones(3)}
+    message = refusal(canonical, tensors, "keras_legacy_h5")
+    assert message == f"{PATH}: batch_stats/bn1/mean (16,) and its bias (3,) differ"
+
+
+# What other modules put before the names
+
+WRAPPERS = ["module.", "model.", "backbone.", "encoder.", "module.model.", "model.backbone."]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("head", ["wrapped", "bare", "none"])
+def test_a_prefix_of_all_names_is_stripped(wrapper, head):
+    tensors = state_dict()
+    if head == "none":
+        tensors = {key: t for key, t in tensors.items() if not key.startswith("fc.")}
+    expected, architecture = canonical(tensors)
+    wrapped = {
+        key if head == "bare" and key.startswith("fc.") else wrapper + key: tensor
+        for key, tensor in (tensors | {"bn1.num_batches_tracked": np.array(7)}).items()
+    }
+    found, same = canonical(wrapped)
+    assert same == architecture
+    assert_same(found, expected)
+
+
+def test_other_prefixes_are_not_stripped():
+    for prefix in ("student.", "models.", "layer1."):
+        message = refusal(canonical, {prefix + key: t for key, t in state_dict().items()})
+        assert f"not a ResNet's tensors: {prefix}bn1.bias, " in message
+    mixed = {
+        "module." + key if key.startswith("layer") else key: t for key, t in state_dict().items()
+    }
+    assert "tensors: module.layer1.0.bn1.bias, " in refusal(canonical, mixed)
+    two_heads = {"model." + key: t for key, t in state_dict().items()}
+    two_heads["fc.bias"] = two_heads["model.fc.bias"]
+    message = refusal(canonical, two_heads)
+    assert message == f"{PATH}: two tensors for params/fc/bias, the second is fc.bias"
+
+
+# Hugging Face
+
+
+def hugging_face(tensors, prefix="resnet."):
+    """A state_dict under the names of transformers' ResNetForImageClassification."""
+    found = {}
+    for key, tensor in tensors.items():
+        name, _, leaf = key.rpartition(".")
+        if match := re.fullmatch(r"layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)", name):
+            stage, block, kind, index = match.groups()
+            part = "shortcut" if kind == "downsample." else f"layer.{int(index) - 1}"
+            is_norm = kind == "bn" or (kind == "downsample." and index == "1")
+            name = f"{prefix}encoder.stages.{int(stage) - 1}.layers.{block}.{part}"
+        elif name == "fc":
+            found[f"classifier.1.{leaf}"] = tensor
+            continue
+        else:
+            name, is_norm = f"{prefix}embedder.embedder", name == "bn1"
+        found[f"{name}.{'normalization' if is_norm else 'convolution'}.{leaf}"] = tensor
+    return found
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("prefix", ["resnet.", "", "model.resnet."])
+@pytest.mark.parametrize("has_head", [True, False])
+def test_hugging_face_names(depth, prefix, has_head):
+    tensors = state_dict(dataclasses.replace(SMALL, depth=depth))
+    if not has_head:
+        tensors = {key: t for key, t in tensors.items() if not key.startswith("fc.")}
+    expected, architecture = canonical(tensors)
+    theirs = hugging_face(tensors, prefix)
+    assert f"{prefix}encoder.stages.1.layers.0.shortcut.normalization.running_var" in theirs
+    theirs[f"{prefix}embedder.embedder.normalization.num_batches_tracked"] = np.array(7)
+    found, same = canonical(theirs, "safetensors")
+    assert same == architecture
+    assert_same(found, expected)
+
+
+def test_hugging_face_loading_is_total():
+    tensors = hugging_face(state_dict())
+    pooler = {"resnet.pooler.weight": np.zeros(3, np.float32)}
+    assert "not a ResNet's tensors: resnet.pooler.weight" in refusal(canonical, tensors | pooler)
+    mixed = tensors | {"fc.bias": np.zeros(3, np.float32)}
+    assert "not a ResNet's tensors: fc.bias" in refusal(canonical, mixed)
 
 
 # The architecture that the tensors imply
@@ -245,6 +426,81 @@ def test_keras_architecture_and_the_file_of_2017():
         old[f"{layer}/{leaf}"] = tensor
     assert canonical(old, "keras_legacy_h5")[1] == dataclasses.replace(KERAS, epsilon=1e-3)
     assert_same(load(old, layout="keras_legacy_h5"), load(tensors, layout="keras_legacy_h5"))
+
+
+# Keras 3
+
+
+def keras_3_order():
+    """The layers of a ResNet-50 of Keras as `model.layers` has them, without `_conv` and `_bn`."""
+    order = ["conv1"]
+    for stage, count in enumerate((3, 4, 6, 3), start=2):
+        order += [f"conv{stage}_block1_{part}" for part in (1, 2, 0, 3)]
+        order += [f"conv{stage}_block{b}_{part}" for b in range(2, count + 1) for part in (1, 2, 3)]
+    return order
+
+
+def keras_3_tensors(layer_of, tensors=None):
+    """`keras_tensors` by number of variable, under the layer's name that `layer_of` gives."""
+    orders = (("kernel", "bias"), ("gamma", "beta", "moving_mean", "moving_variance"))
+    numbers = {leaf: i for order in orders for i, leaf in enumerate(order)}
+    found = {}
+    for key, tensor in (tensors or keras_tensors()).items():
+        layer, _, leaf = key.partition("/")
+        found[f"{layer_of(layer)}/vars/{numbers[leaf]}"] = tensor
+    return found
+
+
+def numbered(layer):
+    """`conv2_block1_0_bn` -> `layers/batch_normalization_3`."""
+    if layer == "predictions":
+        return "layers/dense"
+    name, _, kind = layer.rpartition("_")
+    index = keras_3_order().index(name)
+    group = {"conv": "conv2d", "bn": "batch_normalization"}[kind]
+    return f"layers/{group}_{index}" if index else f"layers/{group}"
+
+
+def test_keras_3_numbers():
+    assert numbered("conv2_block1_0_conv") == "layers/conv2d_3"
+    assert numbered("conv2_block1_3_bn") == "layers/batch_normalization_4"
+    assert numbered("conv5_block3_3_conv") == "layers/conv2d_52"
+
+
+@pytest.mark.parametrize(
+    "layer_of",
+    [
+        numbered,
+        lambda layer: layer,
+        lambda layer: f"layers/{layer}",
+        lambda layer: numbered(layer).replace("layers", "layers/functional/layers"),
+        lambda layer: "dense_7" if layer == "predictions" else layer,
+    ],
+    ids=["numbered", "named", "named groups", "nested", "own head"],
+)
+def test_keras_3_is_as_the_legacy_layout(layer_of):
+    expected, architecture = canonical(keras_tensors(), "keras_legacy_h5")
+    tensors = keras_3_tensors(layer_of) | {"optimizer/vars/0": np.array(7)}
+    found, same = canonical(tensors, "keras3_weights_h5")
+    assert architecture == same == KERAS
+    assert_same(found, expected)
+
+
+def test_keras_3_of_another_network():
+    tensors = keras_3_tensors(numbered)
+    fewer = {key: t for key, t in tensors.items() if not key.startswith("layers/conv2d_52/")}
+    message = refusal(canonical, fewer, "keras3_weights_h5")
+    assert message == f"{PATH}: 52 convolutions without names, no ResNet of [50, 101, 152]"
+    extra = tensors | {"layers/normalization/vars/0": np.zeros(3, np.float32)}
+    assert "not a ResNet's tensors: layers/normalization/vars/0" in refusal(
+        canonical, extra, "keras3_weights_h5"
+    )
+    two = tensors | {"layers/dense_1/vars/0": np.zeros((512, 3), np.float32)}
+    assert "two tensors for params/fc/kernel" in refusal(canonical, two, "keras3_weights_h5")
+    autonamed = {key.removeprefix("layers/"): tensor for key, tensor in tensors.items()}
+    assert "not a ResNet's tensors: batch_normalization/vars/0" in refusal(
+        canonical, autonamed, "keras3_weights_h5"
+    )
 
 
 # There and back

@@ -20,6 +20,7 @@ from tests.devkit import write_devkit
 from tests.references import blocks, recipe
 from vtl.data import deep_features
 from vtl.errors import UserError
+from vtl.models.resnet import DEPTHS
 from vtl.tasks import features
 from vtl.training import state, steps
 from vtl.weights import convert, formats, network, sources
@@ -78,6 +79,50 @@ def random_torch(depth, width, seed=0):
     model = torch_resnet.TorchResNet(depth, CLASSES, width)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     return torch_resnet.load_arrays(model, recipe.random_state_dict(shapes, seed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [18, 50])
+def test_activations_are_hugging_faces(depth, tmp_path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from tests.references import torch_resnet
+
+    bottleneck, counts = DEPTHS[depth]
+    config = transformers.ResNetConfig(
+        depths=list(counts),
+        hidden_sizes=[(256 if bottleneck else 64) << stage for stage in range(4)],
+        layer_type="bottleneck" if bottleneck else "basic",
+        num_labels=CLASSES,
+    )
+    reference = transformers.ResNetForImageClassification(config).eval()
+    shapes = {name: tuple(tensor.shape) for name, tensor in reference.state_dict().items()}
+    arrays = recipe.random_state_dict(shapes, seed=0)
+    reference.load_state_dict({k: torch.tensor(v) for k, v in arrays.items()}, strict=False)
+    reference.save_pretrained(tmp_path)
+    weights = sources.load(str(tmp_path / "model.safetensors"))
+    assert weights.architecture == convert.Architecture(depth, 1.0, "v1.5", 1e-5, CLASSES)
+
+    seen = {}
+    resnet = reference.resnet
+    modules = {"stem": resnet.embedder, "features": resnet.pooler, "logits": reference.classifier}
+    for stage, count in enumerate(counts):
+        for block in range(count):
+            modules[f"layer{stage + 1}_{block}"] = resnet.encoder.stages[stage].layers[block]
+    for name, module in modules.items():
+        module.register_forward_hook(
+            lambda _, inputs, output, name=name: seen.update({name: output})
+        )
+    images = both(128)
+    with torch.no_grad():
+        reference(torch_resnet.normalised(images))
+    expected = {name: seen[name].numpy() for name in seen}
+    expected = {k: v.transpose(0, 2, 3, 1) if v.ndim == 4 else v for k, v in expected.items()}
+    expected["features"] = expected["features"][:, 0, 0]
+
+    model, variables = blocks.build(weights.tensors, weights.architecture)
+    found = blocks.outputs(model, variables, np.asarray(normalise(images, TORCHVISION)))
+    assert_images_close({name: found[name] for name in expected}, expected)
 
 
 # PyTorch: one training step
@@ -281,6 +326,33 @@ def test_activations_are_keras(keras_resnet, tmp_path):
     model, variables = blocks.build(weights.tensors, weights.architecture)
     found = blocks.outputs(model, variables, np.asarray(normalise(images, CAFFE)))
     assert_images_close({name: found[name] for name in names}, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("named", [True, False], ids=["named", "numbered"])
+def test_keras_3_files_are_as_the_official_ones(keras_resnet, named, tmp_path):
+    """Tensor by tensor, also without the layers' names, which earlier versions did not note."""
+    import h5py
+
+    paths = [tmp_path / name for name in ("random.h5", "random.weights.h5", "random.keras")]
+    save_as_official(keras_resnet, paths[0])
+    keras_resnet.save_weights(paths[1])
+    keras_resnet.save(paths[2])
+    if not named:
+        with h5py.File(paths[1], "a") as file:
+            for layer in file["layers"].values():
+                del layer["vars"].attrs["name"]
+        paths.pop()
+    files = [formats.read(path) for path in paths]
+    assert ("conv1_conv/vars/0" in files[1].tensors) == named
+    expected, architecture = convert.canonical(files[0])
+    assert architecture == convert.Architecture(50, 1.0, "v1", 1.001e-5, CLASSES)
+    for file in files[1:]:
+        found, same = convert.canonical(file)
+        assert same == architecture
+        assert found.keys() == expected.keys()
+        for key in expected:
+            np.testing.assert_array_equal(found[key], expected[key], err_msg=key)
 
 
 @pytest.mark.slow

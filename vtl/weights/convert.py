@@ -1,19 +1,20 @@
 """From other frameworks' tensors to our variables, and back to torchvision's names.
 
 One table a layout says where each of its tensors goes, and one function transposes. Loading is
-total: every tensor is used once or is named in `_IGNORED`, and everything else that does not fit is
-an error that lists the keys.
+total: every tensor is used once or is named in `layouts.IGNORED`, and everything else that does not
+fit is an error that lists the keys.
 """
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 from flax import traverse_util
 
 from vtl.errors import UserError
 from vtl.models.resnet import DEPTHS, EPSILON
+from vtl.weights import families, layouts
 from vtl.weights.formats import WeightsFile
 
 Tensors = dict[str, np.ndarray]
@@ -34,111 +35,53 @@ class Architecture:
     """None where the file has no head."""
 
 
-_TORCH_LEAVES = {
-    ("conv", "weight"): ("params", "kernel"),
-    ("norm", "weight"): ("params", "scale"),
-    ("norm", "bias"): ("params", "bias"),
-    ("norm", "running_mean"): ("batch_stats", "mean"),
-    ("norm", "running_var"): ("batch_stats", "var"),
-    ("fc", "weight"): ("params", "kernel"),
-    ("fc", "bias"): ("params", "bias"),
-}
-_KERAS_LEAVES = {
-    ("conv", "kernel"): ("params", "kernel"),
-    ("conv", "bias"): ("params", "bias"),
-    ("norm", "gamma"): ("params", "scale"),
-    ("norm", "beta"): ("params", "bias"),
-    ("norm", "moving_mean"): ("batch_stats", "mean"),
-    ("norm", "moving_variance"): ("batch_stats", "var"),
-    ("fc", "kernel"): ("params", "kernel"),
-    ("fc", "bias"): ("params", "bias"),
-}
-_IGNORED = re.compile(r".*\.num_batches_tracked")
-_KERAS_HEADS = ("predictions", "probs", "fc1000")
-_KIND = {"conv": "conv", "downsample_0": "conv", "bn": "norm", "downsample_1": "norm", "fc": "fc"}
-
-
-def _kind(module: str) -> str:
-    return _KIND[re.sub(r"^(conv|bn)\d$", r"\1", module.rpartition("/")[2])]
-
-
-def _torch_module(name: str) -> str | None:
-    """`layer1.0.downsample.0` -> `layer1_0/downsample_0`."""
-    stem = re.fullmatch(r"conv1|bn1|fc", name)
-    block = re.fullmatch(r"(layer[1-4])\.(\d+)\.(conv[123]|bn[123]|downsample\.[01])", name)
-    if block:
-        return f"{block[1]}_{block[2]}/{block[3].replace('.', '_')}"
-    return name if stem else None
-
-
-def _keras_module(name: str) -> str | None:
-    """`conv2_block1_0_bn` or, from 2017, `bn2a_branch1` -> `layer1_0/downsample_1`."""
-    if name in _KERAS_HEADS:
-        return "fc"
-    if name in ("conv1_conv", "conv1"):
-        return "conv1"
-    if name in ("conv1_bn", "bn_conv1"):
-        return "bn1"
-    if match := re.fullmatch(r"conv([2-5])_block(\d+)_([0-3])_(conv|bn)", name):
-        stage, block, index, kind = match.groups()
-        block = str(int(block) - 1)
-    elif match := re.fullmatch(r"(res|bn)([2-5])([a-f])_branch(1|2[abc])", name):
-        kind, stage, letter, branch = match.groups()
-        block = str(ord(letter) - ord("a"))
-        index = str("0abc".index(branch[1:] or "0"))
-    else:
-        return None
-    if index == "0":
-        part = "downsample_0" if kind in ("conv", "res") else "downsample_1"
-    else:
-        part = f"{'bn' if kind == 'bn' else 'conv'}{index}"
-    return f"layer{int(stage) - 1}_{block}/{part}"
-
-
-def _rename(
-    tensors: dict[str, np.ndarray],
-    separator: str,
-    module_of: Callable[[str], str | None],
-    leaves: dict,
-    path: object,
-) -> Tensors:
+def _rename(file: WeightsFile) -> Tensors:
+    layout = layouts.layout_of(file.format, file.tensors, file.path)
     renamed: Tensors = {}
     unknown = []
-    for key, tensor in tensors.items():
-        if _IGNORED.fullmatch(key):
+    for key, tensor in file.tensors.items():
+        if layouts.IGNORED.fullmatch(key):
             continue
-        name, _, leaf = key.rpartition(separator)
-        module = module_of(name)
-        place = leaves.get((_kind(module), leaf)) if module else None
+        name, _, leaf = key.rpartition(layout.separator)
+        module = layout.module_of(name)
+        kind = layouts.kind_of(module) if module else ""
+        place = layout.leaves.get((kind, leaf))
         if place is None:
             unknown.append(key)
             continue
+        dimensions = {"conv": 4, "fc": 2}[kind] if place[1] == "kernel" else 1
+        if np.ndim(tensor) != dimensions:
+            raise UserError(
+                f"{file.path}: {key} has shape {np.shape(tensor)}, expected {dimensions} dimensions"
+            )
         ours = f"{place[0]}/{module}/{place[1]}"
         if ours in renamed:
-            raise UserError(f"{path}: two tensors for {ours}, the second is {key}")
+            raise UserError(f"{file.path}: two tensors for {ours}, the second is {key}")
         renamed[ours] = np.asarray(tensor, np.float32)
     if unknown:
-        raise UserError(f"{path}: not a ResNet's tensors: {_some(unknown)}")
+        raise UserError(f"{file.path}: not a ResNet's tensors: {_some(unknown)}")
     return renamed
 
 
 def _some(keys: Iterable[str]) -> str:
-    keys = sorted(keys)
+    keys = sorted(re.sub("[^ -~]+", " ", key) for key in keys)
     more = f" and {len(keys) - 6} more" if len(keys) > 6 else ""
     return ", ".join(keys[:6]) + more
 
 
-def _fold_conv_biases(tensors: Tensors) -> Tensors:
+def _fold_conv_biases(tensors: Tensors, path: object) -> Tensors:
     """Keras v1 adds a bias before each BatchNorm; taken off the running mean it does the same."""
     folded = {}
     for key, tensor in tensors.items():
         module, _, leaf = key.rpartition("/")
-        if leaf == "bias" and _kind(module) == "conv":
+        if leaf == "bias" and layouts.kind_of(module) == "conv":
             continue
         if leaf == "mean":
             conv = module.replace("batch_stats", "params").replace("downsample_1", "downsample_0")
-            bias = tensors.get(re.sub(r"bn(\d)$", r"conv\1", conv) + "/bias")
-            tensor = tensor if bias is None else tensor - bias
+            bias = tensors.get(re.sub(r"bn(\d)$", r"conv\1", conv) + "/bias", np.zeros_like(tensor))
+            if bias.shape != tensor.shape:
+                raise UserError(f"{path}: {key} {tensor.shape} and its bias {bias.shape} differ")
+            tensor = tensor - bias
         folded[key] = tensor
     return folded
 
@@ -147,14 +90,15 @@ def canonical(file: WeightsFile) -> tuple[Tensors, Architecture]:
     """A file's tensors under our names and in our layout, and the architecture they imply.
 
     Raises:
-        UserError: unknown tensors, or tensors that make up no ResNet of `models.resnet.DEPTHS`.
+        UserError: a network of another family, unknown tensors, or tensors that make up no ResNet
+            of `models.resnet.DEPTHS`.
     """
-    if file.format == "keras_legacy_h5":
-        tensors = _rename(file.tensors, "/", _keras_module, _KERAS_LEAVES, file.path)
-        is_2017 = any(key.startswith("res2a") for key in file.tensors)
+    families.refuse_others(file.tensors, file.path)
+    tensors = _rename(file)
+    if file.format in ("keras_legacy_h5", "keras3_weights_h5"):
+        is_2017 = any(re.search(r"(^|/)res2a", key) for key in file.tensors)
         variant, epsilon = "v1", 1e-3 if is_2017 else EPSILON["v1"]
-        return _fold_conv_biases(tensors), _architecture(tensors, variant, epsilon, file)
-    tensors = _rename(file.tensors, ".", _torch_module, _TORCH_LEAVES, file.path)
+        return _fold_conv_biases(tensors, file.path), _architecture(tensors, variant, epsilon, file)
     tensors = {key: _from_torch(tensor) for key, tensor in tensors.items()}
     return tensors, _architecture(tensors, "v1.5", EPSILON["v1.5"], file)
 
@@ -224,11 +168,11 @@ def to_variables(tensors: Tensors, shapes: dict, *, head: dict | None = None) ->
 
 def from_variables(variables: dict) -> dict[str, np.ndarray]:
     """Our variables under torchvision's names and in its layout."""
-    leaves = {(kind, *place): leaf for (kind, leaf), place in _TORCH_LEAVES.items()}
+    leaves = {(kind, *place): leaf for (kind, leaf), place in layouts.TORCH_LEAVES.items()}
     tensors = {}
     for path, leaf in traverse_util.flatten_dict(variables).items():
         collection, *modules, name = path
-        their_leaf = leaves[_kind(modules[-1]), collection, name]
+        their_leaf = leaves[layouts.kind_of(modules[-1]), collection, name]
         module = ".".join(modules).replace("downsample_", "downsample.")
         module = re.sub(r"^(layer\d)_", r"\1.", module)
         tensors[f"{module}.{their_leaf}"] = np.ascontiguousarray(_to_torch(np.asarray(leaf)))
