@@ -40,7 +40,7 @@ REGIMES: dict[str, grid.Overrides] = {
 """What each changes of configs/finetune.py:demo."""
 
 CANDIDATES: dict[str, tuple[str, tuple[float, ...]]] = {
-    "scratch": ("optim.learning_rate", (0.01, 0.03, 0.1, 0.3)),
+    "scratch": ("optim.learning_rate", (0.01, 0.03, 0.1, 0.3, 1.0)),
     "probe": ("head_l2", (0.003, 0.01, 0.03, 0.1)),
     "partial": ("optim.learning_rate", (0.02, 0.05, 0.1, 0.2, 0.4)),
     "full": ("optim.learning_rate", (0.01, 0.02, 0.05, 0.1)),
