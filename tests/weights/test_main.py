@@ -1,13 +1,18 @@
 """`python -m vtl.weights`, as it is typed."""
 
+import dataclasses
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.tiny import write_weights
+from vtl.data import fetch
 from vtl.models.resnet import ResNet
 from vtl.weights import __main__ as command
-from vtl.weights import formats
+from vtl.weights import formats, sources, verify
+from vtl.weights.preprocessing import CAFFE
 
 
 def run(monkeypatch, *arguments):
@@ -48,3 +53,173 @@ def test_what_is_not_there_is_one_line(tmp_path, monkeypatch):
     assert str(caught.value).startswith("vtl: weights=")
     assert "no such file or finished run" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return write_weights(tmp_path / "tiny.safetensors")
+
+
+@pytest.fixture
+def a_source(tmp_path, monkeypatch, tiny):
+    """The tiny network as a source whose file somebody puts into the cache by hand: its place."""
+    monkeypatch.setenv("VTL_CACHE", str(tmp_path / "cache"))
+    download = fetch.Download("served.safetensors", ("https://localhost:1/served.safetensors",))
+    source = sources.Source(download, 18, "v1.5", sources.TORCHVISION, None, "MIT")
+    monkeypatch.setitem(sources.SOURCES, "served", source)
+    return tmp_path / "cache" / "weights" / "served.safetensors"
+
+
+def put(tiny, place):
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(tiny.read_bytes())
+
+
+def test_list_names_every_source_and_where_it_is(a_source, tiny, monkeypatch, capsys):
+    run(monkeypatch, "list")
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert sources.SOURCES.keys() < lines.keys()
+    assert "50 v1.5    76.13  103 MB  BSD-3-Clause" in lines["torchvision_v1"]
+    assert "caffe, nearest 256 > 224" in lines["keras_v1"]
+    assert lines["served"].split()[3] == lines["served"].split()[-1] == "-"
+    put(tiny, a_source)
+    run(monkeypatch, "list")
+    last = [line for line in capsys.readouterr().out.splitlines() if line.startswith("served")][-1]
+    assert last.split()[-1] == str(a_source)
+
+
+def test_fetch_says_where_and_pins_the_hash(a_source, tiny, monkeypatch, capsys):
+    monkeypatch.setenv("VTL_OFFLINE", "1")
+    with pytest.raises(
+        SystemExit, match=r"could not fetch served.safetensors \(VTL_OFFLINE is set\)"
+    ):
+        run(monkeypatch, "fetch", "served")
+    put(tiny, a_source)
+    run(monkeypatch, "fetch", "served")
+    assert capsys.readouterr().out == (
+        f"served: {a_source}, {tiny.stat().st_size:,} bytes, sha256 {fetch.file_sha256(tiny)}\n"
+    )
+    a_source.write_bytes(tiny.read_bytes()[:-1] + b"x")
+    with pytest.raises(
+        SystemExit, match=r"is not the expected file: .* the first one had"
+    ) as caught:
+        run(monkeypatch, "fetch", "served")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(SystemExit, match="nothing is no source"):
+        run(monkeypatch, "fetch", "nothing")
+
+
+def test_inspect(tiny, monkeypatch, capsys):
+    run(monkeypatch, "inspect", tiny)
+    lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines()[:-1])
+    found = {name: value.strip() for name, value in lines.items()}
+    assert found["format"] == "safetensors, stored as float32"
+    assert found["network"] == "ResNet-18 of width 0.125, v1.5 stride, eps 1e-05"
+    assert found["classes"] == "7"
+    assert found["parameters"] == "177,167, and 1,200 running statistics"
+    assert found["sha256"] == fetch.file_sha256(tiny)
+    assert found["preprocessing"] == (
+        "RGB/255 with torchvision's mean and std; bilinear resize_crop to 256, the central 224 are "
+        "seen"
+    )
+    assert found["class names"].endswith("other 6 (several a photo)")
+
+
+def test_inspect_names_a_known_file_and_what_is_unusual(monkeypatch, capsys, tiny, tmp_path):
+    run(monkeypatch, "inspect", "demo")
+    out = capsys.readouterr().out
+    assert "stored as float16" in out
+    assert out.count("(demo)") == 1
+    run(monkeypatch, "inspect", tiny)
+    assert "FAULT mean 0 and variance 1 in all BatchNorms" in capsys.readouterr().out
+
+
+def test_convert_keeps_every_number_and_says_what_it_is_told(tiny, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out.safetensors"
+    run(monkeypatch, "convert", tiny, "-o", out)
+    before, after = sources.load(str(tiny)), sources.load(str(out))
+    assert before.tensors.keys() == after.tensors.keys()
+    for name, tensor in before.tensors.items():
+        np.testing.assert_array_equal(after.tensors[name], tensor)
+    for field in ("architecture", "preprocessing", "classes", "multi_label"):
+        assert getattr(after, field) == getattr(before, field)
+
+    run(monkeypatch, "convert", tiny, "-o", out, "--preprocessing=caffe", "--dtype=float16")
+    other = sources.load(str(out))
+    assert other.preprocessing == verify.with_pixels(before.preprocessing, CAFFE)
+    assert other.dtypes == ("float16",)
+    assert out.stat().st_size < 0.6 * tiny.stat().st_size
+    run(
+        monkeypatch, "convert", tiny, "-o", out, "--channels=bgr", "--variant=v1", "--epsilon=0.001"
+    )
+    other = sources.load(str(out))
+    assert other.preprocessing == dataclasses.replace(before.preprocessing, channels="bgr")
+    assert (other.architecture.variant, other.architecture.epsilon) == ("v1", 0.001)
+
+
+def test_convert_of_a_file_without_a_head(tiny, tmp_path, monkeypatch):
+    tensors = {k: v for k, v in formats.read(tiny).tensors.items() if not k.startswith("fc.")}
+    formats.write_safetensors(tmp_path / "headless.safetensors", tensors, {})
+    run(
+        monkeypatch,
+        "convert",
+        tmp_path / "headless.safetensors",
+        "-o",
+        tmp_path / "out.safetensors",
+    )
+    weights = sources.load(str(tmp_path / "out.safetensors"))
+    assert weights.architecture.num_classes is None
+    assert weights.classes is None
+
+
+def test_verify_prints_the_verdict_and_fails_on_a_fault(tiny, monkeypatch, capsys):
+    run(monkeypatch, "verify", "demo")
+    assert capsys.readouterr().out.startswith("ok    a known file (demo)")
+    with pytest.raises(SystemExit) as caught:
+        run(monkeypatch, "verify", tiny)
+    assert caught.value.code == 1
+    assert capsys.readouterr().out == (
+        "FAULT mean 0 and variance 1 in all BatchNorms, from bn1 on: it was never trained\n"
+    )
+
+
+def test_classify(tmp_path, monkeypatch, capsys):
+    """The demo's network knows letters and shapes, one a picture: probabilities that sum to 1."""
+    from vtl.data import glyphs
+
+    pictures = glyphs.Glyphs(8, 48, 1)
+    paths = [tmp_path / f"{i}.png" for i in range(8)]
+    for path, pixels in zip(paths, pictures[np.arange(8)], strict=True):
+        Image.fromarray(pixels).save(path)
+    run(monkeypatch, "classify", "demo", *paths)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[::6] == [str(path) for path in paths]
+    first = [line.split()[-1] for line in lines[1::6]]
+    right = [glyphs.CLASSES[label] for label in pictures.labels]
+    assert sum(a == b for a, b in zip(first, right, strict=True)) >= 6
+    assert sum(float(line.split("%")[0]) for line in lines[1:6]) <= 100.5
+
+
+def test_classify_by_several_classes_a_photo_and_bad_input(tiny, tmp_path, monkeypatch, capsys):
+    Image.new("RGB", (300, 260), (200, 90, 30)).save(tmp_path / "photo.jpg")
+    run(monkeypatch, "classify", tiny, tmp_path / "photo.jpg")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert all("other" in line for line in lines[1:])
+    with pytest.raises(SystemExit, match="cannot read photo"):
+        run(monkeypatch, "classify", tiny, tmp_path / "none.jpg")
+    tensors = {k: v for k, v in formats.read(tiny).tensors.items() if not k.startswith("fc.")}
+    formats.write_safetensors(tmp_path / "headless.safetensors", tensors, {})
+    with pytest.raises(SystemExit, match="has no head, so it names no classes"):
+        run(monkeypatch, "classify", tmp_path / "headless.safetensors", tmp_path / "photo.jpg")
+
+
+def test_imagenets_names():
+    weights = dataclasses.replace(
+        sources.load("demo"),
+        classes=None,
+        architecture=dataclasses.replace(sources.load("demo").architecture, num_classes=1000),
+    )
+    names = sources.class_names(weights)
+    assert len(set(names)) == 1000
+    assert [names[c] for c in (0, 950, 951, 999)] == ["tench", "orange", "lemon", "toilet tissue"]

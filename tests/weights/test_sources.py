@@ -1,14 +1,18 @@
 import dataclasses
 import hashlib
+import json
 from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
+from tests.tiny import write_weights
 from vtl.data import glyphs
+from vtl.errors import UserError
 from vtl.tasks import classify
-from vtl.weights import network, sources
-from vtl.weights.preprocessing import normalise
+from vtl.weights import formats, network, sources
+from vtl.weights.preprocessing import CAFFE, TORCHVISION, normalise
 
 
 def test_the_demo_network_is_in_the_package_and_knows_its_letters(monkeypatch, tmp_path):
@@ -30,3 +34,76 @@ def test_the_demo_network_is_in_the_package_and_knows_its_letters(monkeypatch, t
     logits, _ = jax.jit(lambda x: model.apply(variables, x, live_norms=()))(images)
     top1 = np.mean(np.asarray(logits).argmax(axis=1) == pictures.labels)
     assert abs(100 * top1 - source.top1) < 5
+
+
+def test_sources_are_what_their_publishers_say():
+    """Names, files and figures that were read at the source."""
+    known = sources.SOURCES
+    assert {known[f"torchvision_v1_{d}"].depth for d in (18, 34, 101, 152)} == {18, 34, 101, 152}
+    for name, source in known.items():
+        assert source.variant == ("v1" if name.startswith("keras") else "v1.5"), name
+        assert source.preprocessing.channels == ("bgr" if name.startswith("keras") else "rgb"), name
+        assert all(url.startswith("https://") for url in source.download.urls), name
+    assert len({source.download.filename for source in known.values()}) == len(known)
+    url = "https://download.pytorch.org/models/resnet101-cd907fc2.pth"
+    assert known["torchvision_v2_101"].download.urls == (url,)
+    assert known["torchvision_v2_101"].preprocessing.resize_size == 232
+    timm = known["timm_a1_18"]
+    assert timm.download.urls[0] == (
+        "https://huggingface.co/timm/resnet18.a1_in1k/resolve/main/model.safetensors"
+    )
+    assert (timm.preprocessing.resize_size, timm.preprocessing.interpolation) == (236, "bicubic")
+
+
+def test_preprocessing_of_a_file_is_its_sources_or_its_layouts(tmp_path):
+    tensors = formats.read(write_weights(tmp_path / "tiny.safetensors")).tensors
+    for name, expected in {
+        "mine.safetensors": TORCHVISION,
+        "resnet50.a1_in1k.safetensors": sources.SOURCES["timm_a1"].preprocessing,
+    }.items():
+        formats.write_safetensors(tmp_path / name, tensors, {})
+        assert sources.load(str(tmp_path / name)).preprocessing == expected
+    file = formats.WeightsFile(Path("x.h5"), "keras3_weights_h5", {}, {})
+    assert sources._preprocessing(file, "0" * 64) == CAFFE
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda meta: "{",
+        lambda meta: json.dumps([]),
+        lambda meta: json.dumps(meta | {"preprocessing": {"mean": 3}}),
+        lambda meta: json.dumps(meta | {"architecture": meta["architecture"] | {"depth": 50}}),
+        lambda meta: json.dumps(meta | {"architecture": meta["architecture"] | {"variant": "v2"}}),
+        lambda meta: json.dumps(meta | {"architecture": meta["architecture"] | {"epsilon": -1}}),
+    ],
+)
+def test_damaged_metadata_is_one_line(tmp_path, change):
+    file = formats.read(write_weights(tmp_path / "tiny.safetensors"))
+    meta = json.loads(file.metadata["vtl"])
+    formats.write_safetensors(tmp_path / "x.safetensors", file.tensors, {"vtl": change(meta)})
+    with pytest.raises(UserError, match="its metadata `vtl` is damaged") as caught:
+        sources.load(str(tmp_path / "x.safetensors"))
+    assert "\n" not in str(caught.value)
+
+
+def test_shards_load_as_one_and_their_hash_covers_all(tmp_path):
+    """By the index or the directory that holds it."""
+    whole = formats.read(write_weights(tmp_path / "tiny.safetensors")).tensors
+    names = sorted(whole)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    directory = tmp_path / "sharded"
+    directory.mkdir()
+    for part, of in parts.items():
+        formats.write_safetensors(directory / part, {name: whole[name] for name in of}, {})
+    index = {"weight_map": {name: part for part, of in parts.items() for name in of}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    weights = sources.load(str(directory))
+    expected = sources.load(str(tmp_path / "tiny.safetensors")).tensors
+    assert weights.tensors.keys() == expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(weights.tensors[name], tensor)
+
+    changed = {name: whole[name] + 1 for name in parts["b.safetensors"]}
+    formats.write_safetensors(directory / "b.safetensors", changed, {})
+    assert sources.load(str(directory)).sha256 != weights.sha256

@@ -213,25 +213,31 @@ def _difference(download: Download, path: Path) -> str:
 def _check_finished(download: Download, path: Path) -> None:
     """Checks the file, unless the note beside it says that exactly this file was checked before."""
     stat = path.stat()
-    facts = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns} | _expected_digests(download)
+    facts: dict[str, str | int] = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    facts |= _expected_digests(download)
     note = path.with_name(path.name + ".verified")
     before = _read_note(note)
     if before.items() >= facts.items():
         return
     difference = _difference(download, path)
-    sha256 = file_sha256(path)
-    if not difference and before.get("pinned", sha256) != sha256:
-        difference = (
-            f"the file has sha256 {sha256}, the first one had {before['pinned']} (if its publisher "
-            f"has replaced it, delete {note.name} too)"
-        )
+    if not difference and not _has_whole_digest(download):
+        facts["pinned"] = sha256 = file_sha256(path)
+        if before.get("pinned", sha256) != sha256:
+            difference = (
+                f"the file has sha256 {sha256}, the first one had {before['pinned']} (if its "
+                f"publisher has replaced it, delete {note.name} too)"
+            )
     if difference:
         raise UserError(
             f"{path} is not the expected file: {difference}; delete it to have it fetched, or put "
             "the right file there"
         )
     with contextlib.suppress(OSError):  # where nothing can be written, each use checks again
-        note.write_text(json.dumps(facts | {"pinned": sha256}))
+        note.write_text(json.dumps(facts))
+
+
+def _has_whole_digest(download: Download) -> bool:
+    return len(download.sha256 or "") == 64 or len(download.md5 or "") == 32
 
 
 def _read_note(note: Path) -> dict:
