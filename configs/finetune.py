@@ -26,7 +26,7 @@ def _base() -> ConfigDict:
     config.task = "finetune"
     config.variant = ""
     config.seed = 0
-    # A source (python: vtl.weights.sources.SOURCES), a file, or a finished run; "" is random.
+    # A source (`python -m vtl.weights list`), a file, or a finished run; "" is random.
     config.weights = "torchvision_v1"
 
     config.data = ConfigDict()

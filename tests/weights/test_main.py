@@ -200,12 +200,18 @@ def test_classify(tmp_path, monkeypatch, capsys):
     assert sum(float(line.split("%")[0]) for line in lines[1:6]) <= 100.5
 
 
-def test_classify_by_several_classes_a_photo_and_bad_input(tiny, tmp_path, monkeypatch, capsys):
+def test_classify_by_a_run_of_several_classes_a_photo(tiny, tmp_path, monkeypatch, capsys):
     Image.new("RGB", (300, 260), (200, 90, 30)).save(tmp_path / "photo.jpg")
-    run(monkeypatch, "classify", tiny, tmp_path / "photo.jpg")
+    (tmp_path / "run").mkdir()
+    tiny.rename(tmp_path / "run" / "model.safetensors")
+    run(monkeypatch, "classify", tmp_path / "run", tmp_path / "photo.jpg")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6
     assert all("other" in line for line in lines[1:])
+
+
+def test_classify_refuses_bad_input(tiny, tmp_path, monkeypatch):
+    Image.new("RGB", (300, 260)).save(tmp_path / "photo.jpg")
     with pytest.raises(SystemExit, match="cannot read photo"):
         run(monkeypatch, "classify", tiny, tmp_path / "none.jpg")
     tensors = {k: v for k, v in formats.read(tiny).tensors.items() if not k.startswith("fc.")}

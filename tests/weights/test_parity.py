@@ -276,13 +276,17 @@ def torch_gradients(start, images, mode, dtype):
 
 @pytest.fixture(scope="module")
 def keras_resnet():
-    """Keras' own ResNet50 with random weights and statistics; its output is the logits."""
+    return random_keras(50, 128)
+
+
+def random_keras(depth, size):
+    """Keras' own ResNet with random weights and statistics; its output is the logits."""
     os.environ.setdefault("KERAS_BACKEND", "jax")
     keras = pytest.importorskip("keras")
     if keras.backend.backend() != "jax":
         pytest.skip("keras runs on another backend than jax")
-    model = keras.applications.ResNet50(
-        weights=None, classes=CLASSES, classifier_activation=None, input_shape=(128, 128, 3)
+    model = getattr(keras.applications, f"ResNet{depth}")(
+        weights=None, classes=CLASSES, classifier_activation=None, input_shape=(size, size, 3)
     )
     uniform = recipe.Uniform(0)
     leaves = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
@@ -305,22 +309,24 @@ def save_as_official(model, path):
 
 
 @pytest.mark.slow
-def test_activations_are_keras(keras_resnet, tmp_path):
+@pytest.mark.parametrize(("depth", "size"), [(50, 128), (101, 64), (152, 64)])
+def test_activations_are_keras(depth, size, keras_resnet, tmp_path):
     import keras
 
-    save_as_official(keras_resnet, tmp_path / "random.h5")
+    reference = keras_resnet if depth == 50 else random_keras(depth, size)
+    save_as_official(reference, tmp_path / "random.h5")
     weights = sources.load(str(tmp_path / "random.h5"))
-    assert weights.architecture == convert.Architecture(50, 1.0, "v1", 1.001e-5, CLASSES)
+    assert weights.architecture == convert.Architecture(depth, 1.0, "v1", 1.001e-5, CLASSES)
     assert weights.preprocessing == CAFFE
 
     names = {"stem": "pool1_pool", "features": "avg_pool", "logits": "predictions"}
-    for stage, count in enumerate((3, 4, 6, 3), start=1):
+    for stage, count in enumerate(DEPTHS[depth].blocks, start=1):
         for block in range(count):
             names[f"layer{stage}_{block}"] = f"conv{stage + 1}_block{block + 1}_out"
-    layers = [keras_resnet.get_layer(name).output for name in names.values()]
-    images = both(128)
+    layers = [reference.get_layer(name).output for name in names.values()]
+    images = both(size)
     inputs = keras.applications.resnet.preprocess_input(images.astype(np.float32))
-    expected = keras.Model(keras_resnet.input, layers).predict(inputs, verbose=0)
+    expected = keras.Model(reference.input, layers).predict(inputs, verbose=0)
     expected = dict(zip(names, map(np.asarray, expected), strict=True))
 
     model, variables = blocks.build(weights.tensors, weights.architecture)

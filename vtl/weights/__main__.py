@@ -133,6 +133,11 @@ def verify_file(options: argparse.Namespace) -> None:
     for finding in findings:
         print(f"{_MARKS[finding.kind]} {finding.text}")
     if any(finding.kind == "fault" for finding in findings):
+        print(
+            "`python -m vtl.weights convert FILE -o OUT` writes it with other pixels, stride or eps: "
+            "see convert -h",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 
