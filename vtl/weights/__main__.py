@@ -134,8 +134,7 @@ def verify_file(options: argparse.Namespace) -> None:
         print(f"{_MARKS[finding.kind]} {finding.text}")
     if any(finding.kind == "fault" for finding in findings):
         print(
-            "`python -m vtl.weights convert FILE -o OUT` writes it with other pixels, stride or eps: "
-            "see convert -h",
+            "`python -m vtl.weights convert -h` says how to write it with other pixels or stride",
             file=sys.stderr,
         )
         sys.exit(1)
