@@ -2,11 +2,12 @@
 
     pip install -e ".[plots]" && python -m experiments.transfer_regimes
 
-Each regime has its own best of `CANDIDATES`, by mAP on val when trained on train; then all train on
-trainval, with three seeds, and on its first 10 and 30 %, and are scored on test. The three that
-train the network take as many steps, twice those of `:demo`, in the search as well. The protocol is
-`voc2010`. Each run goes on from where it was; all take about an hour on 2 CPU cores. Writes
-transfer_regimes.csv, the search in transfer_regimes_search.csv, and the curves in
+Each regime trains on all labels of trainval and on the first 10 and 30 % of them, with three seeds,
+at its own best of `CANDIDATES` for so many labels, and is scored on test by the protocol `voc2010`.
+The best is that of mAP on val: for all labels after training on train, and the 10 and 30 % are all
+in train. With as many labels the three that train the network take as many steps, 20 passes over
+trainval, and the search as many. Each run goes on from where it was; all take about an hour on 2
+CPU cores. Writes transfer_regimes.csv, the search in transfer_regimes_search.csv, and the curves in
 transfer_regimes.svg.
 """
 
@@ -57,44 +58,50 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/regimes"))
     options = parser.parse_args()
     jax.config.update("jax_compilation_cache_dir", str(fetch.cache_dir() / "xla"))
-    chosen = choose(options.out)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    search: list[dict[str, Any]] = []
+    chosen: dict[int, dict[str, float]] = {}
     for percent in reversed(PERCENTS):
-        runs = {
-            regime: [run_regime(options.out, regime, chosen[regime], percent, s) for s in SEEDS]
+        tried = try_candidates(options.out, percent)
+        chosen[percent] = {
+            regime: max((t for t in tried if t["regime"] == regime), key=lambda t: t["val_map"])[
+                "value"
+            ]
             for regime in REGIMES
         }
-        rows += [row(regime, chosen[regime], percent, runs) for regime in REGIMES]
+        runs = {
+            regime: [run_regime(options.out, regime, value, percent, seed) for seed in SEEDS]
+            for regime, value in chosen[percent].items()
+        }
+        rows += [row(regime, chosen[percent][regime], percent, runs) for regime in REGIMES]
+        search += [t | {"val_map": f"{100 * t['val_map']:.2f}"} for t in tried]
         grid.write_csv(Path(__file__).with_suffix(".csv"), rows)
-    draw(rows, runs_of_all={regime: _curves(options.out, regime, chosen) for regime in REGIMES})
+        grid.write_csv(Path(__file__).with_name("transfer_regimes_search.csv"), search)
+    draw(rows, {regime: _curves(options.out, regime, chosen[100]) for regime in REGIMES})
     for line in rows:
         print("  ".join(f"{name} {value}" for name, value in line.items()))
 
 
-def choose(out: Path) -> dict[str, float]:
-    """The candidate of each regime that is best on val at its last step; writes the table."""
+def try_candidates(out: Path, percent: int) -> list[dict[str, Any]]:
+    """The mAP on val of every candidate at its last step, 0 where the loss diverged."""
+    split, num_epochs = f"trainval{percent}", NUM_EPOCHS
+    if percent == 100:
+        split = "train"
+        num_epochs *= (demo.SPLITS["train"] + demo.SPLITS["val"]) / demo.SPLITS["train"]
     rows: list[dict[str, Any]] = []
-    share = demo.SPLITS["train"] / (demo.SPLITS["train"] + demo.SPLITS["val"])
     for regime, (knob, values) in CANDIDATES.items():
         for value in values:
-            overrides = {"data.train_split": "train", "data.test_split": "val", knob: value}
-            run = out / f"search_{regime}_{value}"
-            rows.append({"regime": regime, "knob": knob, "value": value, "val_map": 0.0})
+            overrides = {"data.train_split": split, "data.test_split": "val", knob: value}
+            run = out / f"search_{regime}_{value}_{percent}"
+            rows.append({"percent_of_labels": percent, "regime": regime, "knob": knob})
+            rows[-1] |= {"value": value, "val_map": 0.0}
             try:
-                _run(regime, overrides, share, run)
+                _run(regime, {"num_epochs": num_epochs, **overrides}, run)
             except Diverged:
                 continue
             results = grid.outcome(run)
             rows[-1] |= {"val_map": results["map"]["test"][PROTOCOL], "commit": results["commit"]}
-    table = [
-        line | {"val_map": f"{100 * line['val_map']:.2f}" if line["val_map"] else "diverged"}
-        for line in rows
-    ]
-    grid.write_csv(Path(__file__).with_name("transfer_regimes_search.csv"), table)
-    return {
-        regime: max((r for r in rows if r["regime"] == regime), key=lambda r: r["val_map"])["value"]
-        for regime in REGIMES
-    }
+    return rows
 
 
 def run_regime(out: Path, regime: str, value: float, percent: int, seed: int) -> Path:
@@ -102,16 +109,14 @@ def run_regime(out: Path, regime: str, value: float, percent: int, seed: int) ->
     base = finetune_config.get_config("demo")
     split = base.data.train_split + (str(percent) if percent < 100 else "")
     overrides = {"seed": seed, "data.train_split": split, CANDIDATES[regime][0]: value}
-    overrides["test_every_epoch"] = percent == 100
+    overrides |= {"num_epochs": NUM_EPOCHS, "test_every_epoch": percent == 100}
     run = out / f"{regime}_{value}_{percent}_{seed}"
-    _run(regime, overrides, percent / 100, run)
+    _run(regime, overrides, run)
     return run
 
 
-def _run(regime: str, overrides: grid.Overrides, share: float, run: Path) -> None:
-    """One run of as many steps as the whole of trainval gets, on a share of it."""
-    overrides = {"num_epochs": NUM_EPOCHS / share, **REGIMES[regime], **overrides}
-    grid.run_finetune("demo", overrides, run)
+def _run(regime: str, overrides: grid.Overrides, run: Path) -> None:
+    grid.run_finetune("demo", overrides | REGIMES[regime], run)
 
 
 def row(regime: str, value: float, percent: int, runs: dict[str, list[Path]]) -> dict[str, Any]:
