@@ -64,7 +64,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.lenet = ConfigDict()
     config.lenet.num_epochs = 12.0
-    config.lenet.learning_rates = (0.05, 0.1, 0.3, 1.0, 2.0)
+    config.lenet.learning_rates = (0.1, 0.3, 1.0, 2.0)
     config.lenet.num_hidden = 100
     config.lenet.kernel_size = 5
     config.lenet.padding = 0  # pixels on each side of a convolution's input
@@ -81,6 +81,8 @@ def get_config(variant: str = "") -> ConfigDict:
         config.data.name = "digits"
         config.data.num_held_out = 300
         config.perceptron.num_epochs = 40.0
+        config.perceptron.learning_rates = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+        config.lenet.learning_rates = (0.05, 0.1, 0.3, 1.0, 2.0)
         config.lenet.num_epochs = 30.0
         config.lenet.kernel_size = 3
         config.lenet.padding = 1

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vtl.evaluation import convergence
 from vtl.evaluation.convergence import Estimate, Ratio
+
+NETWORK_TITLES = {"perceptron": "Perceptron", "lenet": "LeNet"}
 
 TITLES = {
     **{"relu": "ReLU", "leaky_relu": "leaky ReLU", "relu6": "ReLU6", "elu": "ELU", "celu": "CELU"},
@@ -22,6 +24,11 @@ class Protocol(NamedTuple):
     num_epochs: float
     num_resamples: int = 10_000
     seed: int = 0
+
+
+def percent(share: float) -> str:
+    """`0.975` -> `97.5 %`."""
+    return f"{100 * share:g} %"
 
 
 def title(activation: str) -> str:
@@ -44,7 +51,8 @@ def format_estimate(estimate: Estimate, num_epochs: float) -> str:
 
 def format_ratio(ratio: Ratio) -> str:
     """`3.6 [3.0, 4.2]`; `more than 9.7 [at least 8.8]` where the slower median is censored."""
-    value, low, high = (f"{x:.2f}" if x < 2 else f"{x:.1f}" for x in ratio[:3])
+    decimals = 2 if ratio.value < 2 else 1
+    value, low, high = (f"{x:.{decimals}f}" for x in ratio[:3])
     if ratio.is_least:
         return f"more than {value} [at least {low}]"
     return f"{value} [{low}, {'no bound' if math.isinf(ratio.high) else high}]"
@@ -83,6 +91,8 @@ def compare(
     ]
     ratio = convergence.ratio_estimate(slow, fast, *protocol)
     found = f"{fast_name} reached {goal} in {epochs[0]} epochs, {slow_name} in {epochs[1]}"
+    if len(fast) == 1:
+        return f"{found}; that is a single run of each, from which nothing follows."
     if ratio.low > 1:
         return f"{found}: {format_ratio(ratio)} times as many."
     return f"{found}: a tie, for the ratio {format_ratio(ratio)} may as well be 1."
@@ -104,11 +114,51 @@ def explain(gradients: Mapping[str, Mapping[str, float]], idle: Sequence[str]) -
     return sentences + ([f"Idle units at the end: {', '.join(idle)}."] if idle else [])
 
 
-def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text in columns, the first row being the heading."""
-    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
-    lines = [
+def format_outcome(results: Mapping[str, Any]) -> str:
+    """What a run of the study ends with: definitions, the table, and each network's sentences."""
+    lines = [results["definitions"], "Epochs, median over seeds [95 % interval]:", ""]
+    lines += [_format_table(results["networks"])]
+    summaries = [
+        of for found in results["networks"].values() for of in found["activations"].values()
+    ]
+    if any(of.get("at_the_grids_edge") for of in summaries):
+        lines += ["* at the edge of the grid: a wider one may hold a better rate"]
+    for network, found in results["networks"].items():
+        lines += ["", f"{NETWORK_TITLES[network]}:"]
+        lines += [f"  {sentence}" for sentence in [*found["conclusion"], *found["why"]]]
+        if found["best"]:
+            accuracy = found["best"]["test_accuracy"]
+            lines += [
+                f"  Best on held-out digits: {title(found['best']['activation'])}, "
+                f"{accuracy['median']:.2%} of the test digits named right "
+                f"({accuracy['min']:.2%} to {accuracy['max']:.2%})."
+            ]
+    return "\n".join(lines)
+
+
+def _format_table(networks: Mapping[str, Any]) -> str:
+    """A row for each network and activation; epochs with intervals."""
+    trained = [
+        of
+        for found in networks.values()
+        for of in found["activations"].values()
+        if of["status"] == "trained"
+    ]
+    thresholds = list(trained[0]["epochs_to_accuracy"]) if trained else []
+    heading = ["network", "activation", "rate", *(percent(float(t)) for t in thresholds)]
+    rows = [[*heading, "lowest loss", "held out", "test"]]
+    for network, found in networks.items():
+        for activation, of in found["activations"].items():
+            row = [NETWORK_TITLES[network], title(activation)]
+            if of["status"] == "diverged":
+                rows.append([*row, "diverged"] + [""] * (len(rows[0]) - 3))
+                continue
+            row.append(f"{of['learning_rate']:g}" + ("*" if of["at_the_grids_edge"] else ""))
+            row += [of["epochs_to_accuracy"][t]["text"] for t in thresholds]
+            row.append(of["epochs_to_lowest_loss"]["text"])
+            rows.append(row + [f"{of[x]['median']:.2%}" for x in ("accuracy", "test_accuracy")])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
-    ]
-    return "\n".join(lines)
+    )

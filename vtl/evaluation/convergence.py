@@ -15,8 +15,8 @@ NUM_CLASSES = 10
 INTERVAL = 95
 """Percent of the bootstrap's resamples that lie in an interval."""
 
-_LEARNT_NOTHING = 0.95
-"""Above so many times the loss of a uniform guess nothing has been learnt."""
+_LEARNT_NOTHING, _BLOWN_UP = 0.95, 2.0
+"""Times the loss of a uniform guess: above the first nothing has been learnt."""
 
 
 def epochs_to_accuracy(epochs: np.ndarray, accuracy: np.ndarray, threshold: float) -> np.ndarray:
@@ -47,17 +47,19 @@ def has_diverged(
     """Which runs have diverged, [...].
 
     train_loss, held-out loss and each layer's gradient_norms are [..., M]; losses in nats. Diverged
-    is a run whose loss is not finite at any moment, or ends no better than that of a uniform guess
-    although it had been better, or while a layer gets no gradient at all (its ReLUs are dead).
+    is a run whose loss is not finite at any moment, or ends above twice that of a uniform guess, or
+    no better than it although it had been better or while a layer gets no gradient at all (its
+    ReLUs are dead).
     A run that has never left that plateau but still has gradients has not diverged.
     """
-    learnt_nothing = _LEARNT_NOTHING * math.log(NUM_CLASSES)
+    learnt_nothing, blown_up = (x * math.log(NUM_CLASSES) for x in (_LEARNT_NOTHING, _BLOWN_UP))
     is_finite = np.isfinite(train_loss).all(axis=-1) & np.isfinite(loss).all(axis=-1)
     is_stuck = np.any([norm[..., -1] == 0 for norm in gradient_norms.values()], axis=0)
     with np.errstate(invalid="ignore"):
         had_learnt = loss.min(axis=-1) < learnt_nothing
         is_lost = (loss[..., -1] > learnt_nothing) & (had_learnt | is_stuck)
-    return ~is_finite | is_lost
+        is_far_off = loss[..., -1] > blown_up
+    return ~is_finite | is_far_off | is_lost
 
 
 def best_rate(times: np.ndarray, loss: np.ndarray, diverged: np.ndarray) -> int | None:

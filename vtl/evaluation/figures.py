@@ -87,11 +87,15 @@ def learning_curves(curves: Pairs, config: ConfigDict) -> Any:
             row[0].axhline(100 * (1 - threshold), color="grey", linewidth=0.8, linestyle=":")
         for axis, what in zip(row, ("held-out error, %", "held-out loss"), strict=True):
             axis.set(
-                xscale="log", yscale="log", xlabel="epoch", ylabel=what, title=study.TITLES[network]
+                xscale="log",
+                yscale="log",
+                xlabel="epoch",
+                ylabel=what,
+                title=conclusion.NETWORK_TITLES[network],
             )
             _plain_ticks(axis.xaxis)
             _plain_ticks(axis.yaxis)
-        row[1].legend(frameon=False, fontsize=8)
+        _legend(row[1])
     seeds = len(config.seeds)
     figure.suptitle(f"Median and range of {seeds} seeds; dotted: the thresholds", fontsize=9)
     return figure
@@ -119,21 +123,21 @@ def epochs_to_convergence(curves: Pairs, results: dict[str, Any], config: Config
             main = of["epochs_to_accuracy"][f"{config.main_threshold:g}"]
             shares = main["share_converged_by_epoch"]
             _steps(row[1], shares, final["epoch"][0], num_epochs, style)
-        labels = [study.percent(t) for t in config.thresholds] + ["lowest loss"]
-        row[0].set(yscale="log", ylabel="epochs", title=study.TITLES[network])
+        labels = [conclusion.percent(t) for t in config.thresholds] + ["lowest loss"]
+        row[0].set(yscale="log", ylabel="epochs", title=conclusion.NETWORK_TITLES[network])
         row[0].set_xticks(range(len(goals)), labels)
         row[0].axhline(num_epochs, color="grey", linewidth=0.8, linestyle=":")
         _plain_ticks(row[0].yaxis)
-        goal = study.percent(config.main_threshold)
+        goal = conclusion.percent(config.main_threshold)
         row[1].set(
             xscale="log",
             xlabel="epoch",
             ylabel=f"share of runs at {goal}",
-            title=study.TITLES[network],
+            title=conclusion.NETWORK_TITLES[network],
         )
         row[1].set(ylim=(-0.03, 1.03))
         _plain_ticks(row[1].xaxis)
-        row[1].legend(frameon=False, fontsize=8)
+        _legend(row[1])
     figure.suptitle(
         "Runs, their median and its 95 % interval; triangles: not within the epochs of the run",
         fontsize=9,
@@ -183,13 +187,16 @@ def learning_rates(curves: Pairs, results: dict[str, Any], config: ConfigDict) -
             _by_rate(row[1], xs, losses, is_sound, is_sound, style)
         for axis in row:
             axis.set(
-                xscale="log", yscale="log", xlabel="learning rate", title=study.TITLES[network]
+                xscale="log",
+                yscale="log",
+                xlabel="learning rate",
+                title=conclusion.NETWORK_TITLES[network],
             )
             _plain_ticks(axis.xaxis)
             _plain_ticks(axis.yaxis)
-            axis.legend(frameon=False, fontsize=8)
+            _legend(axis)
         row[0].axhline(found["num_epochs"], color="grey", linewidth=0.8, linestyle=":")
-        row[0].set_ylabel(f"epochs to {study.percent(config.main_threshold)}")
+        row[0].set_ylabel(f"epochs to {conclusion.percent(config.main_threshold)}")
         row[1].set_ylabel("lowest held-out loss")
     figure.suptitle("Triangles: not within the epochs of the run; crosses: diverged", fontsize=9)
     return figure
@@ -236,7 +243,11 @@ def gradient_norms(curves: Pairs, config: ConfigDict) -> Any:
             style = {"color": colours[name], "label": conclusion.title(name)}
             for axis, layer in zip(row, names, strict=False):
                 _band(axis, final["epoch"], final["gradient_norms"][layer], **style)
-                axis.set(xscale="log", yscale="log", title=f"{study.TITLES[network]}, {layer}")
+                axis.set(
+                    xscale="log",
+                    yscale="log",
+                    title=f"{conclusion.NETWORK_TITLES[network]}, {layer}",
+                )
             for what in ("saturated", "dead"):
                 _idle(row[len(names)], final, what, name, colours[name])
         for axis in row[: len(names)]:
@@ -244,14 +255,16 @@ def gradient_norms(curves: Pairs, config: ConfigDict) -> Any:
             _plain_ticks(axis.xaxis)
         axis = row[len(names)]
         axis.set(
-            xscale="log", xlabel="epoch", ylabel="%", title=f"{study.TITLES[network]}, idle units"
+            xscale="log",
+            xlabel="epoch",
+            ylabel="%",
+            title=f"{conclusion.NETWORK_TITLES[network]}, idle units",
         )
         _plain_ticks(axis.xaxis)
         for axis in row[len(names) + 1 :]:
             axis.set_visible(False)
         for axis in (row[0], row[len(names)]):
-            if axis.get_legend_handles_labels()[0]:
-                axis.legend(frameon=False, fontsize=7)
+            _legend(axis)
     figure.suptitle(f"Median and range of {len(config.seeds)} seeds", fontsize=9)
     return figure
 
@@ -263,10 +276,17 @@ def _idle(axis: Any, final: study.Phase, what: str, activation: str, colour: str
         axis.plot(final["epoch"], 100 * np.median(share, axis=0), line, color=colour, label=label)
 
 
+def _legend(axis: Any) -> None:
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(frameon=False, fontsize=8)
+
+
 def _plain_ticks(axis: Any) -> None:
-    """0.1, 1, 10 and not powers of ten; labels at 2 and 5 too where the range is short."""
+    """0.1, 0.2, 0.5, 1 along a logarithmic axis, and not powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    if axis.get_view_interval()[0] <= 0:  # nothing is drawn: all diverged
+        axis.set_view_interval(0.1, 1, ignore=True)
     axis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())

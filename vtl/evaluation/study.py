@@ -19,23 +19,16 @@ from vtl.evaluation import conclusion, convergence
 Phase = dict[str, Any]
 Curves = dict[str, Any]
 
-TITLES = {"perceptron": "Perceptron", "lenet": "LeNet"}
-"""How a network is written for people."""
-
-
-def percent(share: float) -> str:
-    """`0.975` -> `97.5 %`."""
-    return f"{100 * share:g} %"
-
 
 def definitions(config: ConfigDict) -> str:
     """What "converged" means in this run, for people."""
     thresholds = ", ".join(f"{100 * threshold:g}" for threshold in config.thresholds)
+    tolerance = conclusion.percent(config.loss_tolerance)
     return (
         f"A run has converged at the first of {config.measurements_per_epoch} moments an epoch at "
         f"which accuracy on {config.data.num_held_out:,} held-out digits is at least {thresholds} "
-        f"%, or loss there within {percent(config.loss_tolerance)} of its lowest (where that is in "
-        "the last epoch: not yet)."
+        f"%, or loss there within {tolerance} of its lowest (where that is in the last epoch: not "
+        "yet)."
     )
 
 
@@ -86,7 +79,7 @@ def results(curves: Mapping[tuple[str, str], Curves], config: ConfigDict) -> dic
                     else None
                     for name, found in of_network.items()
                 },
-                percent(config.main_threshold),
+                conclusion.percent(config.main_threshold),
                 protocol,
             ),
             "why": _why(of_network),
@@ -259,43 +252,7 @@ def run_line(phase: Phase, g: int, num_epochs: float, config: ConfigDict) -> str
         return f"{start}: diverged"
     time = times_to(phase, config.main_threshold)[g]
     return (
-        f"{start}: {percent(config.main_threshold)} in "
+        f"{start}: {conclusion.percent(config.main_threshold)} in "
         f"{conclusion.format_epochs(time, num_epochs)} epochs, at the end "
         f"{phase['accuracy'][g, -1]:.2%} and loss {phase['loss'][g, -1]:.4f}"
     )
-
-
-def format_table(results: dict[str, Any]) -> str:
-    """The terminal's table: a row for each network and activation, epochs with intervals."""
-    networks = results["networks"]
-    thresholds = next(
-        (
-            list(s["epochs_to_accuracy"])
-            for n in networks.values()
-            for s in n["activations"].values()
-            if s["status"] == "trained"
-        ),
-        [],
-    )
-    rows = [
-        [
-            "network",
-            "activation",
-            "rate",
-            *(percent(float(t)) for t in thresholds),
-            "lowest loss",
-            "held out",
-            "test",
-        ]
-    ]
-    for network, found in networks.items():
-        for activation, of in found["activations"].items():
-            row = [TITLES[network], conclusion.title(activation)]
-            if of["status"] == "diverged":
-                rows.append(row + ["diverged"] + [""] * (len(rows[0]) - 3))
-                continue
-            row.append(f"{of['learning_rate']:g}" + ("*" if of["at_the_grids_edge"] else ""))
-            row += [of["epochs_to_accuracy"][t]["text"] for t in thresholds]
-            row.append(of["epochs_to_lowest_loss"]["text"])
-            rows.append(row + [f"{of[x]['median']:.2%}" for x in ("accuracy", "test_accuracy")])
-    return conclusion.format_table(rows)

@@ -44,7 +44,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     run_directory = RunDirectory(workdir, config)
     if run_directory.is_finished:
         say(f"{workdir} is finished; choose another --workdir to run again. Its outcome:")
-        _show(run_directory.read_results())
+        say(conclusion.format_outcome(run_directory.read_results()))
         return
     data = _split(mnist.read(config.data.name, config.data.root), config)
     models = {
@@ -59,7 +59,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     curves: dict[tuple[str, str], study.Curves] = {}
     for number, ((network, activation), model) in enumerate(models.items(), start=1):
         path = workdir / f"curves_{network}_{activation}.npz"
-        say(f"{study.TITLES[network]}, {conclusion.title(activation)} ({number} of {len(models)})")
+        titles = conclusion.NETWORK_TITLES[network], conclusion.title(activation)
+        say(f"{', '.join(titles)} ({number} of {len(models)})")
         if not path.exists():
             _save(path, _measure(network, model, data, config))
         curves[network, activation] = _load(path)
@@ -81,30 +82,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
             "data": mnist.describe(config.data.name, data),
         }
     )
-    _show(run_directory.read_results())
-
-
-def _show(results: dict) -> None:
-    say(f"\n{results['definitions']}\nEpochs, median over seeds [95 % interval]:\n")
-    say(study.format_table(results))
-    if any(
-        of.get("at_the_grids_edge")
-        for network in results["networks"].values()
-        for of in network["activations"].values()
-    ):
-        say("* at the edge of the grid: a wider one may hold a better rate")
-    for network, found in results["networks"].items():
-        say(f"\n{study.TITLES[network]}:")
-        for sentence in [*found["conclusion"], *found["why"]]:
-            say(f"  {sentence}")
-        if found["best"]:
-            best = found["best"]
-            accuracy = best["test_accuracy"]
-            say(
-                f"  Best on held-out digits: {conclusion.title(best['activation'])}, "
-                f"{accuracy['median']:.2%} of the test digits named right "
-                f"({accuracy['min']:.2%} to {accuracy['max']:.2%})."
-            )
+    say()
+    say(conclusion.format_outcome(run_directory.read_results()))
 
 
 def _check_options(config: ConfigDict) -> None:
@@ -133,7 +112,8 @@ def _check_options(config: ConfigDict) -> None:
     for threshold in config.thresholds:
         if not 0 < threshold <= 1:
             raise UserError(f"thresholds has {threshold}: a threshold is a share, such as 0.97")
-    check_choice("main_threshold", config.main_threshold, config.thresholds)
+    if config.main_threshold not in config.thresholds:
+        raise UserError(f"main_threshold={config.main_threshold}: it must be one of thresholds")
     least = {"batch_size": 1, "measurements_per_epoch": 1, "loss_tolerance": 0, "num_resamples": 1}
     least |= {"data.num_held_out": 1, "perceptron.num_hidden": 1, "lenet.num_hidden": 1}
     least |= {"lenet.kernel_size": 1, "lenet.padding": 0, "seed": 0}

@@ -245,7 +245,7 @@ def softmax_sgd(
                 return jnp.mean(_cross_entropy(logits, labels[rows]))
 
             loss, grads = jax.value_and_grad(loss_fn)(params)
-            norms = {name: optax.global_norm(grads[name]) for name in grads}
+            norms = {name: optax.tree.norm(grads[name]) for name in grads}
             return jax.tree.map(lambda p, g: p - rate * g, params, grads), (loss, norms)
 
         def stretch(params: Params, rows: jax.Array) -> tuple[Params, Curves]:
