@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,9 +45,9 @@ class Convolutions(nn.Module):
         return x
 
 
-def _step(model: Convolutions, params: dict, images: jax.Array) -> tuple[dict, jax.Array]:
-    def loss_fn(params: dict) -> jax.Array:
-        return jnp.mean(model.apply(params, images) ** 2)
+def _step(model: Convolutions, params: Any, images: jax.Array) -> tuple[Any, jax.Array]:
+    def loss_fn(params: Any) -> jax.Array:
+        return jnp.mean(jnp.square(model.apply(params, images)))  # type: ignore[arg-type]
 
     loss, grads = jax.value_and_grad(loss_fn)(params)
     return jax.tree.map(lambda p, g: p - LEARNING_RATE * g, params, grads), loss
@@ -89,7 +90,7 @@ def main() -> None:
         print("  ".join(f"{k} {v}" for k, v in row.items()))
 
 
-def _loop(step: Callable, params: dict, images: list[jax.Array]) -> jax.Array:
+def _loop(step: Callable, params: Any, images: list[jax.Array]) -> jax.Array:
     loss = jnp.zeros(())
     for batch in images:
         params, loss = step(params, batch)

@@ -5,10 +5,11 @@
 784-100-10 with ReLU on MNIST (its four IDX files in DIRECTORY), SGD at 0.3 in batches of 128, three
 epochs, the held-out digits scored ten times an epoch by all. PyTorch takes its batches from a
 DataLoader, as its tutorials do, or by indexing the whole tensor; images are floats in memory before
-the clock starts. Ours measures gradient norms and dead units besides. `vtl` is a run by itself,
-`vtl_together` one of the eleven that the study trains at once for an activation. Repetitions are
-interleaved, so that what else the machine does hits all alike; the first, which compiles, is left
-out. Writes experiments/relu_throughput.csv.
+the clock starts. It is measured on one thread too, for its threads wait on each other where
+something else is running. Ours measures gradient norms and dead units besides. `vtl` is a run by
+itself, `vtl_together` one of the eleven that the study trains at once for an activation.
+Repetitions are interleaved, so that what else the machine does hits all alike; the first, which
+compiles, is left out. Writes experiments/relu_throughput.csv.
 """
 
 import argparse
@@ -62,8 +63,9 @@ class Tensors:
         self.labels = torch.from_numpy(digits.labels.astype(np.int64))
 
 
-def torch_slicing(train: Tensors, held_out: Tensors) -> float:
+def torch_slicing(train: Tensors, held_out: Tensors, num_threads: int) -> float:
     """Batches by indexing the whole tensor: the fast way there."""
+    torch.set_num_threads(num_threads)
 
     def sliced() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         order = torch.randperm(len(train.labels))
@@ -72,8 +74,9 @@ def torch_slicing(train: Tensors, held_out: Tensors) -> float:
     return _torch_loop(sliced, held_out)
 
 
-def torch_loader(train: Tensors, held_out: Tensors) -> float:
+def torch_loader(train: Tensors, held_out: Tensors, num_threads: int) -> float:
     """Batches by a DataLoader, as its tutorials have it."""
+    torch.set_num_threads(num_threads)
     loader = DataLoader(TensorDataset(train.images, train.labels), BATCH_SIZE, shuffle=True)
     return _torch_loop(lambda: iter(loader), held_out)
 
@@ -107,12 +110,15 @@ def main() -> None:
     images, labels = mnist.read("mnist", options.root)["train"]
     train = mnist.Digits(images[:-NUM_HELD_OUT], labels[:-NUM_HELD_OUT])
     held_out = mnist.Digits(images[-NUM_HELD_OUT:], labels[-NUM_HELD_OUT:])
+    num_threads = torch.get_num_threads()
     tensors = Tensors(train), Tensors(held_out)
     peers: dict[str, tuple[Callable[[], float], int]] = {
         "vtl_together": (lambda: ours(train, held_out, TOGETHER), TOGETHER),
         "vtl": (lambda: ours(train, held_out, 1), 1),
-        "pytorch_slicing": (lambda: torch_slicing(*tensors), 1),
-        "pytorch_dataloader": (lambda: torch_loader(*tensors), 1),
+        "pytorch_slicing": (lambda: torch_slicing(*tensors, num_threads), 1),
+        "pytorch_slicing_one_thread": (lambda: torch_slicing(*tensors, 1), 1),
+        "pytorch_dataloader": (lambda: torch_loader(*tensors, num_threads), 1),
+        "pytorch_dataloader_one_thread": (lambda: torch_loader(*tensors, 1), 1),
     }
     seconds: dict[str, list[float]] = {peer: [] for peer in peers}
     accuracy = {}
