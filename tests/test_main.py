@@ -351,3 +351,80 @@ def test_no_space_at_all(vtl, options, small_disk):
         CONFIG, *options, f"--workdir={small_disk}/run", "--config.data.root=/nowhere"
     ).error
     assert "/nowhere" in error
+
+
+# The ReLU study.
+
+STUDY = "--config=configs/relu_study.py"
+
+
+@pytest.fixture
+def mnist(tmp_path):
+    """Four IDX files of a few digits."""
+    rng, root = np.random.default_rng(0), tmp_path / "mnist"
+    root.mkdir()
+    for prefix, count in (("train", 60), ("t10k", 10)):
+        images = rng.integers(0, 256, (count, 28, 28), np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = np.array([0x800 + array.ndim, *array.shape], ">u4").tobytes()
+            (root / f"{prefix}-{name}-ubyte").write_bytes(header + array.tobytes())
+    return root
+
+
+def test_mnist_without_a_network(vtl, workdir, tmp_path):
+    closed = "http://127.0.0.1:9"
+    proxies = {name: closed for name in ("http_proxy", "https_proxy")} | {"no_proxy": ""}
+    error = vtl(STUDY, f"--workdir={workdir}", VTL_CACHE=tmp_path / "cache", **proxies).error
+    assert "could not fetch train-images-idx3-ubyte.gz" in error
+    assert error.endswith("; --config=configs/relu_study.py:digits needs no download")
+    assert not workdir.exists()
+
+
+def test_mnist_cut_short(vtl, workdir, mnist):
+    path = mnist / "t10k-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-1])
+    error = vtl(STUDY, f"--workdir={workdir}", f"--config.data.root={mnist}").error
+    assert f"{path} is truncated: 7,839 bytes of data, and its header asks for 7,840" in error
+    assert not workdir.exists()
+
+
+def test_labels_in_the_place_of_images(vtl, workdir, mnist):
+    shutil.copy(mnist / "train-labels-idx1-ubyte", mnist / "train-images-idx3-ubyte")
+    error = vtl(STUDY, f"--workdir={workdir}", f"--config.data.root={mnist}").error
+    assert "begins with the magic number 0x00000801 and not 0x00000803" in error
+    assert not workdir.exists()
+
+
+def test_images_and_labels_of_different_length(vtl, workdir, mnist):
+    shutil.copy(mnist / "t10k-labels-idx1-ubyte", mnist / "train-labels-idx1-ubyte")
+    error = vtl(STUDY, f"--workdir={workdir}", f"--config.data.root={mnist}").error
+    assert "has 60 images" in error
+    assert "10 labels" in error
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("activations=('sigmoid','rely')", "activations is 'rely': choose one of sigmoid, tanh"),
+        ("perceptron.learning_rates=()", "perceptron.learning_rates must not be empty"),
+        ("perceptron.learning_rate=(0.1,)", "learning_rates"),
+    ],
+)
+def test_bad_option_of_the_study(vtl, workdir, mnist, option, named):
+    arguments = [f"--workdir={workdir}", f"--config.data.root={mnist}", f"--config.{option}"]
+    assert named in vtl(STUDY, *arguments).error
+    assert not workdir.exists()
+
+
+def test_the_study_on_idx_files(vtl, workdir, mnist):
+    arguments = [STUDY, f"--workdir={workdir}", f"--config.data.root={mnist}"]
+    arguments += ["--config.data.num_held_out=20", "--config.batch_size=8"]
+    arguments += ["--config.networks=('perceptron',)", "--config.activations=('relu',)"]
+    arguments += ["--config.perceptron.learning_rates=(0.1,)", "--config.seeds=(1,)"]
+    outcome = vtl(*arguments, "--config.perceptron.num_epochs=1.0")
+    assert outcome.status == 0, outcome.stderr
+    assert "Best on held-out digits: ReLU, " in outcome.stdout
+    assert outcome.stderr == ""
+    assert "is finished" in vtl(*arguments, "--config.perceptron.num_epochs=1.0").stdout

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_flags
 from vtl import records
 from vtl.data import fetch
 from vtl.errors import FetchError, UserError, check_choice
-from vtl.tasks import classify, features, finetune, probe
+from vtl.tasks import classify, features, finetune, probe, relu_study
 from vtl.training.loop import Interrupted
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -32,7 +32,11 @@ TASKS = {
     "features": features.run,
     "finetune": finetune.run,
     "probe": probe.run,
+    "relu_study": relu_study.run,
 }
+WITHOUT_DOWNLOAD = {"relu_study": "digits"}
+"""The variant of a task's config that fetches nothing, where it isn't `demo`."""
+
 PRECISIONS = ("default", "high", "highest")
 
 
@@ -52,7 +56,8 @@ def main(argv: list[str]) -> None:
             TASKS[config.task](config, Path(workdir))
     except FetchError as error:
         config_file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
-        _fail(f"{error}; --config={config_file}:demo needs no download")
+        variant = WITHOUT_DOWNLOAD.get(config.task, "demo")
+        _fail(f"{error}; --config={config_file}:{variant} needs no download")
     except UserError as error:
         _fail(str(error))
     except OSError as error:
