@@ -1,6 +1,6 @@
 """What pretraining is worth on the demo: scratch, linear probe, partial and full fine-tuning.
 
-    pip install -e ".[plots]" && python -m experiments.transfer_regimes
+    python -m experiments.transfer_regimes
 
 Each regime trains on all labels of trainval and on the first 10 and 30 % of them, with three seeds,
 at its own best of `CANDIDATES` for so many labels, and is scored on test by the protocol `voc2010`.
