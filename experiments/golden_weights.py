@@ -37,7 +37,14 @@ def main() -> None:
             "name": name,
             "framework": "PyTorch",
             "blocks": {
-                block: [float(f"{x:.6g}") for x in (output.mean(), output.std())]
+                block: [
+                    float(f"{x:.6g}")
+                    for x in (
+                        output.mean(),
+                        output.std(),
+                        *output.ravel()[golden.positions(output.size)],
+                    )
+                ]
                 for block, output in outputs.items()
                 if block != "stem"
             },

@@ -429,3 +429,28 @@ def test_archive_with_a_broken_header_is_refused(tmp_path):
 def test_missing_archive_is_a_user_error(tmp_path):
     message = user_error(unpack_tar, tmp_path / "none.tar", tmp_path / "target")
     assert "No such file" in message
+
+
+def test_without_a_known_hash_the_first_files_is_pinned(tmp_path):
+    """Also where a note of another version says only that the file was looked at."""
+    path, unknown = tmp_path / "file.bin", download(sha256=None, size=None)
+    path.write_bytes(BODY)
+    stat = path.stat()
+    note = tmp_path / "file.bin.verified"
+    note.write_text(f'{{"size": {stat.st_size}, "mtime_ns": {stat.st_mtime_ns}}}')
+    assert fetch(unknown, tmp_path) == path
+    assert SHA256 in note.read_text()
+    path.write_bytes(BODY[:-1] + b"x")
+    message = user_error(fetch, unknown, tmp_path)
+    assert f"the first one had {SHA256}" in message
+    note.unlink()
+    assert fetch(unknown, tmp_path) == path
+
+
+def test_offline_nothing_is_asked_for(serve, tmp_path, monkeypatch):
+    mirror = serve()
+    monkeypatch.setenv("VTL_OFFLINE", "1")
+    assert "VTL_OFFLINE is set" in user_error(fetch, download(mirror.url), tmp_path)
+    assert mirror.requested_ranges == []
+    monkeypatch.setenv("VTL_OFFLINE", "0")
+    assert fetch(download(mirror.url), tmp_path).read_bytes() == BODY

@@ -59,7 +59,8 @@ def test_preprocessing_of_a_file_is_its_sources_or_its_layouts(tmp_path):
     tensors = formats.read(write_weights(tmp_path / "tiny.safetensors")).tensors
     for name, expected in {
         "mine.safetensors": TORCHVISION,
-        "resnet50.a1_in1k.safetensors": sources.SOURCES["timm_a1"].preprocessing,
+        "resnet18.a1_in1k.safetensors": sources.SOURCES["timm_a1_18"].preprocessing,
+        "resnet50.a1_in1k.safetensors": TORCHVISION,  # its hash is known, and another
     }.items():
         formats.write_safetensors(tmp_path / name, tensors, {})
         assert sources.load(str(tmp_path / name)).preprocessing == expected
@@ -72,10 +73,32 @@ def test_preprocessing_of_a_file_is_its_sources_or_its_layouts(tmp_path):
     [
         lambda meta: "{",
         lambda meta: json.dumps([]),
+        lambda meta: "[" * 100_000,
+        lambda meta: json.dumps(meta | {"classes": ["one"]}),
+        lambda meta: json.dumps(meta | {"classes": ["\x1b[31m"] * 7}),
+        lambda meta: json.dumps(meta | {"classes": list(range(7))}),
+        *(
+            lambda meta, change=change: json.dumps(
+                meta | {"preprocessing": meta["preprocessing"] | change}
+            )
+            for change in (
+                {"crop_size": 1_000_000, "resize_size": 1_000_000},
+                {"crop_size": "224"},
+                {"crop_size": 0},
+                {"resize_size": 200},
+                {"mean": [0.5, 0.5]},
+                {"mean": [0.5, float("nan"), 0.5]},
+                {"std": [0.5, 0, 0.5]},
+                {"scale": None},
+                {"channels": "xyz"},
+                {"resize": "stretch"},
+                {"interpolation": "best"},
+            )
+        ),
         lambda meta: json.dumps(meta | {"preprocessing": {"mean": 3}}),
         lambda meta: json.dumps(meta | {"architecture": meta["architecture"] | {"depth": 50}}),
         lambda meta: json.dumps(meta | {"architecture": meta["architecture"] | {"variant": "v2"}}),
-        lambda meta: json.dumps(meta | {"architecture": meta["architecture"] | {"epsilon": -1}}),
+        lambda meta: json.dumps(meta | {"architecture": meta["architecture"] | {"epsilon": 0}}),
     ],
 )
 def test_damaged_metadata_is_one_line(tmp_path, change):

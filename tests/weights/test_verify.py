@@ -1,7 +1,8 @@
 """Faults are planted in good weights, and the diagnosis is read.
 
-The good weights are random ones whose statistics are those of the very photos that `verify` looks
-at; at the end, where they are at hand, real ones.
+The good weights are random ones whose statistics, and whose head that knows oranges and lemons, are
+from other parts of the photos and other pictures of fruit than those that `verify` looks at; at the
+end, where they are at hand, real ones.
 """
 
 import dataclasses
@@ -10,9 +11,11 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax import traverse_util
 
 from tests.weights.test_sample_photos import WEIGHTS as REAL
+from vtl.models import resnet
 from vtl.weights import convert, golden, misfit, network, pictures, sources, verify
 from vtl.weights.preprocessing import CAFFE, TORCHVISION, normalise
 
@@ -20,7 +23,7 @@ SMALL = TORCHVISION.override(image_size=64)
 LEAVES = ("params/{}/scale", "params/{}/bias", "batch_stats/{}/mean", "batch_stats/{}/var")
 
 
-def good(epsilon=1e-5, preprocessing=SMALL, kernel_scale=1.0):
+def good(epsilon=1e-5, kernel_scale=1.0, padding="torch"):
     """A ResNet-50 of an eighth of the width that knows its photos, and oranges by their colour."""
     architecture = convert.Architecture(50, 0.125, "v1.5", epsilon, 1000)
     model = network.make_model(architecture)
@@ -35,22 +38,28 @@ def good(epsilon=1e-5, preprocessing=SMALL, kernel_scale=1.0):
             tensors[name] = (tensors[name] * spread).astype(np.float32)
     variables = tree(tensors)
     norms = {"/".join(k[:-1]) for k in traverse_util.flatten_dict(variables["batch_stats"])}
-    crops = normalise(
-        pictures.photo_crops(misfit.NUM_CROPS, preprocessing.crop_size), preprocessing
-    )
-    moved = jax.jit(
-        lambda v: model.apply(v, crops, live_norms=norms, mutable=["batch_stats"])[1]["batch_stats"]
-    )(variables)
+    crops = normalise(pictures.photo_crops(32, SMALL.crop_size, seed=1), SMALL)
+
+    def pad_same(call, arguments, options, context):
+        conv = context.module
+        if padding == "torch" or not isinstance(conv, resnet.Conv) or conv.stride == 1:
+            return call(*arguments, **options)
+        return misfit.conv_same(arguments[0], conv.variables["params"]["kernel"], conv.stride)
+
+    @jax.jit
+    def move(variables):
+        with nn.intercept_methods(pad_same):
+            return model.apply(variables, crops, live_norms=norms, mutable=["batch_stats"])[1]
+
+    moved = move(variables)["batch_stats"]
     variables["batch_stats"] = jax.tree.map(
         lambda old, new: (np.asarray(new) - 0.9 * old) / 0.1, variables["batch_stats"], moved
     )
 
-    fruit, classes = pictures.fruit(verify.NUM_FRUIT, preprocessing.crop_size)
+    fruit, classes = pictures.fruit(60, SMALL.crop_size, seed=1)
     both = np.concatenate([fruit, fruit[..., ::-1]])
     features = np.asarray(
-        jax.jit(lambda x: model.apply(variables, x, live_norms=())[1])(
-            normalise(both, preprocessing)
-        )
+        jax.jit(lambda x: model.apply(variables, x, live_norms=())[1])(normalise(both, SMALL))
     )
     # The head says 10 for a fruit's own class and -10 for its picture in BGR.
     kernel = np.zeros_like(tensors["params/fc/kernel"])
@@ -68,7 +77,7 @@ def good(epsilon=1e-5, preprocessing=SMALL, kernel_scale=1.0):
         sha256="0" * 64,
         tensors=tensors,
         architecture=architecture,
-        preprocessing=preprocessing,
+        preprocessing=SMALL,
         classes=None,
         multi_label=False,
         format="safetensors",
@@ -97,8 +106,8 @@ def exchange(weights, one, other):
     return dataclasses.replace(weights, tensors=weights.tensors | exchanged)
 
 
-def faults(weights, reading=None):
-    return [f.text for f in verify.verify(weights, reading) if f.kind == "fault"]
+def faults(weights):
+    return [f.text for f in verify.verify(weights) if f.kind == "fault"]
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +123,7 @@ def test_good_weights_have_no_fault(network_):
         "its BatchNorm statistics are those of photos as RGB/255 with torchvision's mean and std, "
         "stride v1.5, eps 1e-05"
     )
-    assert findings[1].text == "names 12 of 12 drawn oranges and lemons right"
+    assert int(findings[1].text.split()[1]) >= 9
 
 
 @pytest.mark.slow
@@ -134,15 +143,15 @@ def test_wrong_preprocessing(network_):
 def test_wrong_stride(network_):
     found = faults(with_architecture(network_, variant="v1"))
     assert found[0].startswith(
-        "stride looks like v1.5, in the 3x3 convolution, and not like v1 (misfit 0.0"
+        "stride looks like v1.5, in the 3x3 convolution, and not like v1 (misfit 0."
     )
 
 
 @pytest.mark.slow
-def test_wrong_padding(network_):
-    reading = misfit.Reading(network_.preprocessing, "v1.5", 1e-5, padding="same")
-    assert faults(network_, reading)[0].startswith(
-        "padding looks like torch's (vtl's), and not like TensorFlow's SAME"
+def test_wrong_padding():
+    (found,) = faults(good(padding="same"))
+    assert found.startswith(
+        "padding looks like TensorFlow's SAME, which vtl does not do, and not like torch's"
     )
 
 
@@ -168,7 +177,7 @@ def test_bgr_for_rgb(network_):
     kernel = network_.tensors["params/conv1/kernel"][:, :, ::-1]
     found = faults(with_tensors(network_, params__conv1__kernel=kernel))
     assert len(found) == 1
-    assert found[0].startswith("runs best as BGR, and not as RGB (misfit 0.0")
+    assert found[0].startswith("runs best as BGR, and not as RGB (misfit 0.")
 
 
 @pytest.mark.slow
@@ -190,6 +199,23 @@ def test_bgr_for_rgb_by_the_names_of_fruit(network_, monkeypatch):
 def test_swapped_norms(network_, one, other):
     found = faults(exchange(network_, one, other))
     assert found[0].startswith(f"{one} and {other} are swapped")
+
+
+@pytest.mark.slow
+def test_a_network_that_overflows_is_no_endless_search(network_):
+    names = [f"params/layer{stage}_0/conv2/kernel" for stage in (1, 2, 3)]
+    huge = {name: network_.tensors[name] * np.float32(1e30) for name in names}
+    weights = dataclasses.replace(network_, tensors=network_.tensors | huge)
+    assert faults(weights)[0].startswith("its statistics are of no photos that we know to prepare")
+
+
+@pytest.mark.slow
+def test_what_photos_say_of_a_network_with_classes_of_its_own_is_no_fault(network_):
+    unit = verify.with_pixels(network_.preprocessing, verify.PIXELS["unit"])
+    classes = tuple(map(str, range(1000)))
+    (note,) = verify.verify(dataclasses.replace(network_, preprocessing=unit, classes=classes))
+    assert note.kind == "note"
+    assert note.text.startswith("as for photos, runs best as RGB/255 with torchvision's mean")
 
 
 def test_top_missing(network_):
@@ -251,8 +277,9 @@ def test_a_known_file_is_held_against_its_own_framework(monkeypatch, tmp_path):
     assert finding.kind == "good"
     assert finding.text.startswith("a known file (demo), whose blocks give what PyTorch's gave to")
     entry = golden.known()[weights.sha256]
-    mean, deviation = entry["blocks"]["layer3_2"]
-    entry["blocks"]["layer3_2"] = [mean + 0.01 * deviation, deviation]
+    mean, deviation, *samples = entry["blocks"]["layer3_2"]
+    samples[3] += 0.01 * deviation
+    entry["blocks"]["layer3_2"] = [mean, deviation, *samples]
     monkeypatch.setattr(golden, "PATH", tmp_path / "golden.json")
     golden.PATH.write_text(json.dumps({weights.sha256: entry}))
     (finding,) = verify.verify(weights)
@@ -307,7 +334,11 @@ def test_faults_in_real_weights(real, plant, text):
 
 
 @pytest.mark.slow
-def test_padding_of_real_weights(real):
-    reading = misfit.Reading(real.preprocessing, "v1.5", 1e-5, padding="same")
-    (found,) = faults(real, reading)
-    assert found.startswith("padding looks like torch's")
+@pytest.mark.parametrize("pixels", ["inception", "unit"])
+def test_misfit_of_real_weights_tells_pixels_and_padding(real, pixels):
+    right = misfit.Reading(real.preprocessing, "v1.5", 1e-5)
+    wrong = verify.with_pixels(real.preprocessing, verify.PIXELS[pixels])
+    least = misfit.mean(misfit.misfits(real, right))
+    assert least < 0.25
+    for reading in (right._replace(preprocessing=wrong), right._replace(padding="same")):
+        assert least < verify.BETTER * misfit.mean(misfit.misfits(real, reading))

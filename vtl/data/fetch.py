@@ -80,6 +80,11 @@ def file_sha256(path: str | os.PathLike) -> str:
     return _file_digest(path, "sha256")
 
 
+def file_md5(path: str | os.PathLike) -> str:
+    """Returns the hexadecimal md5 of a file's content."""
+    return _file_digest(path, "md5")
+
+
 def _file_digest(path: str | os.PathLike, algorithm: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
@@ -217,10 +222,11 @@ def _check_finished(download: Download, path: Path) -> None:
     facts |= _expected_digests(download)
     note = path.with_name(path.name + ".verified")
     before = _read_note(note)
-    if before.items() >= facts.items():
+    has_whole_digest = any(len(d) in (32, 64) for d in _expected_digests(download).values())
+    if before.items() >= facts.items() and (has_whole_digest or "pinned" in before):
         return
     difference = _difference(download, path)
-    if not difference and not _has_whole_digest(download):
+    if not difference and not has_whole_digest:
         facts["pinned"] = sha256 = file_sha256(path)
         if before.get("pinned", sha256) != sha256:
             difference = (
@@ -234,10 +240,6 @@ def _check_finished(download: Download, path: Path) -> None:
         )
     with contextlib.suppress(OSError):  # where nothing can be written, each use checks again
         note.write_text(json.dumps(facts))
-
-
-def _has_whole_digest(download: Download) -> bool:
-    return len(download.sha256 or "") == 64 or len(download.md5 or "") == 32
 
 
 def _read_note(note: Path) -> dict:

@@ -23,7 +23,7 @@ from flax import traverse_util
 
 from vtl.data import fetch, images
 from vtl.errors import UserError
-from vtl.models.resnet import VARIANTS, ResNet
+from vtl.models.resnet import DEPTHS, VARIANTS, ResNet
 from vtl.weights import network, sources, verify
 from vtl.weights.preprocessing import Preprocessing, normalise
 
@@ -74,7 +74,7 @@ def inspect(options: argparse.Namespace) -> None:
     own, tensors = weights.architecture, weights.tensors
     statistics = sum(t.size for name, t in tensors.items() if name.startswith("batch_stats"))
     parameters = sum(t.size for t in tensors.values()) - statistics
-    known = [n for n, s in sources.SOURCES.items() if s.download.sha256 == weights.sha256]
+    known = sources.known_as(weights.path, weights.sha256)
     width = f" of width {own.width:g}" if own.width != 1 else ""
     lines = {
         "file": weights.path,
@@ -83,7 +83,7 @@ def inspect(options: argparse.Namespace) -> None:
         "classes": own.num_classes or "none: there is no head",
         "parameters": f"{parameters:,}, and {statistics:,} running statistics",
         "preprocessing": _describe(weights.preprocessing),
-        "sha256": weights.sha256 + (f" ({known[0]})" if known else ""),
+        "sha256": weights.sha256 + (f" ({known})" if known else ""),
     }
     if weights.classes:
         kind = "several" if weights.multi_label else "one"
@@ -103,6 +103,7 @@ def _describe(p: Preprocessing) -> str:
 def convert(options: argparse.Namespace) -> None:
     """Write safetensors under torchvision's names, with what belongs to the weights inside."""
     weights = sources.load(options.file)
+    network.as_published(weights)  # UserError where tensors are missing or misshapen
     preprocessing, architecture = weights.preprocessing, weights.architecture
     if options.preprocessing:
         pixels = verify.PIXELS[options.preprocessing]
@@ -110,19 +111,27 @@ def convert(options: argparse.Namespace) -> None:
     if options.channels:
         preprocessing = dataclasses.replace(preprocessing, channels=options.channels)
     if options.variant:
+        if not DEPTHS[architecture.depth].bottleneck:
+            raise UserError(
+                f"--variant: a ResNet-{architecture.depth} has its strides in one place"
+            )
         architecture = dataclasses.replace(architecture, variant=options.variant)
     if options.epsilon is not None:
         architecture = dataclasses.replace(architecture, epsilon=options.epsilon)
     paths = {tuple(name.split("/")): tensor for name, tensor in weights.tensors.items()}
-    sources.save(
-        options.output,
-        traverse_util.unflatten_dict(paths),
-        architecture,
-        preprocessing,
-        weights.classes,
-        multi_label=weights.multi_label,
-        dtype=options.dtype,
-    )
+    try:
+        sources.save(
+            options.output,
+            traverse_util.unflatten_dict(paths),
+            architecture,
+            preprocessing,
+            weights.classes,
+            multi_label=weights.multi_label,
+            dtype=options.dtype,
+        )
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {options.output}: {reason}") from error
     print(f"{options.output}: {options.output.stat().st_size:,} bytes")
 
 
@@ -239,13 +248,19 @@ def main() -> None:
         sys.exit(f"vtl: {error}")
 
 
+def _epsilon(text: str) -> float:
+    if not 0 < float(text) < 1:
+        raise ValueError
+    return float(text)
+
+
 def _add_convert_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("-o", "--output", required=True, type=Path, metavar="OUT")
     command.add_argument("--dtype", choices=("float32", "float16"), default="float32")
     command.add_argument("--preprocessing", choices=verify.PIXELS, help="instead of the file's")
     command.add_argument("--channels", choices=("rgb", "bgr"), help="instead of the file's")
     command.add_argument("--variant", choices=VARIANTS, help="where the stride is")
-    command.add_argument("--epsilon", type=float, help="BatchNorm's")
+    command.add_argument("--epsilon", type=_epsilon, help="BatchNorm's")
 
 
 if __name__ == "__main__":

@@ -130,6 +130,8 @@ def _architecture(
         raise UserError(f"{file.path}: stages of {found} blocks are no ResNet of {list(DEPTHS)}")
     if "params/conv1/kernel" not in tensors:
         raise UserError(f"{file.path}: conv1 is missing")
+    if empty := [name for name, tensor in tensors.items() if not tensor.size]:
+        raise UserError(f"{file.path}: {_some(empty)} hold no numbers")
     head = tensors.get(f"{HEAD}kernel")
     return Architecture(
         depth=depths[0],

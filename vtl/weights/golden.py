@@ -16,6 +16,7 @@ from vtl.weights.preprocessing import normalise
 
 PATH = Path(__file__).with_name("golden.json")
 """By sha256; experiments/golden_weights.py writes it."""
+NUM_SAMPLES = 8
 TOLERANCE = 1e-3
 """Of a block's standard deviation."""
 
@@ -39,7 +40,7 @@ def origin(weights: sources.Weights) -> tuple[str, str]:
 def compare(weights: sources.Weights) -> tuple[str | None, float]:
     """The first block of a known file beyond `TOLERANCE`, None if all are within; the worst error.
 
-    Of each block's output the mean and the standard deviation are compared.
+    Of each block's output the mean, the standard deviation and some activations are compared.
     """
     recorded, found = known()[weights.sha256]["blocks"], block_statistics(weights)
     errors = {
@@ -55,8 +56,13 @@ def noise(size: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
 
 
+def positions(count: int) -> np.ndarray:
+    """Where the `count` activations of a block are looked at."""
+    return np.linspace(0, count - 1, NUM_SAMPLES).astype(int)
+
+
 def block_statistics(weights: sources.Weights) -> dict[str, list[float]]:
-    """Block -> mean and standard deviation of its output on noise."""
+    """Block -> mean, standard deviation and `NUM_SAMPLES` activations of its output on noise."""
     model, variables = network.as_published(weights)
 
     @jax.jit
@@ -72,8 +78,11 @@ def block_statistics(weights: sources.Weights) -> dict[str, list[float]]:
         with nn.intercept_methods(watch):
             logits, features = model.apply(variables, images, live_norms=())
         outputs |= {"features": features, "logits": logits}
-        return {name: (jnp.mean(x), jnp.std(x)) for name, x in outputs.items()}
+        return {
+            name: jnp.stack([jnp.mean(x), jnp.std(x), *x.ravel()[positions(x.size)]])
+            for name, x in outputs.items()
+        }
 
     images = normalise(noise(weights.preprocessing.crop_size), weights.preprocessing)
     with jax.default_matmul_precision("highest"):
-        return {name: [float(x) for x in both] for name, both in run(variables, images).items()}
+        return {name: np.asarray(of).tolist() for name, of in run(variables, images).items()}

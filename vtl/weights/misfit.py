@@ -49,7 +49,8 @@ class Misfit(NamedTuple):
 
 def apart(log_found: np.ndarray, kept: np.ndarray) -> float:
     """The median over channels of |log_found - log(kept variances)|, at most 3."""
-    return min(float(np.median(np.abs(log_found - np.log(kept + _TINY)))), 3.0)
+    median = float(np.median(np.abs(log_found - np.log(kept + _TINY))))
+    return median if median < 3 else 3.0  # of NaN, too
 
 
 def misfits(weights: sources.Weights, reading: Reading) -> dict[str, Misfit]:
@@ -90,7 +91,7 @@ def _watched(
                 return call(*arguments, **options)
             x, multiplier = arguments
             if padding == "same" and conv.stride > 1:
-                y = _conv_same(x, conv.variables["params"]["kernel"], conv.stride)
+                y = conv_same(x, conv.variables["params"]["kernel"], conv.stride)
             else:
                 y = call(x, **options)
             found["/".join(conv.path)] = jnp.var(y, axis=(0, 1, 2))
@@ -104,7 +105,8 @@ def _watched(
     return order, run
 
 
-def _conv_same(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def conv_same(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """A convolution [B, H, W, C] padded as TensorFlow's SAME does."""
     layout = ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(x, kernel, (stride,) * 2, "SAME", dimension_numbers=layout)
 

@@ -1,11 +1,17 @@
 """What a network expects of its pixels. It belongs to the weights and travels with them."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+
+from vtl.data import images
+
+MAX_SIZE = 4096
+"""Pixels; a file that asks for larger ones is damaged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +48,27 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
-        """The inverse of `dataclasses.asdict`, also after a round trip through JSON."""
-        tuples = {name: tuple(values[name]) for name in ("mean", "std")}
-        return cls(**(values | tuples))
+        """The inverse of `dataclasses.asdict`, also after a round trip through JSON.
+
+        Raises:
+            ValueError, TypeError, KeyError: `values` are none of a preprocessing that can be done.
+        """
+        mean, std = (tuple(float(x) for x in values[name]) for name in ("mean", "std"))
+        found = cls(**(values | {"mean": mean, "std": std, "scale": float(values["scale"])}))
+        sizes, numbers = (found.crop_size, found.resize_size), (found.scale, *mean, *std)
+        is_possible = (
+            found.channels in ("rgb", "bgr")
+            and found.resize in images.RULES
+            and found.interpolation in images.INTERPOLATIONS
+            and all(type(size) is int for size in sizes)
+            and 1 <= found.crop_size <= found.resize_size <= MAX_SIZE
+            and len(mean) == len(std) == 3
+            and all(math.isfinite(x) for x in numbers)
+            and min(found.scale, *std) > 0
+        )
+        if not is_possible:
+            raise ValueError(f"no photo can be prepared as {found}"[:300])
+        return found
 
 
 TORCHVISION = Preprocessing()
@@ -61,9 +85,9 @@ LAB = dataclasses.replace(CAFFE, resize="squash")
 """Keras' pixels, the whole photo squashed to a square: what the lab sheet does."""
 
 
-def normalise(images: ArrayLike, preprocessing: Preprocessing) -> jax.Array:
-    """RGB uint8 (or 0..255 float) images [B, H, W, 3] -> float32 network input [B, H, W, 3]."""
-    x = jnp.asarray(images, jnp.float32)
+def normalise(pixels: ArrayLike, preprocessing: Preprocessing) -> jax.Array:
+    """RGB uint8 (or 0..255 float) pixels [B, H, W, 3] -> float32 network input [B, H, W, 3]."""
+    x = jnp.asarray(pixels, jnp.float32)
     if preprocessing.channels == "bgr":
         x = x[..., ::-1]
     mean, std = jnp.asarray(preprocessing.mean), jnp.asarray(preprocessing.std)

@@ -1,8 +1,11 @@
 """The weights that exist: where they are, their hash, variant and preprocessing."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +152,7 @@ SOURCES = {
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """A weights file, read: its tensors under torchvision's names and what they ask for."""
+    """A weights file, read: its tensors under our names (`convert.Tensors`) and what they are."""
 
     name: str
     path: Path
@@ -213,16 +216,26 @@ def _own_meta(file: formats.WeightsFile, implied: convert.Architecture) -> dict[
         meta = json.loads(file.metadata["vtl"])
         own = convert.Architecture(**meta["architecture"])
         network_of_tensors = dataclasses.replace(implied, variant=own.variant, epsilon=own.epsilon)
-        if own != network_of_tensors or own.variant not in VARIANTS or not 0 <= own.epsilon < 1:
+        if own != network_of_tensors or own.variant not in VARIANTS or not 0 < own.epsilon < 1:
             raise ValueError(f"it says {own}, its tensors are of {implied}")
         return {
             "architecture": own,
             "preprocessing": Preprocessing.from_dict(meta["preprocessing"]),
-            "classes": tuple(meta["classes"]) if meta["classes"] else None,
+            "classes": _class_names(meta["classes"], implied.num_classes),
             "multi_label": bool(meta.get("multi_label", False)),
         }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{file.path}: its metadata `vtl` is damaged ({error})") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = re.sub("[^ -~]+", " ", str(error))[:300]
+        raise UserError(f"{file.path}: its metadata `vtl` is damaged ({reason})") from error
+
+
+def _class_names(names: Any, num_classes: int | None) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    is_list = isinstance(names, list) and len(names) == num_classes
+    if not is_list or not all(isinstance(name, str) and name.isprintable() for name in names):
+        raise ValueError(f"its {num_classes} classes are not named each by a line of text")
+    return tuple(names)
 
 
 def place(source: Source) -> Path:
@@ -259,10 +272,11 @@ def locate(name_or_path: str) -> Path:
             return _shipped(source)
         return fetch.fetch(source.download, place(source).parent)
     path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        sharded = path / "model.safetensors.index.json"
-        path = sharded if sharded.exists() else path / "model.safetensors"
-    if not path.exists():
+    with contextlib.suppress(OSError):  # such as a name that is too long
+        if path.is_dir():
+            sharded = path / "model.safetensors.index.json"
+            path = sharded if sharded.exists() else path / "model.safetensors"
+    if not os.path.exists(path):
         known = ", ".join(sorted(SOURCES))
         raise UserError(
             f"weights={name_or_path}: no such file or finished run, nor one of the sources {known}"
@@ -277,14 +291,25 @@ def _shipped(source: Source) -> Path:
     return path
 
 
+def known_as(path: Path, sha256: str) -> str | None:
+    """The source whose file this is by its hash or, where none is known, by its name."""
+    md5 = fetch.file_md5(path) if path.suffix in (".h5", ".hdf5") else ""
+    for name, source in SOURCES.items():
+        download = source.download
+        if download.sha256 or download.md5:
+            if sha256.startswith(download.sha256 or "-") or md5 == download.md5:
+                return name
+        elif path.name == download.filename:
+            return name
+    return None
+
+
 def _preprocessing(file: formats.WeightsFile, sha256: str) -> Preprocessing:
-    """Its source's where the name or hash is known, else what its layout's framework does."""
-    for source in SOURCES.values():
-        known = source.download.sha256
-        if not source.download.urls:
-            continue  # it says so itself
-        if file.path.name == source.download.filename or (known and sha256.startswith(known)):
-            return source.preprocessing
+    """Its source's where that is known, else what its layout's framework does."""
+    if name := known_as(file.path, sha256):
+        return SOURCES[name].preprocessing
+    if any("embedder." in tensor for tensor in file.tensors):
+        return _MICROSOFT
     return CAFFE if file.format.startswith("keras") else TORCHVISION
 
 

@@ -48,8 +48,8 @@ class Finding(NamedTuple):
     text: str
 
 
-def verify(weights: sources.Weights, reading: misfit.Reading | None = None) -> list[Finding]:
-    """All findings about `weights`, read as they say or as `reading` does.
+def verify(weights: sources.Weights) -> list[Finding]:
+    """All findings about `weights`.
 
     Raises:
         UserError: the tensors don't make up the network.
@@ -59,12 +59,14 @@ def verify(weights: sources.Weights, reading: misfit.Reading | None = None) -> l
         return findings
     if golden.is_known(weights):
         return [*findings, _golden(weights)]
-    if weights.classes:
-        text = "trained for classes of its own: its statistics are those of other pictures"
-        return [*findings, Finding("note", text)]
     own = weights.architecture
-    given = reading or misfit.Reading(weights.preprocessing, own.variant, own.epsilon)
+    given = misfit.Reading(weights.preprocessing, own.variant, own.epsilon)
     best, behaviour = _behaviour(weights, given)
+    if weights.classes:  # of pictures of its own, perhaps no photos
+        return findings + [
+            finding if finding.kind == "good" else Finding("note", f"as for photos, {finding.text}")
+            for finding in behaviour
+        ]
     return findings + behaviour + _names(weights, best)
 
 
@@ -173,7 +175,7 @@ def _behaviour(
             for text, reading in _alternatives(best, weights.architecture.depth).items()
         }
         text, (reading, found) = min(tried.items(), key=lambda item: misfit.mean(item[1][1]))
-        if misfit.mean(found) > BETTER * least:
+        if not misfit.mean(found) < BETTER * least:
             break
         findings.append(
             Finding("fault", f"{text} (misfit {misfit.mean(found):.2f} instead of {least:.2f})")
