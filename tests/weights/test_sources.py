@@ -64,7 +64,8 @@ def test_preprocessing_of_a_file_is_its_sources_or_its_layouts(tmp_path):
     }.items():
         formats.write_safetensors(tmp_path / name, tensors, {})
         assert sources.load(str(tmp_path / name)).preprocessing == expected
-    file = formats.WeightsFile(Path("x.h5"), "keras3_weights_h5", {}, {})
+    (tmp_path / "mine.h5").write_bytes(b"")
+    file = formats.WeightsFile(tmp_path / "mine.h5", "keras3_weights_h5", {}, {})
     assert sources._preprocessing(file, "0" * 64) == CAFFE
 
 
