@@ -17,7 +17,8 @@ INTERVAL = 95
 """Percent of the bootstrap's resamples that lie in an interval."""
 
 _LEARNT_NOTHING, _BLOWN_UP = 0.95, 2.0
-"""Times the loss of a uniform guess: above the first nothing has been learnt."""
+"""Times the loss of a uniform guess: above the first nothing has been learnt,
+and what ends above the second has been thrown far off."""
 
 
 def epochs_to_accuracy(epochs: np.ndarray, accuracy: np.ndarray, threshold: float) -> np.ndarray:
