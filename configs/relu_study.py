@@ -42,8 +42,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.batch_size = 128
     config.seeds = (1, 2, 3, 4, 5)  # of start and order of batches, the same for all activations
     # Every rate of the grid is tried with these seeds; chosen is the one with the fewest epochs to
-    # main_threshold (their median), then the lowest held-out loss. With (0, 1, 2, 3, 4, 5) the
-    # whole grid has bands: minutes on a GPU, and four hours on 2 CPU cores.
+    # main_threshold (their median), then the lowest held-out loss. (0, 1, 2, 3, 4, 5) is the full
+    # grid, for a GPU: about three hours on 2 CPU cores.
     config.rate_seeds = (0,)
 
     config.measurements_per_epoch = 10

@@ -22,11 +22,12 @@ def test_the_first_moment_at_the_threshold_counts_even_if_it_is_lost_again():
 def test_the_lowest_loss_counts_once_it_is_known():
     turning = np.abs(EPOCHS - 1.0) + 1  # lowest, 1, at epoch 1
     falling = 3 - EPOCHS / 2
-    losses = np.stack([turning, falling, np.full(30, np.nan)])
+    plateau = 2.3 - 1e-5 * turning
+    losses = np.stack([turning, falling, np.full(30, np.nan), plateau])
     times = convergence.epochs_to_lowest_loss(EPOCHS, losses, 0.01)
-    np.testing.assert_array_equal(times, [1.0, INF, INF])
+    np.testing.assert_array_equal(times, [1.0, INF, INF, INF])
     times = convergence.epochs_to_lowest_loss(EPOCHS, losses, 0.25)
-    np.testing.assert_array_equal(times, [0.8, INF, INF])  # 1.2 is within 25 % of 1
+    np.testing.assert_array_equal(times, [0.8, INF, INF, INF])  # 1.2 is within 25 % of 1
 
 
 def test_what_has_diverged():

@@ -10,13 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-NUM_CLASSES = 10
+GUESS = math.log(10)
+"""The loss of a uniform guess among ten classes."""
 
 INTERVAL = 95
 """Percent of the bootstrap's resamples that lie in an interval."""
 
 _LEARNT_NOTHING, _BLOWN_UP = 0.95, 2.0
-"""Times the loss of a uniform guess: above the first nothing has been learnt."""
+"""Times the loss of a uniform guess: above the first nothing has been learnt,
+and what ends above the second has been thrown far off."""
 
 
 def epochs_to_accuracy(epochs: np.ndarray, accuracy: np.ndarray, threshold: float) -> np.ndarray:
@@ -28,13 +30,16 @@ def epochs_to_lowest_loss(epochs: np.ndarray, loss: np.ndarray, tolerance: float
     """The first of the moments [M] at which loss [..., M] is within `tolerance` of its lowest.
 
     `tolerance` is a fraction. Where the lowest lies in the last epoch the loss was still falling
-    and the lowest is not known: the run has not got there.
+    and the lowest is not known: the run has not got there. Nor has one that has learnt nothing,
+    whose loss is never below that of a uniform guess.
     """
     lowest = np.min(loss, axis=-1, keepdims=True)  # nan where any is
     is_falling = epochs[np.argmin(loss, axis=-1)] > epochs[-1] - 1
     with np.errstate(invalid="ignore"):
         times = _first(epochs, loss <= lowest * (1 + tolerance))
-    return np.where(is_falling, np.inf, times)
+    with np.errstate(invalid="ignore"):
+        has_learnt = lowest[..., 0] < _LEARNT_NOTHING * GUESS
+    return np.where(has_learnt & ~is_falling, times, np.inf)
 
 
 def _first(epochs: np.ndarray, reached: np.ndarray) -> np.ndarray:
@@ -52,7 +57,7 @@ def has_diverged(
     ReLUs are dead).
     A run that has never left that plateau but still has gradients has not diverged.
     """
-    learnt_nothing, blown_up = (x * math.log(NUM_CLASSES) for x in (_LEARNT_NOTHING, _BLOWN_UP))
+    learnt_nothing, blown_up = _LEARNT_NOTHING * GUESS, _BLOWN_UP * GUESS
     is_finite = np.isfinite(train_loss).all(axis=-1) & np.isfinite(loss).all(axis=-1)
     is_stuck = np.any([norm[..., -1] == 0 for norm in gradient_norms.values()], axis=0)
     with np.errstate(invalid="ignore"):

@@ -45,9 +45,13 @@ def _panels(num_rows: int, num_columns: int) -> tuple[Any, np.ndarray]:
     figure = Figure(figsize=(1 + 3.6 * num_columns, 0.4 + 2.9 * num_rows), layout="constrained")
     axes = figure.subplots(num_rows, num_columns, squeeze=False)
     for axis in axes.flat:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25, linewidth=0.6)
+        _bare(axis)
     return figure, axes
+
+
+def _bare(axis: Any) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(alpha=0.25, linewidth=0.6)
 
 
 def _colours(config: ConfigDict) -> dict[str, str]:
@@ -229,44 +233,41 @@ def _by_rate(
 
 def gradient_norms(curves: Pairs, config: ConfigDict) -> Any:
     """Gradient norm by layer and epoch; and the share of hidden units that pass nothing on."""
-    layers = {
-        network: list(next(iter(found))[1]["gradient_norms"])
-        for network in config.networks
-        if (found := _final(curves, network, config))
-    }
-    num_columns = 1 + max(map(len, layers.values()), default=0)
-    figure, axes = _panels(len(config.networks), num_columns)
-    colours = _colours(config)
-    for row, network in zip(axes, config.networks, strict=True):
-        names = layers.get(network, [])
-        for name, final in _final(curves, network, config):
-            style = {"color": colours[name], "label": conclusion.title(name)}
-            for axis, layer in zip(row, names, strict=False):
-                _band(axis, final["epoch"], final["gradient_norms"][layer], **style)
-                axis.set(
-                    xscale="log",
-                    yscale="log",
-                    title=f"{conclusion.NETWORK_TITLES[network]}, {layer}",
-                )
-            for what in ("saturated", "dead"):
-                _idle(row[len(names)], final, what, name, colours[name])
-        for axis in row[: len(names)]:
-            axis.set(xlabel="epoch", ylabel="gradient norm")
+    from matplotlib.figure import Figure
+
+    rows = len(config.networks)
+    figure = Figure(figsize=(15, 0.4 + 2.9 * rows), layout="constrained")
+    parts = figure.subfigures(rows, 1, squeeze=False)[:, 0]
+    for part, network in zip(parts, config.networks, strict=True):
+        final = _final(curves, network, config)
+        layers = list(final[0][1]["gradient_norms"]) if final else []
+        *by_layer, idle = part.subplots(1, len(layers) + 1, squeeze=False)[0]
+        _gradients(dict(zip(layers, by_layer, strict=True)), idle, final, _colours(config))
+        for axis, what in zip([*by_layer, idle], [*layers, "idle units"], strict=True):
+            _bare(axis)
+            axis.set(
+                xscale="log", xlabel="epoch", title=f"{conclusion.NETWORK_TITLES[network]}, {what}"
+            )
             _plain_ticks(axis.xaxis)
-        axis = row[len(names)]
-        axis.set(
-            xscale="log",
-            xlabel="epoch",
-            ylabel="%",
-            title=f"{conclusion.NETWORK_TITLES[network]}, idle units",
-        )
-        _plain_ticks(axis.xaxis)
-        for axis in row[len(names) + 1 :]:
-            axis.set_visible(False)
-        for axis in (row[0], row[len(names)]):
-            _legend(axis)
+        idle.set_ylabel("%")
+        if by_layer:
+            by_layer[0].set_ylabel("gradient norm")
+            _legend(by_layer[0])
+        _legend(idle, loc="center left", bbox_to_anchor=(1.0, 0.5))  # nine lines hide the curves
     figure.suptitle(f"Median and range of {len(config.seeds)} seeds", fontsize=9)
     return figure
+
+
+def _gradients(
+    by_layer: dict[str, Any], idle: Any, final: list[tuple[str, study.Phase]], colours: dict
+) -> None:
+    for name, phase in final:
+        style = {"color": colours[name], "label": conclusion.title(name)}
+        for layer, axis in by_layer.items():
+            _band(axis, phase["epoch"], phase["gradient_norms"][layer], **style)
+            axis.set_yscale("log")
+        for what in ("saturated", "dead"):
+            _idle(idle, phase, what, name, colours[name])
 
 
 def _idle(axis: Any, final: study.Phase, what: str, activation: str, colour: str) -> None:
@@ -276,9 +277,9 @@ def _idle(axis: Any, final: study.Phase, what: str, activation: str, colour: str
         axis.plot(final["epoch"], 100 * np.median(share, axis=0), line, color=colour, label=label)
 
 
-def _legend(axis: Any) -> None:
+def _legend(axis: Any, **place: Any) -> None:
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(frameon=False, fontsize=8, **place)
 
 
 def _plain_ticks(axis: Any) -> None:

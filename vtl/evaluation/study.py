@@ -210,7 +210,7 @@ def _why(of_network: dict[str, Curves]) -> list[str]:
         }
         for what in ("saturated", "dead"):
             idle += [
-                f"{100 * share:.1f} % of {conclusion.title(name)}'s {layer} {what}"
+                f"with {conclusion.title(name)} {100 * share:.1f} % of {layer} {what}"
                 for layer, share in _at_the_end(final[what]).items()
             ]
     return conclusion.explain(gradients, idle)
