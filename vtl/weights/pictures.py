@@ -12,11 +12,12 @@ ORANGE, LEMON = 950, 951
 """Of ImageNet's 1,000 classes."""
 
 _COLOURS = {ORANGE: (240, 130, 20), LEMON: (245, 215, 40)}
+_SEED = 0
 
 
-def photo_crops(count: int, size: int, seed: int = 0) -> np.ndarray:
+def photo_crops(count: int, size: int) -> np.ndarray:
     """Seeded square parts of the photos, uint8 [count, size, size, 3]."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(_SEED)
     photos = [Image.fromarray(photo) for photo in load_sample_images().images]
     crops = []
     for i in range(count):
@@ -28,9 +29,9 @@ def photo_crops(count: int, size: int, seed: int = 0) -> np.ndarray:
     return np.stack(crops)
 
 
-def fruit(count: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def fruit(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Oranges and lemons on grey, uint8 [count, size, size, 3], and their classes [count]."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(_SEED)
     classes = np.array([(ORANGE, LEMON)[i % 2] for i in range(count)])
     return np.stack([_still_life(rng, _COLOURS[c], size) for c in classes]), classes
 
