@@ -409,9 +409,8 @@ def test_a_keras_bias_is_folded_into_the_running_mean(conv, norm, module, size):
     np.testing.assert_allclose(folded, biased, rtol=0, atol=1e-5 * np.abs(biased).max())
 
 
-def test_keras_architecture_and_the_file_of_2017():
-    tensors = keras_tensors()
-    assert canonical(tensors, "keras_legacy_h5")[1] == KERAS
+def named_as_in_2017(tensors):
+    """The official layout's tensors under the names of the file of 2017."""
     old = {}
     for key, tensor in tensors.items():
         layer, leaf = key.split("/")
@@ -424,6 +423,13 @@ def test_keras_architecture_and_the_file_of_2017():
             layer, layer
         )
         old[f"{layer}/{leaf}"] = tensor
+    return old
+
+
+def test_keras_architecture_and_the_file_of_2017():
+    tensors = keras_tensors()
+    assert canonical(tensors, "keras_legacy_h5")[1] == KERAS
+    old = named_as_in_2017(tensors)
     assert canonical(old, "keras_legacy_h5")[1] == dataclasses.replace(KERAS, epsilon=1e-3)
     assert_same(load(old, layout="keras_legacy_h5"), load(tensors, layout="keras_legacy_h5"))
 

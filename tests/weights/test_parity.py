@@ -18,6 +18,7 @@ from PIL import Image
 from configs import deep_features as deep_features_config
 from tests.devkit import write_devkit
 from tests.references import blocks, recipe
+from tests.weights.test_convert import named_as_in_2017
 from vtl.data import deep_features
 from vtl.errors import UserError
 from vtl.models.resnet import DEPTHS
@@ -311,16 +312,34 @@ def save_as_official(model, path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("depth", "size"), [(50, 128), (101, 64), (152, 64)])
 def test_activations_are_keras(depth, size, keras_resnet, tmp_path):
-    import keras
-
     reference = keras_resnet if depth == 50 else random_keras(depth, size)
     save_as_official(reference, tmp_path / "random.h5")
     weights = sources.load(str(tmp_path / "random.h5"))
     assert weights.architecture == convert.Architecture(depth, 1.0, "v1", 1.001e-5, CLASSES)
     assert weights.preprocessing == CAFFE
 
+    assert_blocks_are_keras(reference, size, weights.tensors, weights.architecture)
+
+
+@pytest.mark.slow
+def test_activations_are_those_of_the_keras_of_2017():
+    """Other names, and an eps of 1e-3 in every BatchNorm."""
+    reference = random_keras(50, 128)
+    for layer in reference.layers:
+        if hasattr(layer, "epsilon"):
+            layer.epsilon = 1e-3
+    tensors = {variable.path: np.asarray(variable.value) for variable in reference.weights}
+    tensors, architecture = ours(named_as_in_2017(tensors), "keras_legacy_h5")
+    assert architecture == convert.Architecture(50, 1.0, "v1", 1e-3, CLASSES)
+    assert_blocks_are_keras(reference, 128, tensors, architecture)
+
+
+def assert_blocks_are_keras(reference, size, tensors, architecture):
+    """Of Keras' own network, on noise and on a photo prepared by its own function."""
+    import keras
+
     names = {"stem": "pool1_pool", "features": "avg_pool", "logits": "predictions"}
-    for stage, count in enumerate(DEPTHS[depth].blocks, start=1):
+    for stage, count in enumerate(DEPTHS[architecture.depth].blocks, start=1):
         for block in range(count):
             names[f"layer{stage}_{block}"] = f"conv{stage + 1}_block{block + 1}_out"
     layers = [reference.get_layer(name).output for name in names.values()]
@@ -329,7 +348,7 @@ def test_activations_are_keras(depth, size, keras_resnet, tmp_path):
     expected = keras.Model(reference.input, layers).predict(inputs, verbose=0)
     expected = dict(zip(names, map(np.asarray, expected), strict=True))
 
-    model, variables = blocks.build(weights.tensors, weights.architecture)
+    model, variables = blocks.build(tensors, architecture)
     found = blocks.outputs(model, variables, np.asarray(normalise(images, CAFFE)))
     assert_images_close({name: found[name] for name in names}, expected)
 
