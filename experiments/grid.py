@@ -51,7 +51,8 @@ def outcome(run: Path) -> dict[str, Any]:
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows as CSV, with the commit of this code where they name none; some may lack keys."""
     rows = [{**row, "commit": row.get("commit", records.commit())} for row in rows]
+    fields = max((list(row) for row in rows), key=len)
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(max(rows, key=len)), lineterminator="\n")
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -142,8 +142,18 @@ def test_what_cannot_be_fetched(vtl, tmp_path, workdir):
 
 # An option, and what the error must name.
 OPTIONS = {
-    "a misspelt knob": ("optim.learning_rat=0.1", "learning_rate"),
-    "a misspelt group": ("optimm.learning_rate=0.1", "optim"),
+    "a misspelt knob": (
+        "optim.learning_rat=0.1",
+        "--config has no option 'learning_rat': did you mean learning_rate?",
+    ),
+    "a misspelt group": (
+        "optimm.learning_rate=0.1",
+        "--config has no option 'optimm': did you mean optim?",
+    ),
+    "a knob that is nobody's": (
+        "juggle.balls=3",
+        "--config has no option 'juggle'; the config file names them all",
+    ),
     "a knob of text as a number": ("batch_size=many", "batch_size"),
     "a knob of the wrong type": ("optim.learning_rate=fast", "learning_rate"),
     "an unknown choice": ("augment=rotate", "none, flip, crop_flip"),

@@ -73,9 +73,13 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parse the command line; a misspelt or mistyped option is told in one line."""
     try:
         return flags.FLAGS(argv)
+    except (AttributeError, KeyError) as error:
+        # ml_collections': a knob's name in quotes and, on a second line, what may have been meant.
+        inner = error.args[0].args[0] if isinstance(error.args[0], KeyError) else error.args[0]
+        name, *hint = re.findall(r"[\"'](\w+)[\"']", inner)
+        meant = f": did you mean {hint[0]}?" if hint else "; the config file names them all"
+        _fail(f"--config has no option '{name}'{meant}")
     except (
-        AttributeError,
-        KeyError,
         OSError,
         TypeError,
         ValueError,

@@ -1,5 +1,6 @@
 """The run directory: config.json, metrics.jsonl, results.json, scores. And what a run prints."""
 
+import errno
 import functools
 import json
 import os
@@ -106,9 +107,20 @@ class RunDirectory:
             raise UserError(f"{path} is not empty and holds no run: choose another --workdir")
 
     def begin(self) -> None:
-        """Make the directory and write config.json: from here on it is a run of this config."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "config.json", self._config)
+        """Make the directory and write config.json: from here on it is a run of this config.
+
+        Raises:
+            UserError: nothing can be written there.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.path / "config.json", self._config)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            raise UserError(
+                f"cannot write into --workdir={self.path}: {error.strerror}; choose another"
+            ) from error
 
     @property
     def is_finished(self) -> bool:
@@ -172,8 +184,9 @@ def by_quantity(outcome: dict[str, dict]) -> dict[str, dict]:
     return {q: {role: outcome[role][q] for role in outcome} for q in quantities}
 
 
-def show_outcome(results: dict) -> None:
-    """Print the outcome: each class of the test split, then the mAP of every split by protocol."""
+def show_outcome(run: RunDirectory) -> None:
+    """Print each class of the test split, the mAP of every split by protocol, and where it lies."""
+    results = run.read_results()
     roles = list(results["map"])
     shown = "test" if "test" in roles else roles[-1]
     outcome = {q: of[shown] for q, of in results.items() if q in metrics.QUANTITIES}
@@ -184,6 +197,7 @@ def show_outcome(results: dict) -> None:
         parts = [f"{name} {100 * v:.1f}" for name, v in means.items() if v is not None]
         accuracy, loss = results["binary_accuracy"][role], results["loss"][role]
         say(f"mAP on {role}: {', '.join(parts)}; binary accuracy {accuracy:.2%}, loss {loss:.4f}")
+    say(f"All of it is in {run.path}.")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -213,8 +213,11 @@ def test_a_network_that_overflows_is_no_endless_search(network_):
 def test_what_photos_say_of_a_network_with_classes_of_its_own_is_no_fault(network_):
     unit = verify.with_pixels(network_.preprocessing, verify.PIXELS["unit"])
     classes = tuple(map(str, range(1000)))
-    (note,) = verify.verify(dataclasses.replace(network_, preprocessing=unit, classes=classes))
-    assert note.kind == "note"
+    note, caution = verify.verify(
+        dataclasses.replace(network_, preprocessing=unit, classes=classes)
+    )
+    assert note.kind == caution.kind == "note"
+    assert caution.text.startswith("which means nothing if its own pictures are no photos")
     assert note.text.startswith("as for photos, runs best as RGB/255 with torchvision's mean")
 
 

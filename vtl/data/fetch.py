@@ -67,8 +67,8 @@ def cache_dir() -> Path:
 def _temporary_cache_dir(reason: str) -> Path:
     path = Path(tempfile.mkdtemp(prefix="vtl-"))
     logging.warning(
-        "%s; what is fetched, decoded and compiled goes to %s for this time. Set VTL_CACHE to keep "
-        "it elsewhere.",
+        "no cache can be written (%s): what this run fetches, decodes and compiles goes to %s, "
+        "which stays. Set VTL_CACHE to keep a cache elsewhere.",
         reason,
         path,
     )

@@ -40,7 +40,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     run_directory = RunDirectory(workdir, config)
     if run_directory.is_finished:
         say(f"{workdir} is finished; choose another --workdir to run again. Its outcome:")
-        show_outcome(run_directory.read_results())
+        show_outcome(run_directory)
         return
     seconds = {"start": time.perf_counter()}
     mesh = make_mesh()
@@ -201,7 +201,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             "data": voc.describe(data.name, splits),
         }
     )
-    show_outcome(run_directory.read_results())
+    show_outcome(run_directory)
 
 
 def _check_options(config: ConfigDict) -> None:

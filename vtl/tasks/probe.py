@@ -37,7 +37,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     run_directory = RunDirectory(workdir, config)
     if run_directory.is_finished:
         say(f"{workdir} is finished; choose another --workdir to run again. Its outcome:")
-        show_outcome(run_directory.read_results())
+        show_outcome(run_directory)
         return
     raw = deep_features.read(config.features)
     _check_meta(raw, config)
@@ -87,7 +87,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             "features_sha256": fetch.file_sha256(config.features),
         }
     )
-    show_outcome(run_directory.read_results())
+    show_outcome(run_directory)
 
 
 def _check_options(config: ConfigDict) -> None:

@@ -137,8 +137,9 @@ def convert(options: argparse.Namespace) -> None:
 
 def verify_file(options: argparse.Namespace) -> None:
     """Print the verdict; exit status 1 if something is wrong."""
+    weights = sources.load(options.file)
     print("asking the network about photos; this takes up to a minute", file=sys.stderr)
-    findings = verify.verify(sources.load(options.file))
+    findings = verify.verify(weights)
     for finding in findings:
         print(f"{_MARKS[finding.kind]} {finding.text}")
     if any(finding.kind == "fault" for finding in findings):
@@ -220,7 +221,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True)
     command = commands.add_parser("list", help="the sources that vtl knows")
     command.set_defaults(run=list_sources)
     command = commands.add_parser("fetch", help="download sources")

@@ -63,10 +63,14 @@ def verify(weights: sources.Weights) -> list[Finding]:
     given = misfit.Reading(weights.preprocessing, own.variant, own.epsilon)
     best, behaviour = _behaviour(weights, given)
     if weights.classes:  # of pictures of its own, perhaps no photos
-        return findings + [
+        hints = [
             finding if finding.kind == "good" else Finding("note", f"as for photos, {finding.text}")
             for finding in behaviour
         ]
+        if any(hint.kind == "note" for hint in hints):
+            text = "which means nothing if its own pictures are no photos, as the demo's digits"
+            hints.append(Finding("note", text))
+        return findings + hints
     return findings + behaviour + _names(weights, best)
 
 
