@@ -174,7 +174,8 @@ def draw(rows: list[dict[str, Any]], runs_of_all: dict[str, tuple[np.ndarray, np
         else:
             color = f"C{list(REGIMES).index(regime)}"
             by_epoch.plot(epochs, maps.mean(axis=0), color, label=regime)
-            by_epoch.fill_between(epochs, maps.min(axis=0), maps.max(axis=0), alpha=0.2)
+            low, high = maps.min(axis=0), maps.max(axis=0)
+            by_epoch.fill_between(epochs, low, high, color=color, alpha=0.2, linewidth=0)
         of = sorted(
             (r for r in rows if r["regime"] == regime), key=lambda r: r["percent_of_labels"]
         )
