@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from vtl.models.resnet import Conv
+from vtl.models.resnet import EPSILON, Conv
 from vtl.weights import convert, network, pictures, sources
 from vtl.weights.preprocessing import Preprocessing, normalise
 
@@ -57,7 +57,8 @@ def misfits(weights: sources.Weights, reading: Reading) -> dict[str, Misfit]:
     """Convolution's path -> how far its output is from what BatchNorm kept, in calling order."""
     variables = network.as_published(weights)[1]
     # Only var + eps matters, and another variance compiles nothing anew.
-    change = reading.epsilon - weights.architecture.epsilon
+    epsilon = EPSILON["v1.5"]
+    change = reading.epsilon - epsilon
     variables["batch_stats"] = jax.tree.map_with_path(
         lambda path, leaf: leaf + change if path[-1].key == "var" else leaf,
         variables["batch_stats"],
@@ -65,7 +66,7 @@ def misfits(weights: sources.Weights, reading: Reading) -> dict[str, Misfit]:
     pixels = normalise(
         pictures.photo_crops(NUM_CROPS, reading.preprocessing.crop_size), reading.preprocessing
     )
-    own = dataclasses.replace(weights.architecture, variant=reading.variant)
+    own = dataclasses.replace(weights.architecture, variant=reading.variant, epsilon=epsilon)
     order, run = _watched(own, reading.padding)
     variances = run(variables, pixels)
     norms = norms_of(weights.tensors)

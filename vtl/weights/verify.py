@@ -7,13 +7,15 @@ what its own framework made of it.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
 
 from vtl.models.resnet import DEPTHS, EPSILON
-from vtl.weights import golden, misfit, network, pictures, sources
+from vtl.weights import convert, golden, misfit, network, pictures, sources
 from vtl.weights.preprocessing import CAFFE, TORCHVISION, Preprocessing, normalise
 
 PIXELS = {
@@ -240,6 +242,12 @@ def _golden(weights: sources.Weights) -> Finding:
     return Finding("good", text)
 
 
+@functools.cache
+def _log_probs(architecture: convert.Architecture) -> Callable[[dict, jax.Array], jax.Array]:
+    model = network.make_model(architecture)
+    return jax.jit(lambda v, x: jax.nn.log_softmax(model.apply(v, x, live_norms=())[0]))
+
+
 def _names(weights: sources.Weights, reading: misfit.Reading) -> list[Finding]:
     """What the head calls the drawn fruit, in the reading's channel order and in the other."""
     if weights.architecture.num_classes != 1000:
@@ -249,12 +257,9 @@ def _names(weights: sources.Weights, reading: misfit.Reading) -> list[Finding]:
     own = dataclasses.replace(
         weights.architecture, variant=reading.variant, epsilon=reading.epsilon
     )
-    model, variables = network.as_published(dataclasses.replace(weights, architecture=own))
-    run = jax.jit(
-        lambda images: jax.nn.log_softmax(model.apply(variables, images, live_norms=())[0])
-    )
-    pictures_, classes = pictures.fruit(NUM_FRUIT, given.crop_size)
-    log_probs = [run(normalise(pictures_, p)) for p in (given, swapped)]
+    variables = network.as_published(weights)[1]
+    shown, classes = pictures.fruit(NUM_FRUIT, given.crop_size)
+    log_probs = [_log_probs(own)(variables, normalise(shown, p)) for p in (given, swapped)]
     rows = np.arange(NUM_FRUIT)
     as_given, as_swapped = (float(np.mean(np.asarray(lp)[rows, classes])) for lp in log_probs)
     if as_swapped > as_given + MARGIN_NATS:
