@@ -25,6 +25,8 @@ def main() -> None:
     for name in sys.argv[1:]:
         weights = sources.load(name)
         architecture = weights.architecture
+        if architecture.variant != "v1.5":
+            sys.exit(f"{name} has {architecture.variant}'s strides, and the reference v1.5's")
         num_classes = architecture.num_classes or 1000
         model = torch_resnet.TorchResNet(architecture.depth, num_classes, architecture.width)
         tensors = {tuple(key.split("/")): value for key, value in weights.tensors.items()}
