@@ -64,8 +64,8 @@ class LeNet(nn.Module):
 class PatchConvolution(nn.Module):
     """nn.Conv with stride 1 as patches times a matrix; parameters are those of nn.Conv.
 
-    On XLA's CPU backend a convolution in a scan takes twenty times as long as outside, or more
-    (experiments/relu_convolution.py); concatenation and a matrix product do not.
+    On XLA's CPU backend a convolution in a scan takes sixteen times as long as outside, or more
+    (experiments/relu_convolution.csv); concatenation and a matrix product do not.
     """
 
     num_channels: int
