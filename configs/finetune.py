@@ -57,6 +57,7 @@ def _base() -> ConfigDict:
     config.batch_norm = "frozen"  # or batch: statistics of the batch where the norm trains
     config.log_every_steps = 10
     config.test_every_epoch = False  # a test curve, which selects nothing
+    config.gallery_photos = 4  # hits, false alarms and misses of each class kept for the report
 
     config.optim = ConfigDict()
     config.optim.learning_rate = 0.01

@@ -296,6 +296,22 @@ def test_results_follow_the_contract(finished, weights, variant):
 
 
 @pytest.mark.slow
+def test_maps_of_the_gallery_sum_to_the_logits(finished):
+    workdir = finished("")
+    with np.load(workdir / "gallery_test.npz") as gallery:
+        found = dict(gallery)
+    test = read_scores(workdir, "test")
+    np.testing.assert_array_equal(found["ids"], test["ids"][found["rows"]])
+    np.testing.assert_array_equal(found["scores"], test["scores"][found["rows"]])
+    np.testing.assert_array_equal(found["labels"], test["labels"][found["rows"]])
+    scores = found["scores"][found["photo"], found["column"]]
+    logits = found["map"].mean(axis=(1, 2)) + found["bias"][found["column"]]
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), scores, atol=2e-6)
+    assert set(found["kind"]) == {"hit", "false alarm", "miss"}
+    assert not (finished("partial") / "gallery_train.npz").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_scores_are_the_splits_and_give_the_map(finished, devkit, variant):
     results = read_results(finished(variant))

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -172,9 +172,13 @@ class RunDirectory:
         arrays = {"scores": scores.astype(np.float32), "labels": labels, "classes": classes}
         arrays |= {} if ids is None else {"ids": ids}
         arrays |= {} if difficult is None else {"difficult": difficult}
-        path = self.path / f"scores_{role}.npz"
+        self.write_arrays(f"scores_{role}", arrays)
+
+    def write_arrays(self, name: str, arrays: Mapping[str, Any]) -> None:
+        """Write NAME.npz, which `np.load` reads without pickle."""
+        path = self.path / f"{name}.npz"
         temporary = path.with_name(f".{path.name}")
-        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(temporary, **arrays)
         temporary.replace(path)
 
 
@@ -184,11 +188,16 @@ def by_quantity(outcome: dict[str, dict]) -> dict[str, dict]:
     return {q: {role: outcome[role][q] for role in outcome} for q in quantities}
 
 
+def shown_role(roles: Collection[str]) -> str:
+    """The split by which a run is judged: test, or the last where there is none."""
+    return "test" if "test" in roles else list(roles)[-1]
+
+
 def show_outcome(run: RunDirectory) -> None:
     """Print each class of the test split, the mAP of every split by protocol, and where it lies."""
     results = run.read_results()
     roles = list(results["map"])
-    shown = "test" if "test" in roles else roles[-1]
+    shown = shown_role(roles)
     outcome = {q: of[shown] for q, of in results.items() if q in metrics.QUANTITIES}
     say(f"\nOn {shown}:")
     say(metrics.format_table(outcome, results["classes"]))

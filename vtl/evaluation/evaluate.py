@@ -11,18 +11,19 @@ from vtl.data import batches
 
 
 def predict(
-    eval_step: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]],
+    step: Callable[[Any, jax.Array], tuple[jax.Array, ...]],
     variables: Any,
     images: np.ndarray,
     *,
     batch_size: int,
     sharding: NamedSharding,
-) -> tuple[np.ndarray, np.ndarray]:
-    """images [N, H, W, 3] uint8 -> scores [N, C], features [N, D], float32."""
-    scores, features = [], []
+) -> tuple[np.ndarray, ...]:
+    """images [N, H, W, 3] uint8 -> what `step` gives for each, arrays [N, ...].
+
+    Of an eval step that is scores [N, C] and features [N, D].
+    """
+    outputs = []
     for indices, count in batches.eval_indices(len(images), batch_size):
         batch = batches.put(images[indices], sharding)
-        outputs = eval_step(variables, batch)
-        scores.append(np.asarray(outputs[0])[:count])
-        features.append(np.asarray(outputs[1])[:count])
-    return np.concatenate(scores), np.concatenate(features)
+        outputs.append([np.asarray(output)[:count] for output in step(variables, batch)])
+    return tuple(np.concatenate(parts) for parts in zip(*outputs, strict=True))

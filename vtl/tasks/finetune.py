@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from vtl.data import fetch, images, voc
 from vtl.errors import UserError, check_choice
-from vtl.evaluation import evaluate, metrics
-from vtl.records import RunDirectory, by_quantity, say, show_outcome
+from vtl.evaluation import evaluate, gallery, metrics
+from vtl.records import RunDirectory, by_quantity, say, show_outcome, shown_role
 from vtl.training import augment, fit, loop, optim, steps
 from vtl.training.checkpoint import Checkpoints
 from vtl.training.state import (
@@ -92,19 +92,14 @@ def run(config: ConfigDict, workdir: Path) -> None:
         mesh=mesh,
     )
 
-    def predict(variables: dict, role: str) -> tuple[np.ndarray, np.ndarray]:
-        return evaluate.predict(
-            eval_step,
-            variables,
-            photos[role],
-            batch_size=config.eval_batch_size,
-            sharding=by_batch(mesh),
-        )
+    def predict(step: steps.EvalStep, variables: dict, images: np.ndarray) -> tuple:
+        size, whole = config.eval_batch_size, by_batch(mesh)
+        return evaluate.predict(step, variables, images, batch_size=size, sharding=whole)
 
     def evaluate_epoch(state: TrainState) -> dict[str, float]:
         roles = ["val"] if "val" in splits else []
         roles += ["test"] if config.test_every_epoch else []
-        scores = {role: predict(state.variables, role)[0] for role in roles}
+        scores = {role: predict(eval_step, state.variables, photos[role])[0] for role in roles}
         means = {role: _mean_ap(scores[role], splits[role]) for role in roles}
         return {f"{role}_map_{MAP_PROTOCOL}": v for role, v in means.items() if v is not None}
 
@@ -128,7 +123,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             variables["params"]["fc"] = given_head
         elif config.head == "probe":
             say(f"logistic regression on the features of {len(train)} photos starts the head")
-            _, features = predict(variables, "train")
+            _, features = predict(eval_step, variables, photos["train"])
             head = fit.logistic_regression(features, train.labels, known, config.head_l2)
             variables["params"]["fc"] = dict(zip(("kernel", "bias"), head, strict=True))
         return new_state(variables, optimizer)
@@ -165,19 +160,31 @@ def run(config: ConfigDict, workdir: Path) -> None:
     elif chosen != num_steps:
         train_state = checkpoints.restore(chosen, train_state, replicated(mesh))
     checkpoints.close()
-    outcome = {}
-    for role in splits:
-        scores, _ = predict(train_state.variables, role)
-        split = splits[role]
+    outcome, variables = {}, train_state.variables
+    for role, split in splits.items():
+        scores, _ = predict(eval_step, variables, photos[role])
         run_directory.write_scores(
             role, split.ids, split.classes, scores, split.labels, split.difficult
         )
         outcome[role] = metrics.evaluate_scores(
             scores, split.labels, split.difficult, split.classes, seed=config.seed
         )
+        if config.gallery_photos and role == shown_role(splits):
+            choices = gallery.choose(scores, split.labels, split.difficult, config.gallery_photos)
+            rows = gallery.chosen_rows(choices)
+            seen = np.asarray(augment.centre_crop(photos[role][rows], preprocessing.crop_size))
+            (maps,) = predict(steps.make_map_step(model, preprocessing, mesh), variables, seen)
+            bias = np.asarray(variables["params"]["fc"]["bias"])
+            arrays = gallery.pack(choices, seen, maps, bias) | {
+                "ids": np.array(split.ids)[rows],
+                "scores": scores[rows],
+                "labels": split.labels[rows],
+                "classes": np.array(split.classes),
+            }
+            run_directory.write_arrays(f"gallery_{role}", arrays)
     sources.save(
         workdir / "model.safetensors",
-        train_state.variables,
+        variables,
         architecture,
         preprocessing,
         train.classes,
@@ -211,6 +218,7 @@ def _check_options(config: ConfigDict) -> None:
     check_choice("model.dtype", config.model.dtype, network.DTYPES)
     check_choice("head", config.head, network.HEADS)
     least = {"seed": 0, "num_epochs": 0, "log_every_steps": 1, "data.image_size": 0}
+    least |= {"gallery_photos": 0}
     for option, value in least.items():
         found = operator.attrgetter(option)(config)
         if found < value:

@@ -16,6 +16,9 @@ from vtl.weights.preprocessing import Preprocessing, normalise
 Batch = dict[str, jax.Array]
 """images [B, H, W, 3] uint8, labels [B, C] and known [B, C] in {0, 1}."""
 
+EvalStep = Callable[[Any, jax.Array], tuple[jax.Array, ...]]
+"""(variables, images [B, H, W, 3] uint8) -> arrays of a row for each image."""
+
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
@@ -83,22 +86,43 @@ def make_feature_step(
     The stage's output is averaged over a grid x grid partition of its positions; rows of the grid
     come first, then columns, then channels. Layer 4 with a grid of 1 is the pooled 2048.
     """
-    blocks = DEPTHS[model.depth].blocks[FEATURE_LAYERS.index(layer)]
-    last_block = f"{layer}_{blocks - 1}"
 
     def feature_step(variables: Any, images: jax.Array) -> jax.Array:
-        images = normalise(augment.centre_crop(images, preprocessing.crop_size), preprocessing)
-        _, captured = model.apply(
-            variables,
-            images,
-            live_norms=(),
-            capture_intermediates=lambda module, _: module.name == last_block,
-        )
-        maps = captured["intermediates"][last_block]["__call__"][0].astype(jnp.float32)
+        maps = _stage_output(model, preprocessing, variables, images, layer)
         return _grid_means(maps, grid).reshape(len(images), -1)
 
     whole, split = state.replicated(mesh), state.by_batch(mesh)
     return jax.jit(feature_step, in_shardings=(whole, split), out_shardings=split)
+
+
+def make_map_step(model: ResNet, preprocessing: Preprocessing, mesh: Mesh) -> EvalStep:
+    """(variables, images [B, H, W, 3] uint8) -> the class activation maps [B, h, w, C], float32.
+
+    A map's mean and its class's bias sum to the class's logit, exactly, for the head sees means
+    (Zhou et al. 2016, "Learning Deep Features for Discriminative Localization").
+    """
+
+    def map_step(variables: Any, images: jax.Array) -> tuple[jax.Array]:
+        maps = _stage_output(model, preprocessing, variables, images, FEATURE_LAYERS[-1])
+        return (maps @ variables["params"]["fc"]["kernel"],)
+
+    whole, split = state.replicated(mesh), state.by_batch(mesh)
+    return jax.jit(map_step, in_shardings=(whole, split), out_shardings=(split,))
+
+
+def _stage_output(
+    model: ResNet, preprocessing: Preprocessing, variables: Any, images: jax.Array, layer: str
+) -> jax.Array:
+    """What the stage's last block gives, [B, h, w, C] float32."""
+    last_block = f"{layer}_{DEPTHS[model.depth].blocks[FEATURE_LAYERS.index(layer)] - 1}"
+    images = normalise(augment.centre_crop(images, preprocessing.crop_size), preprocessing)
+    _, captured = model.apply(
+        variables,
+        images,
+        live_norms=(),
+        capture_intermediates=lambda module, _: module.name == last_block,
+    )
+    return captured["intermediates"][last_block]["__call__"][0].astype(jnp.float32)
 
 
 def _grid_means(maps: jax.Array, grid: int) -> jax.Array:
@@ -120,7 +144,7 @@ def make_eval_step(
     preprocessing: Preprocessing,
     mesh: Mesh,
     activation: Callable[[jax.Array], jax.Array] = jax.nn.sigmoid,
-) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
+) -> EvalStep:
     """(variables, images [B, H, W, 3] uint8) -> (scores [B, C], features [B, D]).
 
     The scores are the logits after `activation`.

@@ -1,0 +1,82 @@
+"""The photos of a split that are worth a look, and where in them the network saw each class."""
+
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+KINDS = ("hit", "false alarm", "miss")
+THUMBNAIL_SIDE = 112
+
+
+class Choice(NamedTuple):
+    """One photo, by its row in the split, for one class, by its column; and as which of KINDS."""
+
+    row: int
+    column: int
+    kind: str
+
+
+def choose(
+    scores: np.ndarray, labels: np.ndarray, difficult: np.ndarray, num_each: int
+) -> list[Choice]:
+    """Of each class at most `num_each` hits, false alarms and misses, from arrays [N, C].
+
+    They are the best-scored photos with the class, the best-scored without it, and the worst-scored
+    with it. Where there are too few with it, none is both hit and miss. Difficult ones are neither.
+    """
+    choices = []
+    for column in range(scores.shape[1]):
+        ranked = np.argsort(-scores[:, column], kind="stable")
+        is_positive = labels[ranked, column] == 1
+        positives = ranked[is_positive]
+        negatives = ranked[~is_positive & (difficult[ranked, column] == 0)]
+        num_misses = min(num_each, len(positives) // 2)
+        hits = positives[: min(num_each, len(positives) - num_misses)]
+        misses = positives[::-1][:num_misses]
+        for kind, rows in zip(KINDS, (hits, negatives[:num_each], misses), strict=True):
+            choices += [Choice(int(row), column, kind) for row in rows]
+    return choices
+
+
+def pack(
+    choices: Sequence[Choice], photos: np.ndarray, maps: np.ndarray, bias: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What gallery_SPLIT.npz holds of the photos, beside their ids, scores and labels.
+
+    photos [U, H, W, 3] uint8 are those of `chosen_rows(choices)`, as the network sees them; maps
+    [U, h, w, C] and bias [C] are of `steps.make_map_step` and the head.
+
+    Returns: rows [U] of the split; thumbnails, JPEG files one after another, and where each ends,
+    ends [U]; for each of the M choices photo (of the U), column (of the C), kind, map [M, h, w];
+    and bias [C].
+    """
+    rows = chosen_rows(choices)
+    photo = np.searchsorted(rows, [choice.row for choice in choices])
+    columns = np.array([choice.column for choice in choices])
+    files = [_thumbnail(image) for image in photos]
+    return {
+        "rows": rows,
+        "thumbnails": np.frombuffer(b"".join(files), np.uint8),
+        "ends": np.cumsum([len(file) for file in files]),
+        "photo": photo,
+        "column": columns,
+        "kind": np.array([choice.kind for choice in choices]),
+        "map": maps[photo, :, :, columns],
+        "bias": bias,
+    }
+
+
+def chosen_rows(choices: Sequence[Choice]) -> np.ndarray:
+    """The rows of the split that occur in `choices`, each once, in order."""
+    return np.unique([choice.row for choice in choices])
+
+
+def _thumbnail(image: np.ndarray) -> bytes:
+    side = min(THUMBNAIL_SIDE, len(image))
+    small = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
