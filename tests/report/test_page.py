@@ -1,0 +1,255 @@
+import json
+import re
+import shutil
+import string
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.report.synthetic import noisy_scores, write_run, write_study
+from vtl.report import __main__ as command
+from vtl.report import compare, page, runs
+from vtl.report.answers import all_answers
+from vtl.report.language import LANGUAGES, Language
+
+SLOW_SIGMOID = {"sigmoid": [6.0, 6.2, 5.9, 6.1, 6.0], "relu": [2.0, 2.1, 1.9, 2.0, 2.0]}
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """One run of each kind."""
+    root = tmp_path_factory.mktemp("runs")
+    write_study(root / "relu", {"perceptron": SLOW_SIGMOID})
+    write_run(root / "probe", "probe", noise=4.0)
+    write_run(root / "head", "head", noise=4.0)
+    write_run(root / "finetune", "full", noise=1.0)
+    write_run(root / "scratch", "scratch", noise=9.0)
+    return root
+
+
+NAMES = ("relu", "probe", "head", "finetune", "scratch")
+
+
+def make(root, names, *, lang="en", output="report.html"):
+    """The exit status and the page of `python -m vtl.report`."""
+    target = root / output
+    options = [*(str(root / name) for name in names), "-o", str(target), "--lang", lang]
+    status = command.main(options)
+    return status, target.read_text(encoding="utf-8") if target.exists() else ""
+
+
+def prose(root, names, lang="en"):
+    """The answers' sentences, without markup."""
+    found, _ = runs.read_all([root / name for name in names])
+    data_sets = compare.by_data_set(found)
+    answers = all_answers(found, data_sets[0] if data_sets else None, Language(lang))
+    text = "\n".join(f"{a.question}\n" + "\n".join(a.paragraphs) for a in answers)
+    return re.sub(r"<[^>]*>", "", text)
+
+
+def test_every_section_is_there_and_nothing_is_fetched(given):
+    status, html = make(given, NAMES)
+    assert status == 0
+    for section in ("summary", "curves", "classes", "photos", "questions", "trust"):
+        assert f'<section id="{section}">' in html
+    assert len(html.encode()) < 5e6
+    addresses = re.findall(r'(?:src|href|url)\s*[=(]\s*"?([^"\s)>]+)', html)
+    assert addresses
+    assert all(address.startswith(("#", "data:")) for address in addresses)
+    ids = re.findall(r'\bid="([^"]*)"', html)
+    assert len(ids) == len(set(ids))
+
+
+def test_the_best_run_is_marked(given):
+    _, html = make(given, NAMES)
+    assert re.findall(r"<strong>(\w+)</strong> ★", html) == ["finetune"]
+    stated = json.loads((given / "finetune" / "results.json").read_text())["map"]["test"]["lab"]
+    assert f"mAP {100 * stated:.1f} [" in html
+
+
+def test_the_regimes_are_told_apart(given):
+    found, _ = runs.read_all([given / name for name in NAMES[1:]])
+    assert [run.regime for run in found] == ["probe", "head", "full", "scratch"]
+
+
+def test_the_answers_say_what_the_numbers_say(given):
+    text = prose(given, NAMES)
+    assert re.search(r"Perceptron, to 97 %: ReLU took 2\.0 \[[^]]*\] epochs and sigmoid 6\.0", text)
+    assert re.search(r"finetune is better than probe: \+\d", text)
+    assert "head and probe are tied: +0.0 points [+0.0, +0.0]" in text
+    assert re.search(r"Pretraining pays: \+\d", text)
+    assert "finetune has the highest mAP on test" in text
+
+
+def test_swapped_scores_turn_the_prose(given, tmp_path):
+    for name in ("probe", "finetune"):
+        other = {"probe": "finetune", "finetune": "probe"}[name]
+        shutil.copytree(given / name, tmp_path / name)
+        for file in ("scores_test.npz", "scores_train.npz"):
+            shutil.copy(given / other / file, tmp_path / name / file)
+        results, swapped = (
+            json.loads((given / of / "results.json").read_text()) for of in (name, other)
+        )
+        results |= {key: swapped[key] for key in ("map", "map_interval", "ap", "ap_interval")}
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+    text = prose(tmp_path, ("probe", "finetune"))
+    assert re.search(r"probe is better than finetune: \+\d", text)
+    assert "probe has the highest mAP on test" in text
+    assert "finetune is better" not in text
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ({"sigmoid": [2.0] * 5, "relu": [6.0] * 5}, "sigmoid took 2.0 [2.0, 2.0] epochs and ReLU"),
+        (
+            {"sigmoid": [2.0, 3.0, 4.0, 5.0, 6.0], "relu": [2.5, 3.5, 4.5, 5.5, 2.0]},
+            "may as well be 1",
+        ),
+        ({"sigmoid": [None] * 5, "relu": [None] * 5}, "neither sigmoid nor ReLU got there"),
+        ({"sigmoid": [None] * 5, "relu": [2.0] * 5}, "more than 5.0 [at least 5.0] times as many"),
+        ({"sigmoid": [6.0], "relu": [2.0]}, "from which nothing follows"),
+    ],
+)
+def test_the_study_is_told_as_it_came_out(tmp_path, times, expected):
+    write_study(tmp_path / "relu", {"perceptron": times})
+    assert expected in prose(tmp_path, ("relu",))
+
+
+def test_pretraining_that_does_not_pay(tmp_path):
+    write_run(tmp_path / "finetune", "full", noise=9.0)
+    write_run(tmp_path / "scratch", "scratch", noise=1.0)
+    text = prose(tmp_path, ("finetune", "scratch"))
+    assert re.search("Pretraining does not pay here: \N{MINUS SIGN}[0-9]", text)
+
+
+def test_binary_cross_entropy_is_that_of_the_photo(given):
+    found, _ = runs.read_all([given / "finetune"])
+    answer = all_answers(found, compare.by_data_set(found)[0], Language("en"))[2]
+    terms = [row[3].value for row in answer.table.rows]
+    labels = np.array([row[1].value for row in answer.table.rows])
+    scores = np.array([row[2].value for row in answer.table.rows])
+    np.testing.assert_allclose(terms, -np.log(np.where(labels == 1, scores, 1 - scores)), rtol=1e-6)
+    assert f"the terms sum to {sum(terms):.3f}" in answer.paragraphs[1]
+
+
+@pytest.mark.parametrize(
+    ("left_out", "expected"),
+    [
+        ("relu", "configs/relu_study.py"),
+        ("probe", "configs/linear_probe.py"),
+        ("head", "configs/finetune.py:head"),
+        ("finetune", "configs/finetune.py --workdir=runs/finetune --config.weights=tiny"),
+    ],
+)
+def test_a_missing_run_is_named_by_its_command(given, left_out, expected):
+    _, html = make(given, [name for name in NAMES if name != left_out])
+    assert expected in html
+    assert "No such run was given" in html
+
+
+def fields_of(words):
+    return {field for _, field, _, _ in string.Formatter().parse(words)}
+
+
+def test_french_has_its_own_numbers_and_the_same_keys(given):
+    _, html = make(given, NAMES, lang="fr", output="rapport.html")
+    assert '<html lang="fr">' in html
+    assert re.search(r"mAP \d+,\d \[\d+,\d; \d+,\d\]", html)
+    text = prose(given, NAMES, "fr")
+    assert re.search(r"finetune est meilleure que probe : \+\d+,\d points", text)
+    english, french = LANGUAGES["en"], LANGUAGES["fr"]
+    assert english.keys() == french.keys()
+    for key in english:
+        fields = [
+            {f for _, f, _, _ in string.Formatter().parse(of[key])} for of in (english, french)
+        ]
+        assert fields[0] == fields[1], key
+
+
+def test_runs_of_other_photos_or_classes_are_compared_apart(given, tmp_path, capsys):
+    shutil.copytree(given / "probe", tmp_path / "probe")
+    write_run(tmp_path / "birds", "full", classes=("crow", "owl"))
+    status, html = make(tmp_path, ("probe", "birds"))
+    assert status == 0
+    assert "birds: other photos or classes than probe, compared apart" in capsys.readouterr().err
+    assert html.count("★") == 2
+    assert "birds is better" not in re.sub(r"<[^>]*>", "", html)
+
+
+def test_bad_directories_get_a_line_each_and_the_page_is_made(given, tmp_path, capsys):
+    shutil.copytree(given / "probe", tmp_path / "probe")
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(given / "finetune", tmp_path / "half")
+    (tmp_path / "half" / "results.json").unlink()
+    shutil.copytree(given / "finetune", tmp_path / "cut")
+    cut = tmp_path / "cut" / "scores_test.npz"
+    cut.write_bytes(cut.read_bytes()[:200])
+    shutil.copytree(given / "finetune", tmp_path / "broken")
+    (tmp_path / "broken" / "results.json").write_text("{")
+    status, html = make(tmp_path, ("nowhere", "empty", "half", "cut", "broken", "probe"))
+    assert status == 1
+    lines = capsys.readouterr().err.splitlines()
+    for line, words in zip(
+        lines,
+        ("nowhere: no such", "empty holds no run", "half is not finished", "cut", "broken"),
+        strict=True,
+    ):
+        assert line.startswith("vtl: ")
+        assert words in line
+    assert "Left out:" in html
+    assert "probe" in html
+
+
+def test_no_run_at_all_writes_nothing(tmp_path, capsys):
+    status, html = make(tmp_path, ("nowhere",))
+    assert (status, html) == (1, "")
+    assert "no run is left" in capsys.readouterr().err
+
+
+def test_names_are_as_short_as_they_can_be(tmp_path):
+    paths = [tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "b" / "probe"]
+    assert runs._short_names(paths) == ["a/run", "b/run", "b/probe"]
+
+
+def test_published_figures_stand_beside_voc2007_alone(tmp_path):
+    labels = {"train": np.ones((5011, 1), int), "test": np.ones((4952, 1), int)}
+    labels["test"][::2] = 0
+    scores = {role: noisy_scores(of, 1.0) for role, of in labels.items()}
+    same = {"classes": ("bird",), "labels": labels, "scores": scores}
+    write_run(tmp_path / "voc", "probe", data_name="voc2007", **same)
+    write_run(tmp_path / "other", "probe", data_name="mine", **same)
+    write_run(tmp_path / "few", "probe", data_name="voc2007")
+    found, _ = runs.read_all([tmp_path / name for name in ("voc", "other", "few")])
+    assert [bool(compare.DataSet([run]).published) for run in found] == [True, False, False]
+
+
+def test_what_is_mistaken_for_what(tmp_path):
+    labels = np.array([[1, 0], [0, 1], [0, 1], [1, 0]])
+    scores = np.array([[0.9, 0.1], [0.8, 0.7], [0.1, 0.6], [0.2, 0.2]], np.float32)
+    both = {role: labels for role in ("train", "test")}
+    of = {role: scores for role in ("train", "test")}
+    write_run(tmp_path / "run", "full", classes=("cat", "dog"), labels=both, scores=of)
+    (run,), _ = runs.read_all([tmp_path / "run"])
+    # Two photos have a cat; of the two best-scored the second has a dog. Dogs are all found.
+    assert page.mistaken(run) == [("cat", "dog", 1, 1.0)]
+
+
+def test_text_from_files_can_not_break_the_page(tmp_path):
+    write_run(tmp_path / "run", "full", data_name="<script>alert(1)</script>")
+    _, html = make(tmp_path, ("run",))
+    assert "<script>alert" not in html
+
+
+@pytest.mark.slow
+def test_as_a_command(given, tmp_path):
+    target = tmp_path / "page.html"
+    options = [str(given / "probe"), "-o", str(target)]
+    done = subprocess.run(
+        [sys.executable, "-m", "vtl.report", *options], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1 runs: ")
+    assert target.exists()

@@ -1,0 +1,69 @@
+"""The page's words in one language, and how that language writes numbers."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from vtl.report.english import WORDS as ENGLISH
+from vtl.report.french import WORDS as FRENCH
+
+LANGUAGES = {"en": ENGLISH, "fr": FRENCH}
+MINUS = "\N{MINUS SIGN}"
+THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
+
+
+class Language:
+    """Sentences by key, with values put in; numbers for people."""
+
+    def __init__(self, code: str):
+        """`code` is one of LANGUAGES."""
+        self.code = code
+        self._words = LANGUAGES[code]
+
+    def __call__(self, key: str, **values: Any) -> Markup:
+        """The words of `key`; `values` are escaped, the words may hold HTML."""
+        return Markup(self._words[key]).format(**values)
+
+    def number(self, value: float, decimals: int = 1, *, signed: bool = False) -> str:
+        """`1,234.5`, with a true minus; French as `1 234,5`."""
+        text = f"{value:{'+' if signed else ''},.{decimals}f}".replace("-", MINUS)
+        if self.code == "fr":
+            text = text.replace(",", THIN_SPACE).replace(".", ",")
+        return text
+
+    def percent(self, share: float | None, decimals: int = 1, *, signed: bool = False) -> str:
+        """0.825 as `82.5`: mAP is written in percent without its sign."""
+        return "–" if share is None else self.number(100 * share, decimals, signed=signed)
+
+    def interval(self, low_high: Sequence[float] | None, *, signed: bool = False) -> str:
+        """`[80.1, 84.3]` of shares; French separates by a semicolon."""
+        if low_high is None:
+            return ""
+        low, high = (self.percent(share, signed=signed) for share in low_high)
+        return self.bracketed("", low, high).strip()
+
+    def estimate(self, share: float | None, low_high: Sequence[float] | None) -> str:
+        """`82.5 [80.1, 84.3]`."""
+        return f"{self.percent(share)} {self.interval(low_high)}".rstrip()
+
+    def decimal(self, text: str) -> str:
+        """A number that another module has written, such as `>3.1`, in this language."""
+        return text.replace(".", ",") if self.code == "fr" else text
+
+    def bracketed(self, value: str, low: str, high: str) -> str:
+        """`3.1 [2.8, 3.4]`; French separates by a semicolon."""
+        return f"{value} [{low}{'; ' if self.code == 'fr' else ', '}{high}]"
+
+    def seconds(self, seconds: float) -> str:
+        """`2 h 05 min`, `3 min 20 s` or `41 s`."""
+        minutes, rest = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        if hours:
+            return f"{hours} h {minutes:02} min"
+        return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+    def listing(self, items: Iterable[object]) -> str:
+        """`a, b and c`."""
+        *most, last = [str(item) for item in items]
+        return f"{', '.join(most)} {self('and')} {last}" if most else last

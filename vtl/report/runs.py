@@ -1,0 +1,215 @@
+"""A run directory -> what the page needs of it."""
+
+import dataclasses
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vtl.errors import UserError
+from vtl.evaluation import metrics
+
+REGIMES = ("probe", "head", "partial", "full", "scratch")
+"""What trains: a head on features; the head, a part or all of a network; all of a random one."""
+
+SHOWN_TASKS = ("finetune", "probe", "relu_study")
+REQUIRED = ("seed", "status", "versions", "devices")
+REQUIRED_OF_SCORES = (*metrics.QUANTITIES, "classes", "trainable_parameters", "seconds", "weights")
+"""The keys of results.json that the page can't do without."""
+
+SCORE_KEYS = ("scores", "labels")
+GALLERY_KEYS = ("thumbnails", "ends", "ids", "scores", "labels", "photo", "column", "kind", "map")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """One split: scores, labels [N, C]; ids [N] and difficult [N, C] where they are known."""
+
+    scores: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray | None
+    difficult: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """One finished run. `scores` is by split and, like `gallery`, empty for the ReLU study."""
+
+    name: str
+    path: Path
+    config: dict[str, Any]
+    results: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    scores: dict[str, Scores]
+    gallery: dict[str, np.ndarray]
+
+    @property
+    def task(self) -> str:
+        """finetune, probe or relu_study."""
+        return self.results["task"]
+
+    @property
+    def regime(self) -> str:
+        """One of REGIMES."""
+        if self.task == "probe":
+            return "probe"
+        if not self.results["weights"]:
+            return "scratch"
+        rules = self.config["optim"]["rules"]
+        trained = [pattern for pattern, multiplier in rules if multiplier is not None]
+        if len(trained) == len(rules):
+            return "full"
+        return "head" if all(pattern.startswith("fc") for pattern in trained) else "partial"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the columns of scores."""
+        return tuple(self.results["classes"])
+
+    @property
+    def role(self) -> str:
+        """The split by which the run is judged: test, or the last where there is none."""
+        return "test" if "test" in self.scores else list(self.scores)[-1]
+
+    @property
+    def shown(self) -> Scores:
+        """The scores of that split."""
+        return self.scores[self.role]
+
+    def of_shown(self, quantity: str) -> Any:
+        """A quantity of results.json, such as `map`, on that split."""
+        return self.results[quantity][self.role]
+
+    @property
+    def data_name(self) -> str | None:
+        """The data set, as the config called it; of foreign features it isn't known."""
+        return (self.results.get("data") or {}).get("name")
+
+    @property
+    def data_key(self) -> tuple:
+        """Equal for runs with the same classes and, row by row, labels: only those are compared."""
+        labels = self.shown.labels.astype(np.uint8)
+        return self.classes, labels.shape, hashlib.sha256(labels.tobytes()).hexdigest()
+
+
+def read_all(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """The runs that can be shown, and one line on each of the others."""
+    runs, refused = [], []
+    for path, name in zip(paths, _short_names(paths), strict=True):
+        try:
+            runs.append(read(path, name))
+        except UserError as error:
+            refused.append(str(error))
+    return runs, refused
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """The last parts of each path, as many as it takes to tell it from the others."""
+    parts = [path.absolute().parts for path in paths]
+    for count in range(1, max(map(len, parts), default=1) + 1):
+        names = ["/".join(part[-count:]) for part in parts]
+        if len(set(names)) == len(set(parts)):
+            break
+    return names
+
+
+def read(path: Path, name: str) -> Run:
+    """Read one run's directory.
+
+    Raises:
+        UserError: it holds no run, an unfinished or damaged one, or one that has nothing to show.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path}: no such directory")
+    if not (path / "config.json").exists():
+        raise UserError(f"{path} holds no run: it has no config.json")
+    config = _read_json(path / "config.json")
+    if not (path / "results.json").exists():
+        raise UserError(
+            f"{path} is not finished: it has no results.json; start the same command again to go on"
+        )
+    results = _read_json(path / "results.json")
+    task = results.get("task")
+    if task == "features":
+        raise UserError(
+            f"{path} holds deep features and no scores: give the run of configs/linear_probe.py"
+        )
+    if task not in SHOWN_TASKS:
+        raise UserError(f"{path} is a run of task '{task}', which the page does not show")
+    needed = REQUIRED + (("networks",) if task == "relu_study" else REQUIRED_OF_SCORES)
+    missing = [key for key in needed if key not in results]
+    if missing:
+        raise UserError(
+            f"{path / 'results.json'} lacks {', '.join(missing)}: it is of another version of vtl; "
+            "run it again"
+        )
+    scores: dict[str, Scores] = {}
+    gallery: dict[str, np.ndarray] = {}
+    if task != "relu_study":
+        scores = {role: _read_scores(path, role, results["classes"]) for role in results["map"]}
+    run = Run(name, path, config, results, _read_lines(path / "metrics.jsonl"), scores, gallery)
+    if scores and (path / f"gallery_{run.role}.npz").exists():
+        gallery |= _read_arrays(path / f"gallery_{run.role}.npz", GALLERY_KEYS)
+    return run
+
+
+def _read_scores(path: Path, role: str, classes: list[str]) -> Scores:
+    file = path / f"scores_{role}.npz"
+    arrays = _read_arrays(file, SCORE_KEYS)
+    scores, labels = (arrays[key] for key in SCORE_KEYS)
+    ids, difficult = arrays.get("ids"), arrays.get("difficult")
+    given = {"labels": labels} | ({} if difficult is None else {"difficult": difficult})
+    for key, array in given.items():
+        if scores.ndim != 2 or array.shape != scores.shape or scores.shape[1] != len(classes):
+            raise UserError(
+                f"{file}: scores {scores.shape} and {key} {array.shape} must be of the shape "
+                f"[photos, {len(classes)} classes]"
+            )
+    if ids is not None and len(ids) != len(scores):
+        raise UserError(f"{file} has {len(ids)} ids for {len(scores)} rows of scores")
+    if not np.isfinite(scores).all():
+        raise UserError(f"{file}: some scores are NaN or infinite")
+    return Scores(scores, labels, ids, difficult)
+
+
+def _read_arrays(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: the run is not whole") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"cannot read {path}: {_line(error)}") from None
+    missing = [key for key in keys if key not in arrays]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}")
+    return arrays
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {_line(error)}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object")
+    return found
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; none of a run that has no such file."""
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError as error:
+        raise UserError(f"cannot read {path}: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
