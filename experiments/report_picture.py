@@ -12,8 +12,6 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-SIZE = {"width": 1240, "height": 1500}
-
 
 def main() -> None:
     """Open the page and take its picture."""
@@ -26,7 +24,7 @@ def main() -> None:
         browser = started.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
-        page = browser.new_page(viewport=SIZE)
+        page = browser.new_page(viewport={"width": 1240, "height": 1500})
         page.goto(report.absolute().as_uri())
         page.screenshot(path=Path(__file__).with_suffix(".png"))
         browser.close()
