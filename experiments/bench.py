@@ -1,5 +1,6 @@
 """What the benchmarks of steps share: the batch, the steps' names, the clock, the machine."""
 
+import argparse
 import dataclasses
 import os
 import platform
@@ -88,6 +89,24 @@ def seconds_of(step: Step) -> float:
     start = time.perf_counter()
     step()
     return time.perf_counter() - start
+
+
+def option_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser of the options that every benchmark has."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--repetitions", type=int, default=7)
+    return parser
+
+
+def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse what can't be measured."""
+    for option, least in (("batch_size", 1), ("image_size", 32), ("repetitions", 1)):
+        if getattr(options, option) < least:
+            parser.error(f"--{option.replace('_', '-')} must be at least {least}")
 
 
 def on_gpu() -> bool:

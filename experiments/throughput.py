@@ -190,21 +190,14 @@ def markdown(rows: list[Row], left_out: dict[str, str], command: str) -> str:
 
 def read_options(arguments: list[str]) -> argparse.Namespace:
     """The command line; nonsense is refused."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--repetitions", type=int, default=7)
+    parser = bench.option_parser(__doc__)
     parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated; all by default")
     parser.add_argument("--steps", default="", help="regex found in a step's name")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--tf32", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"))
     options = parser.parse_args(arguments)
-    for option, least in (("batch_size", 1), ("image_size", 32), ("repetitions", 1)):
-        if getattr(options, option) < least:
-            parser.error(f"--{option.replace('_', '-')} must be at least {least}")
+    bench.check_options(parser, options)
     options.peers = options.peers.split(",") if options.peers else []
     for peer in options.peers:
         if peer not in PEERS:
