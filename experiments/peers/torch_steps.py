@@ -53,6 +53,7 @@ def set_tf32(allowed: bool) -> None:
 def makers(setting: bench.Setting, *, compiled: bool = False) -> bench.Makers:
     """Every step, eager or by `torch.compile`."""
     set_tf32(setting.tf32)
+    torch.compiler.config.force_disable_caches = True  # the first call is to compile, as ours does
     images = torch.tensor(setting.images, device=device())
     labels = torch.tensor(setting.labels, device=device()).float()
 
