@@ -1,72 +1,67 @@
-"""Images a second of our steps beside PyTorch's (eager, channels_last), measured in one run.
+"""Images a second of our steps beside those of PyTorch, Keras and ONNX Runtime, in one run.
 
-    python -m experiments.throughput            # needs the extra `parity`
+    python -m experiments.throughput            # needs the extra `bench`; what is missing is named
 
-Repetitions are interleaved, so that what else the machine does hits both alike; compilation and
-warm-up are not counted. Inputs are crops of real photos. Writes experiments/throughput.csv.
+Every peer does the same step on the same crops of real photos, normalised from uint8 counts, as its
+users would write it (experiments/peers). Repetitions are interleaved, so that what else the machine
+does hits all alike; the first call, with compilation, is timed apart. With `--dtype=bfloat16` ours
+computes in it, and the others by autocast or their mixed precision. A ratio is ours over theirs:
+above 1 ours is faster. Writes experiments/throughput.csv and .md.
 """
 
 import argparse
-import os
-import platform
+import functools
+import importlib
 import re
-import time
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-from sklearn.datasets import load_sample_images
 
 from configs import finetune as finetune_config
-from experiments import grid
-from tests.references.torch_resnet import TorchResNet, normalised
+from experiments import bench, grid
+from vtl import records
 from vtl.models.resnet import ResNet
 from vtl.training import optim, steps
-from vtl.training.state import TrainState, make_mesh, replicated
+from vtl.training.state import make_mesh, new_state, replicated
 from vtl.weights.preprocessing import TORCHVISION
 
-NUM_CLASSES = 20
-REGIMES: dict[str, tuple[str, str]] = {
-    "training, everything, BatchNorm frozen": (".*", "frozen"),
-    "training, everything, BatchNorm batch": (".*", "batch"),
-    "training, last stage and head": (r"(layer4|fc).*", "frozen"),
-    "training, head": (r"fc.*", "frozen"),
+OURS = "vtl"
+PEERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "pytorch": ("torch_steps", {}),
+    "pytorch_compile": ("torch_steps", {"compiled": True}),
+    "keras": ("keras_steps", {}),
+    "onnxruntime": ("onnx_steps", {}),
 }
-"""What trains, as a regex of a parameter's path, and what its BatchNorms do."""
+"""The module of experiments/peers that makes a peer's steps, and with what options."""
 
-Step = Callable[[], None]
-
-
-def photos(batch_size: int, size: int = 224) -> np.ndarray:
-    """Crops [batch_size, size, size, 3] uint8 of the two photos that scikit-learn ships."""
-    rng = np.random.default_rng(0)
-    sources = load_sample_images().images
-    crops = []
-    for index in range(batch_size):
-        photo = sources[index % len(sources)]
-        top, left = (rng.integers(side - size) for side in photo.shape[:2])
-        crops.append(photo[top : top + size, left : left + size])
-    return np.stack(crops)
+Row = dict[str, Any]
 
 
-def random_labels(batch_size: int) -> np.ndarray:
-    """Labels [batch_size, NUM_CLASSES] uint8."""
-    return np.random.default_rng(0).integers(0, 2, (batch_size, NUM_CLASSES), np.uint8)
-
-
-def our_steps(batch_size: int) -> dict[str, Step]:
+def our_makers(setting: bench.Setting) -> bench.Makers:
     """Our evaluation step, and our training step in every regime."""
-    model, mesh = ResNet(NUM_CLASSES), make_mesh()
-    images, labels = jnp.array(photos(batch_size)), jnp.array(random_labels(batch_size))
+    model, mesh = ResNet(bench.NUM_CLASSES, dtype=jnp.dtype(setting.dtype)), make_mesh()
+    preprocessing = TORCHVISION.override(image_size=setting.image_size)
+    images, labels = jnp.array(setting.images), jnp.array(setting.labels)
     batch = {"images": images, "labels": labels, "known": jnp.ones_like(labels)}
     blank = jnp.zeros((1, 64, 64, 3))
-    variables = jax.jit(lambda: model.init(jax.random.key(0), blank, live_norms=()))()
-    eval_step = steps.make_eval_step(model, TORCHVISION, mesh)
+    init = jax.jit(lambda: model.init(jax.random.key(0), blank, live_norms=()))
 
-    def training(pattern: str, batch_norm: str) -> Step:
+    def evaluation() -> bench.Step:
+        variables, eval_step = init(), steps.make_eval_step(model, preprocessing, mesh)
+
+        def step() -> None:
+            jax.block_until_ready(eval_step(variables, images))
+
+        return step
+
+    def training(pattern: str, batch_norm: str) -> bench.Step:
+        variables = init()
         rules: optim.Rules = ((pattern, 1.0), (".*", None))[: 1 if pattern == ".*" else 2]
         multipliers = optim.resolve_rules(rules, variables["params"])
         config = finetune_config.get_config().optim
@@ -76,16 +71,12 @@ def our_steps(batch_size: int) -> dict[str, Step]:
             optimizer,
             multipliers,
             batch_norm=batch_norm,
-            preprocessing=TORCHVISION,
+            preprocessing=preprocessing,
             augmentation="none",
             seed=0,
             mesh=mesh,
         )
-        params, batch_stats = (
-            jax.tree.map(jnp.array, variables[c]) for c in ("params", "batch_stats")
-        )
-        state = TrainState(jnp.int32(0), params, batch_stats, optimizer.init(params))
-        state = jax.device_put(state, replicated(mesh))
+        state = jax.device_put(new_state(variables, optimizer), replicated(mesh))
 
         def step() -> None:
             nonlocal state
@@ -94,93 +85,154 @@ def our_steps(batch_size: int) -> dict[str, Step]:
 
         return step
 
-    made: dict[str, Step] = {
-        "evaluation": lambda: jax.block_until_ready(eval_step(variables, images)) and None
+    regimes = {name: functools.partial(training, *of) for name, of in bench.REGIMES.items()}
+    return {bench.EVALUATION: evaluation, **regimes}
+
+
+def peer_makers(peer: str, setting: bench.Setting) -> bench.Makers:
+    """A peer's steps; whatever its import raises where it is missing."""
+    module, options = PEERS[peer]
+    return importlib.import_module(f"experiments.peers.{module}").makers(setting, **options)
+
+
+class Peers:
+    """Who is measured: peer -> its makers; and who is not, peer -> the reason."""
+
+    def __init__(self) -> None:
+        self.makers: dict[str, bench.Makers] = {}
+        self.left_out: dict[str, str] = {}
+
+    def attempt(self, peer: str, action: Callable[[], Any]) -> Any:
+        """What the action returns; None where it fails, and the peer is left out from then on."""
+        try:
+            return action()
+        except Exception as error:  # whatever a peer's package raises; ours is none of them
+            if peer == OURS:
+                raise
+            self.left_out[peer] = f"{type(error).__name__}: {error}".splitlines()[0]
+            self.makers.pop(peer, None)
+            records.say(f"{peer} is left out: {self.left_out[peer]}")
+            return None
+
+    def add(self, peer: str, load: Callable[[], bench.Makers]) -> None:
+        """Add a peer, or the reason why it can't be."""
+        makers = self.attempt(peer, load)
+        if makers is not None:
+            self.makers[peer] = makers
+
+
+def measure(peers: Peers, name: str, batch_size: int, repetitions: int) -> list[Row]:
+    """One row a peer that has the step of this name."""
+    made: dict[str, bench.Step] = {}
+    first: dict[str, float] = {}
+    for peer, makers in list(peers.makers.items()):
+        if name in makers and (step := peers.attempt(peer, makers[name])):
+            seconds = peers.attempt(peer, functools.partial(bench.seconds_of, step))
+            if seconds is not None:
+                made[peer], first[peer] = step, seconds
+    times: dict[str, list[float]] = {peer: [] for peer in made}
+    for _ in range(repetitions):
+        for peer, step in made.items():
+            times[peer].append(bench.seconds_of(step))
+    rates = {peer: batch_size / np.array(of_peer) for peer, of_peer in times.items()}
+    return [row_of(name, peer, first[peer], rates) for peer in made]
+
+
+def row_of(name: str, peer: str, first: float, rates: dict[str, np.ndarray]) -> Row:
+    """A peer's row for one step, from each peer's images a second [repetitions]."""
+    rate = rates[peer]
+    return {
+        "step": name,
+        "peer": peer,
+        "images_per_second": round(float(np.median(rate)), 2),
+        "range": f"{rate.min():.2f} to {rate.max():.2f}",
+        "first_call_seconds": round(first, 2),
+        "ratio_to_vtl": round(float(np.median(rates[OURS]) / np.median(rate)), 2),
     }
-    return made | {name: training(*regime) for name, regime in REGIMES.items()}
 
 
-def torch_steps(batch_size: int) -> dict[str, Step]:
-    """The same steps as a PyTorch user writes them."""
-    images, labels = photos(batch_size), torch.tensor(random_labels(batch_size)).float()
+def markdown(rows: list[Row], left_out: dict[str, str], command: str) -> str:
+    """The table that people read: steps down, peers across."""
+    of, peers = rows[0], list(dict.fromkeys(row["peer"] for row in rows))
+    tunables = f"; GLIBC_TUNABLES={of['glibc_tunables']}" if of["glibc_tunables"] else ""
 
-    def new_network() -> TorchResNet:
-        network = TorchResNet(50, NUM_CLASSES).eval()
-        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def table(cell: Callable[[Row], str]) -> list[str]:
+        cells = {(row["step"], row["peer"]): cell(row) for row in rows}
+        lines = [["step", *peers], ["---"] * (1 + len(peers))]
+        for name in dict.fromkeys(row["step"] for row in rows):
+            lines.append([name, *(cells.get((name, peer), "-") for peer in peers)])
+        return [f"| {' | '.join(line)} |" for line in lines]
 
-    def batch() -> torch.Tensor:
-        return normalised(images).contiguous(memory_format=torch.channels_last)
+    def rate(row: Row) -> str:
+        ratio = "" if row["peer"] == OURS else f" ({row['ratio_to_vtl']:.2f})"
+        return f"{row['images_per_second']:.1f}{ratio}"
 
-    network = new_network()
-
-    def evaluation() -> None:
-        with torch.inference_mode():
-            torch.sigmoid(network(batch()))
-
-    def training(pattern: str, batch_norm: str) -> Step:
-        network = new_network().train(batch_norm == "batch")
-        for name, parameter in network.named_parameters():
-            parameter.requires_grad = re.fullmatch(pattern, name) is not None
-        trainable = [p for p in network.parameters() if p.requires_grad]
-        optimizer = torch.optim.SGD(trainable, lr=1e-3, momentum=0.9)
-
-        def step() -> None:
-            optimizer.zero_grad(set_to_none=True)
-            logits = network(batch())
-            torch.nn.functional.binary_cross_entropy_with_logits(logits, labels).backward()
-            optimizer.step()
-
-        return step
-
-    return {"evaluation": evaluation} | {n: training(*regime) for n, regime in REGIMES.items()}
+    lines = [
+        "# Images a second of a ResNet-50's steps",
+        "",
+        f"    {command}",
+        "",
+        f"{of['hardware']}, {of['cores']} cores; batches of {of['batch_size']} at "
+        f"{of['image_size']} pixels; {of['dtype']}, {of['precision']}; {of['versions']}{tunables}; "
+        f"commit {records.commit()}.",
+        "",
+        "Medians of interleaved repetitions; in brackets how many times as fast ours is.",
+        "",
+        *table(rate),
+        "",
+        "Seconds of the first call, with compilation:",
+        "",
+        *table(lambda row: f"{row['first_call_seconds']:.1f}"),
+    ]
+    lines += ["", *(f"- {peer} is left out: {reason}" for peer, reason in left_out.items())]
+    return "\n".join(lines).rstrip() + "\n"
 
 
-def seconds_of(step: Step) -> float:
-    """The wall time of one call."""
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
+def read_options(arguments: list[str]) -> argparse.Namespace:
+    """The command line; nonsense is refused."""
+    parser = bench.option_parser(__doc__)
+    parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated; all by default")
+    parser.add_argument("--steps", default="", help="regex found in a step's name")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--tf32", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"))
+    options = parser.parse_args(arguments)
+    bench.check_options(parser, options)
+    options.peers = options.peers.split(",") if options.peers else []
+    for peer in options.peers:
+        if peer not in PEERS:
+            parser.error(f"--peers: there is no '{peer}', but {', '.join(PEERS)}")
+    names = (bench.EVALUATION, *bench.REGIMES)
+    try:
+        options.steps = [name for name in names if re.search(options.steps, name)]
+    except re.error as error:
+        parser.error(f"--steps is no regular expression: {error}")
+    if not options.steps:
+        parser.error(f"--steps matches none of: {'; '.join(names)}")
+    return options
 
 
 def main() -> None:
-    """Measure every step and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--repetitions", type=int, default=7)
-    options = parser.parse_args()
-    ours, theirs = our_steps(options.batch_size), torch_steps(options.batch_size)
-    rows = []
-    for name in ours:
-        pair = {"vtl": ours[name], "pytorch": theirs[name]}
-        for step in pair.values():
-            step()
-        times: dict[str, list[float]] = {peer: [] for peer in pair}
-        for _ in range(options.repetitions):
-            for peer, step in pair.items():
-                times[peer].append(seconds_of(step))
-        rates = {peer: options.batch_size / np.array(t) for peer, t in times.items()}
-        row: dict[str, object] = {"step": name}
-        for peer, rate in rates.items():
-            row[f"{peer}_images_per_second"] = round(float(np.median(rate)), 2)
-            row[f"{peer}_range"] = f"{rate.min():.2f} to {rate.max():.2f}"
-        row["ratio"] = round(float(np.median(rates["vtl"]) / np.median(rates["pytorch"])), 2)
-        rows.append(row | machine(options.batch_size))
-        print(f"{name:<42} " + "  ".join(f"{k} {v}" for k, v in row.items() if k != "step"))
-        grid.write_csv(Path(__file__).with_suffix(".csv"), rows)
-
-
-def machine(batch_size: int) -> dict[str, object]:
-    """What the rates depend on besides the code."""
-    return {
-        "batch_size": batch_size,
-        "image_size": TORCHVISION.crop_size,
-        "precision": "float32",
-        "processor": platform.machine() + " " + jax.devices()[0].device_kind,
-        "cores": len(os.sched_getaffinity(0)),
-        "jax": jax.__version__,
-        "torch": torch.__version__,
-        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
-    }
+    """Measure every step and write both tables."""
+    options = read_options(sys.argv[1:])
+    setting = bench.Setting(
+        options.batch_size, options.image_size, options.dtype, options.tf32 and bench.on_gpu()
+    )
+    command = shlex.join(["python", "-m", "experiments.throughput", *sys.argv[1:]])
+    with jax.default_matmul_precision("default" if options.tf32 else "highest"):
+        peers = Peers()
+        peers.add(OURS, functools.partial(our_makers, setting))
+        for peer in options.peers:
+            peers.add(peer, functools.partial(peer_makers, peer, setting))
+        rows: list[Row] = []
+        for name in options.steps:
+            for row in measure(peers, name, setting.batch_size, options.repetitions):
+                records.say("  ".join(f"{key} {value}" for key, value in row.items()))
+                rows.append(row | setting.columns() | bench.machine())
+            grid.write_csv(options.out, rows)
+            text = markdown(rows, peers.left_out, command)
+            options.out.with_suffix(".md").write_text(text)
+    records.say("\n" + text)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,141 @@
+"""What the benchmarks of steps share: the batch, the steps' names, the clock, the machine."""
+
+import argparse
+import dataclasses
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+# Read at JAX's first use of a GPU, of whose memory it would take three quarters from the peers.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+NUM_CLASSES = 20
+EVALUATION = "evaluation"
+REGIMES: dict[str, tuple[str, str]] = {
+    "training, everything, BatchNorm frozen": (".*", "frozen"),
+    "training, everything, BatchNorm batch": (".*", "batch"),
+    "training, last stage and head": (r"(layer4|fc).*", "frozen"),
+    "training, head": (r"fc.*", "frozen"),
+}
+"""What trains, as a regex of a parameter's path, and what its BatchNorms do."""
+
+Step = Callable[[], None]
+"""Does one step on the batch, and returns when it is done."""
+Makers = dict[str, Callable[[], Step]]
+"""By a step's name what builds it, so that only the networks in use are in memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What all steps of one measurement have in common."""
+
+    batch_size: int
+    image_size: int
+    dtype: str = "float32"
+    """Of the activations: float32, or bfloat16 as each framework's users have it."""
+    tf32: bool = False
+    """Whether a GPU rounds the factors of float32 products to TF32; a CPU doesn't."""
+
+    @property
+    def images(self) -> np.ndarray:
+        """Real photos [B, image_size, image_size, 3] uint8."""
+        return photos(self.batch_size, self.image_size)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels [B, NUM_CLASSES] uint8."""
+        shape = (self.batch_size, NUM_CLASSES)
+        return np.random.default_rng(0).integers(0, 2, shape, np.uint8)
+
+    def columns(self) -> dict[str, object]:
+        """The columns of a table that say so."""
+        return {
+            "batch_size": self.batch_size,
+            "image_size": self.image_size,
+            "dtype": self.dtype,
+            "precision": f"TF32 {'on' if self.tf32 else 'off'}",
+        }
+
+
+def photos(batch_size: int, size: int) -> np.ndarray:
+    """Crops [batch_size, size, size, 3] uint8 of the two photos that scikit-learn ships.
+
+    Where the photos are too small for a crop they are enlarged.
+    """
+    rng = np.random.default_rng(0)
+    sources = []
+    for photo in load_sample_images().images:
+        height, width, _ = photo.shape
+        factor = size // min(height, width) + 1
+        sources.append(np.array(Image.fromarray(photo).resize((width * factor, height * factor))))
+    crops = []
+    for index in range(batch_size):
+        photo = sources[index % len(sources)]
+        top, left = (rng.integers(side - size) for side in photo.shape[:2])
+        crops.append(photo[top : top + size, left : left + size])
+    return np.stack(crops)
+
+
+def seconds_of(step: Step) -> float:
+    """The wall time of one call."""
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def option_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser of the options that every benchmark has."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--repetitions", type=int, default=7)
+    return parser
+
+
+def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse what can't be measured."""
+    for option, least in (("batch_size", 1), ("image_size", 32), ("repetitions", 1)):
+        if getattr(options, option) < least:
+            parser.error(f"--{option.replace('_', '-')} must be at least {least}")
+
+
+def on_gpu() -> bool:
+    """Whether JAX has a GPU; the peers then have to use it too."""
+    return jax.default_backend() == "gpu"
+
+
+def machine() -> dict[str, object]:
+    """What times depend on besides the code and the setting."""
+    return {
+        "hardware": hardware(),
+        "cores": len(os.sched_getaffinity(0)),
+        "versions": versions(),
+        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
+    }
+
+
+def hardware() -> str:
+    """The GPU's name, or the processor's model as Linux calls it."""
+    if on_gpu():
+        return jax.devices()[0].device_kind
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.machine())
+
+
+def versions() -> str:
+    """The versions of those packages that were imported."""
+    names = ("jax", "jaxlib", "torch", "keras", "onnxruntime")
+    found = {name: sys.modules[name].__version__ for name in names if name in sys.modules}
+    return ", ".join(f"{name} {version}" for name, version in found.items())

@@ -1,0 +1,94 @@
+"""ResNet-50's steps as a PyTorch user writes them: channels_last, autocast, fused SGD, compile."""
+
+import functools
+import re
+
+import torch
+
+from experiments import bench
+from tests.references.torch_resnet import TorchResNet
+from vtl.weights.preprocessing import TORCHVISION
+
+
+class Scorer(torch.nn.Module):
+    """uint8 images [B, H, W, 3] -> logits [B, C] float32, in autocast if `dtype` is bfloat16."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, dtype: str = "float32") -> None:
+        super().__init__()
+        network = TorchResNet(50, bench.NUM_CLASSES)
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.dtype = getattr(torch, dtype)
+        for name, values in (("mean", TORCHVISION.mean), ("std", TORCHVISION.std)):
+            self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalise the counts and run the network."""
+        # The permuted counts are channels_last as they lie.
+        x = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.network(x).float()
+
+
+def device() -> str:
+    """Where the steps run: where ours do."""
+    return "cuda" if bench.on_gpu() else "cpu"
+
+
+def finish() -> None:
+    """Wait for the device."""
+    if bench.on_gpu():
+        torch.cuda.synchronize()
+
+
+def set_tf32(allowed: bool) -> None:
+    """Let a GPU's float32 products be TF32, or not."""
+    if bench.on_gpu():
+        torch.set_float32_matmul_precision("high" if allowed else "highest")
+        torch.backends.cudnn.allow_tf32 = allowed
+
+
+def makers(setting: bench.Setting, *, compiled: bool = False) -> bench.Makers:
+    """Every step, eager or by `torch.compile`."""
+    set_tf32(setting.tf32)
+    torch.compiler.config.force_disable_caches = True  # the first call is to compile, as ours does
+    images = torch.tensor(setting.images, device=device())
+    labels = torch.tensor(setting.labels, device=device()).float()
+
+    def new_scorer() -> Scorer:
+        torch.compiler.reset()  # the step before this one is done with
+        return Scorer(setting.dtype).to(device()).eval()
+
+    def evaluation() -> bench.Step:
+        # For inference PyTorch advises to make constants of the weights; on a GPU users don't.
+        scorer, freezing = new_scorer(), not bench.on_gpu()
+        score = torch.compile(scorer, options={"freezing": freezing}) if compiled else scorer
+
+        def step() -> None:
+            with torch.inference_mode():
+                torch.sigmoid(score(images))
+            finish()
+
+        return step
+
+    def training(pattern: str, batch_norm: str) -> bench.Step:
+        scorer = new_scorer().train(batch_norm == "batch")
+        for name, parameter in scorer.network.named_parameters():
+            parameter.requires_grad = re.fullmatch(pattern, name) is not None
+        trainable = [p for p in scorer.parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(trainable, lr=1e-3, momentum=0.9, fused=True)
+        score = torch.compile(scorer) if compiled else scorer
+
+        def step() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            logits = score(images)
+            torch.nn.functional.binary_cross_entropy_with_logits(logits, labels).backward()
+            optimizer.step()
+            finish()
+
+        return step
+
+    regimes = {name: functools.partial(training, *of) for name, of in bench.REGIMES.items()}
+    return {bench.EVALUATION: evaluation, **regimes}
