@@ -48,18 +48,17 @@ def anonymous_mib(pid: int) -> float:
 
 
 def machine(*packages: str) -> dict[str, object]:
-    """What a measurement depends on besides the code, with the versions of `packages`."""
+    """What a measurement on the CPU depends on besides the code; the versions are of `packages`."""
     return {
-        "processor": processor(),
+        "hardware": processor(),
         "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in packages},
+        "versions": ", ".join(f"{name} {metadata.version(name)}" for name in packages),
         "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
     }
 
 
 def processor() -> str:
-    """The CPU's model name, or its architecture where the kernel doesn't tell."""
+    """The processor's model as Linux calls it, or its architecture where Linux doesn't tell."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.machine())

@@ -1,6 +1,8 @@
 import os
 import sys
 
+import numpy as np
+import PIL
 import pytest
 
 from experiments import processes
@@ -27,7 +29,7 @@ def test_a_process_that_is_gone_holds_nothing():
 
 
 def test_the_machine_names_processor_and_versions():
-    found = processes.machine("numpy")
-    assert found["processor"]
+    found = processes.machine("numpy", "pillow")
+    assert found["hardware"]
     assert found["cores"] >= 1
-    assert found["numpy"].count(".") == 2
+    assert found["versions"] == f"numpy {np.__version__}, pillow {PIL.__version__}"
