@@ -7,12 +7,12 @@ second is the same command with the same cache and another --workdir. Files that
 Python's among them, come from the system's page cache at both. Each start is a process of its own,
 stopped after its first step.
 
-By phase: `imports` until the first line is printed (Python's imports, labels, weights), `data`
-until the photos are decoded and the run directory is begun, `head` until the first state is there
-(by default from logistic regression on the frozen features), `first_step` with compilation and the
-saving of step 0. The real commands get 8 photos. The batches of the default are of 32 photos of 352
-pixels all the same, so most of its time is spent on pixels; in batches of 4 start-up is what is
-left. Writes experiments/startup.csv.
+By phase: `imports` until the first line is printed (Python's imports, labels, weights; the demo's
+scenes at a first start), `data` until the photos are decoded and the run directory is begun, `head`
+until the first state is there (by default from logistic regression on the frozen features),
+`first_step` with compilation and the saving of step 0. The real commands get 8 photos. The batches
+of the default are of 32 photos of 352 pixels all the same, so most of its time is spent on pixels;
+in batches of 4 start-up is what is left. Writes experiments/startup.csv.
 """
 
 import argparse
