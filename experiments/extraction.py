@@ -4,22 +4,21 @@
 
 Each repetition is a process of its own with an empty cache of photos, so that start-up, decoding
 and (but for the first of ours) no compilation count; the first is left out of the median. Memory is
-the peak of the anonymous resident memory of the process and its children, from /proc. Writes
+the peak of the anonymous resident memory of the process and its children. Writes
 experiments/extraction.csv.
 """
 
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 
 from experiments import grid
+from experiments.processes import machine, watch
 
 SIDE = 224
 
@@ -70,47 +69,11 @@ def main() -> None:
                 "ratio": round(float(np.median(rates[peer]) / np.median(rates["pytorch"])), 2),
                 "peak_anonymous_mib": round(max(peak for _, peak in runs)),
                 "largest_difference": f"{error:.1e}",
-                "cores": len(os.sched_getaffinity(0)),
-                "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
+                **machine("jax", "torch", "numpy", "pillow"),
             }
         )
         print("  ".join(f"{k} {v}" for k, v in rows[-1].items()))
     grid.write_csv(Path(__file__).with_suffix(".csv"), rows)
-
-
-def watch(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
-    """Run a command: its wall time in seconds and its peak anonymous memory in MiB."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    peak = 0.0
-    while process.poll() is None:
-        peak = max(peak, sum(anonymous_mib(pid) for pid in family(process.pid)))
-        time.sleep(0.1)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed")
-    return time.perf_counter() - start, peak
-
-
-def family(pid: int) -> list[int]:
-    """A process and all its descendants."""
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = task.read_text().split()
-        except OSError:
-            continue
-        found += [member for child in children for member in family(int(child))]
-    return found
-
-
-def anonymous_mib(pid: int) -> float:
-    """Anonymous resident memory of one process; 0 once it is gone."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0.0
-    lines = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-    return int(lines.get("RssAnon", "0").split()[0]) / 1024
 
 
 if __name__ == "__main__":
