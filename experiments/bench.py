@@ -3,21 +3,22 @@
 import argparse
 import dataclasses
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from experiments import processes
+
 # Read at JAX's first use of a GPU, of whose memory it would take three quarters from the peers.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 NUM_CLASSES = 20
+PACKAGES = ("jax", "jaxlib", "torch", "keras", "onnxruntime")
 EVALUATION = "evaluation"
 REGIMES: dict[str, tuple[str, str]] = {
     "training, everything, BatchNorm frozen": (".*", "frozen"),
@@ -116,26 +117,10 @@ def on_gpu() -> bool:
 
 def machine() -> dict[str, object]:
     """What times depend on besides the code and the setting."""
-    return {
-        "hardware": hardware(),
-        "cores": len(os.sched_getaffinity(0)),
-        "versions": versions(),
-        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
-    }
+    imported = [name for name in PACKAGES if name in sys.modules]
+    return processes.machine(*imported) | {"hardware": hardware()}
 
 
 def hardware() -> str:
-    """The GPU's name, or the processor's model as Linux calls it."""
-    if on_gpu():
-        return jax.devices()[0].device_kind
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.machine())
-
-
-def versions() -> str:
-    """The versions of those packages that were imported."""
-    names = ("jax", "jaxlib", "torch", "keras", "onnxruntime")
-    found = {name: sys.modules[name].__version__ for name in names if name in sys.modules}
-    return ", ".join(f"{name} {version}" for name, version in found.items())
+    """The GPU's name, or the processor's."""
+    return jax.devices()[0].device_kind if on_gpu() else processes.processor()

@@ -53,7 +53,8 @@ def our_makers(setting: bench.Setting) -> bench.Makers:
     init = jax.jit(lambda: model.init(jax.random.key(0), blank, live_norms=()))
 
     def evaluation() -> bench.Step:
-        variables, eval_step = init(), steps.make_eval_step(model, preprocessing, mesh)
+        variables = jax.device_put(init(), replicated(mesh))
+        eval_step = steps.make_eval_step(model, preprocessing, mesh)
 
         def step() -> None:
             jax.block_until_ready(eval_step(variables, images))
