@@ -1,9 +1,11 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax import traverse_util
 
-from vtl.models.resnet import ResNet
+from vtl.models.resnet import ResNet, max_pool
 
 
 @pytest.mark.parametrize(("depth", "last"), [(18, "bn2"), (50, "bn3")])
@@ -19,3 +21,18 @@ def test_a_new_block_adds_nothing(depth, last):
     }
     for path, scale in scales.items():
         np.testing.assert_array_equal(scale, 0.0 if f"/{last}/" in path else 1.0, err_msg=path)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (7, 8), (9, 9), (12, 10)])
+def test_the_pool_is_a_max_pool_with_its_gradient(size, dtype):
+    """After a ReLU, where whole windows are zero and one of the equals takes the gradient."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(np.maximum(rng.normal(size=(2, *size, 3)), 0), dtype)
+    want, want_gradient = jax.vjp(
+        lambda x: nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1))), x
+    )
+    got, got_gradient = jax.vjp(max_pool, x)
+    np.testing.assert_array_equal(got, want)
+    gradient = jnp.asarray(rng.integers(-8, 8, want.shape), dtype)
+    np.testing.assert_array_equal(got_gradient(gradient)[0], want_gradient(gradient)[0])

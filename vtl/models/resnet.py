@@ -131,14 +131,25 @@ def conv_norm(x: jax.Array, conv: Conv, norm: BatchNorm, live_norms: Container[s
 def max_pool(x: jax.Array) -> jax.Array:
     """3x3 max-pool of stride 2 and padding 1: [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), C].
 
-    The maximum of nine strided slices: XLA's gradient of a reduce-window is five times slower.
+    Of rows first and then of columns, as the larger of an even one and its two neighbours: on a CPU
+    four times as fast, with its gradient, as the maximum of nine strided slices, and that was five
+    times as fast as a reduce-window.
     """
-    height, width = (x.shape[1] + 1) // 2, (x.shape[2] + 1) // 2
-    padded = jnp.pad(x, ((0, 0), (1, 2), (1, 2), (0, 0)), constant_values=-jnp.inf)
-    slices = [
-        padded[:, i : i + 2 * height : 2, j : j + 2 * width : 2] for i in range(3) for j in range(3)
-    ]
-    return functools.reduce(jnp.maximum, slices)
+    lowest = jnp.array(-jnp.inf, x.dtype)
+    for axis in (1, 2):
+        before, size = x.shape[:axis], x.shape[axis]
+        x = lax.pad(x, lowest, [(0, size % 2 if a == axis else 0, 0) for a in range(4)])
+        pairs = x.reshape(*before, (size + 1) // 2, 2, *x.shape[axis + 1 :])
+        even, odd = (jnp.squeeze(part, axis + 1) for part in jnp.split(pairs, 2, axis + 1))
+        # The odd row before each even one: one further down, the last is dropped.
+        last = lax.pad(odd, lowest, [(1, -1, 0) if a == axis else (0, 0, 0) for a in range(4)])
+        x = functools.reduce(_larger, (last, even, odd))
+    return x
+
+
+def _larger(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The maximum; of equals the gradient goes to the first, as in torch."""
+    return jnp.where(a >= b, a, b)
 
 
 class Block(nn.Module):
