@@ -41,12 +41,12 @@ def make(root, names, *, lang="en", output="report.html"):
 
 
 def prose(root, names, lang="en"):
-    """The answers' sentences, without markup."""
+    """The answers' sentences, without markup and with plain spaces."""
     found, _ = runs.read_all([root / name for name in names])
     data_sets = compare.by_data_set(found)
     answers = all_answers(found, data_sets[0] if data_sets else None, Language(lang))
     text = "\n".join(f"{a.question}\n" + "\n".join(a.paragraphs) for a in answers)
-    return re.sub(r"<[^>]*>", "", text)
+    return re.sub(r"<[^>]*>", "", text).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_every_section_is_there_and_nothing_is_fetched(given):
@@ -157,7 +157,7 @@ def fields_of(words):
 def test_french_has_its_own_numbers_and_the_same_keys(given):
     _, html = make(given, NAMES, lang="fr", output="rapport.html")
     assert '<html lang="fr">' in html
-    assert re.search(r"mAP \d+,\d \[\d+,\d; \d+,\d\]", html)
+    assert re.search(r"mAP \d+,\d \[\d+,\d\s; \d+,\d\]", html)
     text = prose(given, NAMES, "fr")
     assert re.search(r"finetune est meilleure que probe : \+\d+,\d points", text)
     english, french = LANGUAGES["en"], LANGUAGES["fr"]

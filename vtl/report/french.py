@@ -44,7 +44,7 @@ WORDS = {
     "regime_head": "tête",
     "regime_partial": "une partie",
     "regime_full": "tout",
-    "regime_scratch": "tout, au hasard",
+    "regime_scratch": "tout, de poids aléatoires",
     "no_weights": "aucun",
     "published": "Publié, pour comparaison",
     "published_note": "Réseaux ImageNet supervisés sur VOC2007, entraînés sur trainval et testés "
@@ -197,11 +197,11 @@ WORDS = {
     "conclusion_best": "Des exécutions données, <strong>{run}</strong> a le plus haut mAP sur "
     "{split}.",
     "conclusion_pretraining_better": "Le préentraînement paie : {points} points {interval} "
-    "au-dessus de l’exécution partie du hasard.",
+    "au-dessus de l’exécution partie de poids aléatoires.",
     "conclusion_pretraining_tie": "Si le préentraînement paie reste ouvert : {points} points "
-    "{interval} par rapport à l’exécution partie du hasard.",
+    "{interval} par rapport à l’exécution partie de poids aléatoires.",
     "conclusion_pretraining_worse": "Le préentraînement ne paie pas ici : {points} points "
-    "{interval} par rapport à l’exécution partie du hasard.",
+    "{interval} par rapport à l’exécution partie de poids aléatoires.",
     # Trust.
     "warnings": "Avertissements",
     "no_warnings": "Aucune des vérifications n’a rien trouvé.",

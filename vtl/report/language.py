@@ -1,5 +1,6 @@
 """The page's words in one language, and how that language writes numbers."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from vtl.report.french import WORDS as FRENCH
 
 LANGUAGES = {"en": ENGLISH, "fr": FRENCH}
 MINUS = "\N{MINUS SIGN}"
-THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
+SPACE, THIN_SPACE = "\N{NO-BREAK SPACE}", "\N{NARROW NO-BREAK SPACE}"
 
 
 class Language:
@@ -19,7 +20,10 @@ class Language:
     def __init__(self, code: str):
         """`code` is one of LANGUAGES."""
         self.code = code
-        self._words = LANGUAGES[code]
+        # What a line must not begin with stays at the word before it.
+        self._words = {
+            key: re.sub(" (?=[:;?!%])", SPACE, words) for key, words in LANGUAGES[code].items()
+        }
 
     def __call__(self, key: str, **values: Any) -> Markup:
         """The words of `key`; `values` are escaped, the words may hold HTML."""
@@ -53,7 +57,8 @@ class Language:
 
     def bracketed(self, value: str, low: str, high: str) -> str:
         """`3.1 [2.8, 3.4]`; French separates by a semicolon."""
-        return f"{value} [{low}{'; ' if self.code == 'fr' else ', '}{high}]"
+        separator = f"{SPACE}; " if self.code == "fr" else ", "
+        return f"{value} [{low}{separator}{high}]"
 
     def seconds(self, seconds: float) -> str:
         """`2 h 05 min`, `3 min 20 s` or `41 s`."""
