@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import shutil
@@ -7,10 +8,11 @@ import sys
 
 import numpy as np
 import pytest
+from sklearn.metrics import precision_recall_curve
 
-from tests.report.synthetic import noisy_scores, write_run, write_study
+from tests.report.synthetic import labels_of, noisy_scores, write_run, write_study
 from vtl.report import __main__ as command
-from vtl.report import compare, page, runs
+from vtl.report import compare, figures, page, runs
 from vtl.report.answers import all_answers
 from vtl.report.language import LANGUAGES, Language
 
@@ -44,7 +46,8 @@ def prose(root, names, lang="en"):
     """The answers' sentences, without markup and with plain spaces."""
     found, _ = runs.read_all([root / name for name in names])
     data_sets = compare.by_data_set(found)
-    answers = all_answers(found, data_sets[0] if data_sets else None, Language(lang))
+    styles = figures.strokes(run.name for run in found)
+    answers = all_answers(found, data_sets[0] if data_sets else None, styles, Language(lang))
     text = "\n".join(f"{a.question}\n" + "\n".join(a.paragraphs) for a in answers)
     return re.sub(r"<[^>]*>", "", text).replace("\N{NO-BREAK SPACE}", " ")
 
@@ -79,7 +82,7 @@ def test_the_answers_say_what_the_numbers_say(given):
     assert re.search(r"Perceptron, to 97 %: ReLU took 2\.0 \[[^]]*\] epochs and sigmoid 6\.0", text)
     assert re.search(r"finetune is better than probe: \+\d", text)
     assert "head and probe are tied: +0.0 points [+0.0, +0.0]" in text
-    assert re.search(r"Pretraining pays: \+\d", text)
+    assert re.search(r"Pretraining pays: compared with scratch, .* finetune has \+\d", text)
     assert "finetune has the highest mAP on test" in text
 
 
@@ -118,16 +121,46 @@ def test_the_study_is_told_as_it_came_out(tmp_path, times, expected):
     assert expected in prose(tmp_path, ("relu",))
 
 
+@pytest.mark.parametrize(
+    ("sigmoid", "relu", "is_told"),
+    [(6.0, 2.0, True), (2.0, 6.0, False), (2.0, 2.0, False), (None, None, False)],
+)
+def test_the_reason_is_given_where_it_shows(tmp_path, sigmoid, relu, is_told):
+    write_study(tmp_path / "relu", {"perceptron": {"sigmoid": [sigmoid] * 5, "relu": [relu] * 5}})
+    text = prose(tmp_path, ("relu",))
+    assert ("Why, in Perceptron" in text) == is_told
+    assert ("these runs do not show it" in text) != is_told
+
+
+def test_what_cannot_be_told_from_the_best_is_named_beside_it(given, tmp_path):
+    for name in ("probe", "same"):
+        shutil.copytree(given / "probe", tmp_path / name)
+    _, html = make(tmp_path, ("probe", "same"))
+    assert re.search("; same can.t be told from it", re.sub(r"<[^>]*>", "", html))
+    _, html = make(tmp_path, ("probe",))
+    assert "On pets, probe has an mAP of" in re.sub(r"<[^>]*>", "", html)
+
+
+def test_scores_that_are_no_probabilities_are_not_worked_out(given, tmp_path):
+    labels = {role: labels_of(role) for role in ("train", "test")}
+    logits = {role: 4 * noisy_scores(of, 1.0) - 2 for role, of in labels.items()}
+    write_run(tmp_path / "run", "full", labels=labels, scores=logits)
+    text = prose(tmp_path, ("run",))
+    assert "The 4 terms are averaged" in text
+    assert "terms sum to" not in text
+
+
 def test_pretraining_that_does_not_pay(tmp_path):
     write_run(tmp_path / "finetune", "full", noise=9.0)
     write_run(tmp_path / "scratch", "scratch", noise=1.0)
     text = prose(tmp_path, ("finetune", "scratch"))
-    assert re.search("Pretraining does not pay here: \N{MINUS SIGN}[0-9]", text)
+    assert re.search("Pretraining did not pay for finetune: .* has \N{MINUS SIGN}[0-9]", text)
 
 
 def test_binary_cross_entropy_is_that_of_the_photo(given):
     found, _ = runs.read_all([given / "finetune"])
-    answer = all_answers(found, compare.by_data_set(found)[0], Language("en"))[2]
+    styles = figures.strokes(run.name for run in found)
+    answer = all_answers(found, compare.by_data_set(found)[0], styles, Language("en"))[2]
     terms = [row[3].value for row in answer.table.rows]
     labels = np.array([row[1].value for row in answer.table.rows])
     scores = np.array([row[2].value for row in answer.table.rows])
@@ -140,14 +173,14 @@ def test_binary_cross_entropy_is_that_of_the_photo(given):
     [
         ("relu", "configs/relu_study.py"),
         ("probe", "configs/linear_probe.py"),
-        ("head", "configs/finetune.py:head"),
+        ("head", "configs/finetune.py:head --workdir=runs/head --config.weights=tiny"),
         ("finetune", "configs/finetune.py --workdir=runs/finetune --config.weights=tiny"),
     ],
 )
 def test_a_missing_run_is_named_by_its_command(given, left_out, expected):
     _, html = make(given, [name for name in NAMES if name != left_out])
     assert expected in html
-    assert "No such run was given" in html
+    assert "Such a run is missing here" in html
 
 
 def fields_of(words):
@@ -175,8 +208,18 @@ def test_runs_of_other_photos_or_classes_are_compared_apart(given, tmp_path, cap
     status, html = make(tmp_path, ("probe", "birds"))
     assert status == 0
     assert "birds: other photos or classes than probe, compared apart" in capsys.readouterr().err
-    assert html.count("★") == 2
+    assert "Answered from the runs on" in html
     assert "birds is better" not in re.sub(r"<[^>]*>", "", html)
+
+
+def test_runs_on_photos_of_other_ids_are_compared_apart(given):
+    found, _ = runs.read_all([given / "probe", given / "head"])
+    (data_set,) = compare.by_data_set(found)
+    assert data_set.runs == found
+    ids = found[1].shown.ids
+    renamed = {"test": dataclasses.replace(found[1].shown, ids=np.char.add(ids, "x"))}
+    found[1] = dataclasses.replace(found[1], scores=renamed)
+    assert len(compare.by_data_set(found)) == 2
 
 
 def test_bad_directories_get_a_line_each_and_the_page_is_made(given, tmp_path, capsys):
@@ -201,6 +244,59 @@ def test_bad_directories_get_a_line_each_and_the_page_is_made(given, tmp_path, c
         assert words in line
     assert "Left out:" in html
     assert "probe" in html
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("results.json", "loss", {"train": None, "test": 0.1}),
+        ("results.json", "seconds", {"train": None}),
+        ("results.json", "map", [1]),
+        ("results.json", "map", {"test": {"lab": float("nan")}}),
+        ("results.json", "classes", ["a", "b", "c", "d"]),
+        ("results.json", "classes", None),
+        ("results.json", "positives", {"train": None, "test": None}),
+        ("config.json", "optim", {}),
+    ],
+)
+def test_what_other_hands_edited_is_left_out(given, tmp_path, capsys, file, key, value):
+    shutil.copytree(given / "finetune", tmp_path / "run")
+    shutil.copytree(given / "probe", tmp_path / "probe")
+    path = tmp_path / "run" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    status, html = make(tmp_path, ("run", "probe"))
+    assert status == 1
+    assert html
+    line = capsys.readouterr().err
+    assert re.search(r"run.*(is damaged|lacks|NaN is no JSON number)", line), line
+
+
+def test_a_curve_has_a_gap_where_a_value_is_null_and_lines_must_be_objects(given, tmp_path):
+    shutil.copytree(given / "finetune", tmp_path / "run")
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 21, "epoch": 2.1, "loss": null}\n')
+    assert make(tmp_path, ("run",))[0] == 0
+    path.write_text("3\n")
+    assert make(tmp_path, ("run",))[0] == 1
+
+
+def test_names_that_look_like_formulae_are_only_names(tmp_path):
+    write_run(tmp_path / "run", "full", classes=("US$ 5 \\frac{", "$\\badcmd$", "c", "d"))
+    status, html = make(tmp_path, ("run",))
+    assert (status, "$\\badcmd$" in html) == (0, True)
+
+
+def test_precision_recall_keeps_its_shape_for_a_rare_class():
+    rng = np.random.default_rng(0)
+    labels = np.zeros(5000, int)
+    labels[:100] = 1
+    precision, recall, _ = precision_recall_curve(labels, labels + rng.normal(size=5000))
+    rows = figures.evenly(recall, 60)
+    assert len(rows) <= 120
+    drawn = np.interp(recall[::-1], recall[rows][::-1], precision[rows][::-1])
+    # Where recall falls there is a jump; between jumps the drawn line must be near.
+    assert np.median(np.abs(drawn - precision[::-1])) < 0.01
+    assert np.quantile(np.abs(drawn - precision[::-1]), 0.99) < 0.05
 
 
 def test_no_run_at_all_writes_nothing(tmp_path, capsys):
@@ -251,5 +347,5 @@ def test_as_a_command(given, tmp_path):
         [sys.executable, "-m", "vtl.report", *options], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("1 runs: ")
+    assert done.stdout.startswith("1 run: ")
     assert target.exists()

@@ -127,6 +127,22 @@ def test_selection_on_test(tmp_path):
     assert warnings_of(path) == {"warn_selected_on_test": {"split": "test"}}
 
 
+def test_a_probe_is_selected_on_test_by_its_own_splits(tmp_path):
+    splits = {"train_split": "test", "test_split": "test"}
+    path = write_run(tmp_path / "run", "probe", config=splits)
+    assert warnings_of(path)["warn_selected_on_test"] == {"split": "test"}
+
+
+def test_without_a_test_split_the_map_is_of_what_was_trained_on(tmp_path):
+    labels = {"train": labels_of("train")}
+    for name in ("run", "other"):
+        write_run(tmp_path / name, "probe", labels=labels)
+    assert "warn_only_train" in warnings_of(tmp_path / "run")
+    both, _ = runs.read_all([tmp_path / "run", tmp_path / "other"])
+    (data_set,) = compare.by_data_set(both)
+    assert "warn_best_on_test" not in told(trust.of_comparison(data_set))
+
+
 def test_runs_that_are_hard_to_compare(sound, tmp_path):
     weights = {"name": "other", "sha256": "cd" * 32, "preprocessing": {}}
     write_run(tmp_path / "other", "probe", results={"weights": weights})

@@ -8,6 +8,7 @@ is made from the others; the exit status is then 1.
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--lang", choices=LANGUAGES, default="en", help="the page's language")
     options = parser.parse_args(arguments)
 
-    paths = list(dict.fromkeys(path.absolute() for path in options.runs))
+    paths = [Path(path) for path in dict.fromkeys(map(os.path.abspath, options.runs))]
     found, refused = runs.read_all(paths)
     for line in refused:
         _complain(line)
@@ -37,15 +38,17 @@ def main(arguments: list[str] | None = None) -> int:
         names = ", ".join(run.name for run in data_set.runs)
         first = data_sets[0].first.name
         _complain(f"{names}: other photos or classes than {first}, compared apart")
-    command = " ".join(["python -m vtl.report", *map(str, options.runs), f"-o {options.output}"])
-    command += f" --lang {options.lang}" if options.lang != "en" else ""
+    given = [*map(str, options.runs), "-o", str(options.output)]
+    given += ["--lang", options.lang] if options.lang != "en" else []
+    command = f"python -m vtl.report {shlex.join(given)}"
     html = page.make(found, refused, command, Language(options.lang))
     try:
         _write(options.output, html)
     except OSError as error:
         _complain(f"cannot write {options.output}: {error.strerror}")
         return 1
-    print(f"{len(found)} runs: {options.output} ({len(html.encode()) / 1e6:.1f} MB)")
+    runs_found = f"{len(found)} run{'s' if found[1:] else ''}"
+    print(f"{runs_found}: {options.output} ({len(html.encode()) / 1e6:.1f} MB)")
     return 1 if refused else 0
 
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,17 @@ from markupsafe import Markup
 from vtl.evaluation import convergence
 from vtl.evaluation.conclusion import NETWORK_TITLES, Protocol, format_epochs, title
 from vtl.report import figures, photos
-from vtl.report.compare import PROTOCOL, DataSet, Difference
+from vtl.report.compare import PROTOCOL, DataSet, Difference, difference
 from vtl.report.language import Language
 from vtl.report.runs import Run
 from vtl.report.tables import Cell, Table
+
+DEMO_HEAD = (
+    '--config.head=zeros --config.optim.rules=\'(("fc/.*", 1.0), (".*", None))\' '
+    "--config.optim.learning_rate=0.1 --config.optim.momentum=0.0 --config.optim.schedule=constant "
+    "--config.num_epochs=20 --config.data.difficult=negative"
+)
+"""What makes of the demo's fine-tuning what its linear probe does, on photos."""
 
 
 @dataclasses.dataclass
@@ -30,7 +38,12 @@ class Answer:
     table: Table | None = None
 
 
-def all_answers(runs: Sequence[Run], data_set: DataSet | None, language: Language) -> list[Answer]:
+def all_answers(
+    runs: Sequence[Run],
+    data_set: DataSet | None,
+    styles: Mapping[str, figures.Stroke],
+    language: Language,
+) -> list[Answer]:
     """The questions in the lab's order, then the conclusion; `data_set` is what the page is on."""
     study = next((run for run in runs if run.task == "relu_study"), None)
     one = _OnePhoto.of(data_set) if data_set else None
@@ -39,8 +52,8 @@ def all_answers(runs: Sequence[Run], data_set: DataSet | None, language: Languag
         _sigmoid(data_set, one, language),
         _cross_entropy(data_set, one, language),
         _freezing(data_set, language),
-        _mean_ap(data_set, ("probe",), "probe", language),
-        _mean_ap(data_set, ("full", "partial"), "finetuning", language),
+        _mean_ap(data_set, ("probe",), "probe", styles, language),
+        _mean_ap(data_set, ("full", "partial"), "finetuning", styles, language),
     ]
     return [*answers, _conclusion(study, data_set, language)]
 
@@ -68,14 +81,14 @@ def study_sentences(study: Run, language: Language) -> list[Markup]:
     threshold = study.config["main_threshold"]
     sentences = []
     for network, of in study.results["networks"].items():
-        protocol = Protocol(of["num_epochs"], study.config["num_resamples"], study.results["seed"])
+        protocol = _protocol(study, network)
         times = {
             activation: _times(found, threshold) for activation, found in of["activations"].items()
         }
         first, *others = times
         for other in others:
             found = compare_times((first, other), times, protocol, language)
-            goal = f"{100 * threshold:g} %"
+            goal = f"{language.decimal(f'{100 * threshold:g}')} %"
             sentences.append(
                 language("on_network", network=NETWORK_TITLES[network], goal=goal, found=found)
             )
@@ -104,7 +117,11 @@ def compare_times(
     (fast, fast_times), (slow, slow_times) = sorted(
         ran, key=lambda pair: convergence.median(pair[1])
     )
-    values = {"fast": title(fast), "slow": title(slow), "epochs": f"{protocol.num_epochs:g}"}
+    values = {
+        "fast": title(fast),
+        "slow": title(slow),
+        "epochs": language.decimal(f"{protocol.num_epochs:g}"),
+    }
     if math.isinf(convergence.median(fast_times)):
         return language("study_neither", **values)
     num_epochs, *bootstrap = protocol
@@ -130,15 +147,27 @@ def _ratio(ratio: convergence.Ratio, language: Language) -> str:
 
 
 def _why(study: Run, language: Language) -> list[Markup]:
-    """The first layer's gradients and the idle units of each network."""
-    sentences = [language("study_why")]
+    """The usual reason, where it shows; the first layer's gradients and idle units."""
+    shown: list[str] = []
+    not_shown: list[str] = []
+    for network in study.results["networks"]:
+        is_slow = _is_slower(study, network, "sigmoid", "relu")
+        if is_slow is not None:
+            (shown if is_slow else not_shown).append(NETWORK_TITLES[network])
+    sentences = [
+        language(key, networks=language.listing(names))
+        for key, names in (("study_why", shown), ("study_why_not", not_shown))
+        if names
+    ]
     for network, of in study.results["networks"].items():
         gradients, idle, layer = [], [], ""
         for activation, found in of["activations"].items():
             if found["status"] == "diverged":
                 continue
             layer, norm = _first_gradient(study, network, activation)
-            gradients.append(f"{title(activation)} {language.number(norm, 3)}")
+            rate = language.decimal(f"{found['learning_rate']:g}")
+            with_rate = language("study_at_rate", rate=rate)
+            gradients.append(f"{title(activation)} {language.number(norm, 3)} {with_rate}")
             for kind in ("saturated", "dead"):
                 if found[kind]:
                     share = language.percent(max(found[kind].values()))
@@ -148,6 +177,25 @@ def _why(study: Run, language: Language) -> list[Markup]:
                 values = {"network": NETWORK_TITLES[network], "layer": layer}
                 sentences.append(language(key, found=language.listing(listed), **values))
     return sentences
+
+
+def _is_slower(study: Run, network: str, slow: str, fast: str) -> bool | None:
+    """Whether one activation took more epochs than another, by its interval; None: not compared."""
+    activations = study.results["networks"][network]["activations"]
+    if not {slow, fast} <= activations.keys():
+        return None
+    threshold = study.config["main_threshold"]
+    slow_times, fast_times = (_times(activations[name], threshold) for name in (slow, fast))
+    if slow_times is None or fast_times is None or len(fast_times) == 1:
+        return None
+    if math.isinf(convergence.median(fast_times)):
+        return False
+    return convergence.ratio_estimate(slow_times, fast_times, *_protocol(study, network)).low > 1
+
+
+def _protocol(study: Run, network: str) -> Protocol:
+    of = study.results["networks"][network]
+    return Protocol(of["num_epochs"], study.config["num_resamples"], study.results["seed"])
 
 
 def _first_gradient(study: Run, network: str, activation: str) -> tuple[str, float]:
@@ -175,8 +223,11 @@ class _OnePhoto:
     thumbnail: str
 
     @staticmethod
-    def of(data_set: DataSet) -> "_OnePhoto":
+    def of(data_set: DataSet) -> "_OnePhoto | None":
+        """None where the scores are no probabilities, and there is nothing to work out."""
         run = next((run for run in (data_set.best, *data_set.runs) if run.gallery), data_set.best)
+        if run.shown.scores.min() < 0 or run.shown.scores.max() > 1:
+            return None
         if run.gallery:
             labels = run.gallery["labels"]
             row = int(labels.sum(axis=1).argmax())
@@ -199,7 +250,7 @@ class _OnePhoto:
 
 def _sigmoid(data_set: DataSet | None, one: _OnePhoto | None, language: Language) -> Answer:
     answer = Answer(language("q_sigmoid"))
-    if data_set is None or one is None:
+    if data_set is None:
         answer.commands = list(_commands(None, "finetuning"))
         return answer
     counts = data_set.first.shown.labels.sum(axis=1)
@@ -213,6 +264,8 @@ def _sigmoid(data_set: DataSet | None, one: _OnePhoto | None, language: Language
             most=int(counts.max()),
         )
     )
+    if one is None:
+        return answer
     logits = _logits(one.scores)
     softmax = np.exp(logits - logits.max())
     softmax /= softmax.sum()
@@ -239,20 +292,23 @@ def _logits(scores: np.ndarray) -> np.ndarray:
 
 def _cross_entropy(data_set: DataSet | None, one: _OnePhoto | None, language: Language) -> Answer:
     answer = Answer(language("q_cross_entropy"))
-    if data_set is None or one is None:
+    if data_set is None:
         answer.commands = list(_commands(None, "finetuning"))
+        return answer
+    num_classes = len(data_set.first.classes)
+    answer.paragraphs.append(language("bce_formula", num_classes=num_classes))
+    if one is None:
         return answer
     given = np.clip(np.where(one.labels == 1, one.scores, 1 - one.scores), 1e-7, 1 - 1e-7)
     terms = -np.log(given.astype(np.float64))
     worst = int(terms.argmax())
-    answer.paragraphs.append(language("bce_formula", num_classes=len(terms)))
     answer.paragraphs.append(
         language(
             "bce_one",
             photo=one.name,
             total=language.number(float(terms.sum()), 3),
             mean=language.number(float(terms.mean()), 4),
-            num_classes=len(terms),
+            num_classes=num_classes,
             worst=one.run.classes[worst],
             worst_term=language.number(float(terms[worst]), 3),
             split=one.run.role,
@@ -275,10 +331,11 @@ def _freezing(data_set: DataSet | None, language: Language) -> Answer:
     head = data_set.of_regime("head") if data_set else None
     probe = data_set.of_regime("probe") if data_set else None
     if data_set and head and probe:
-        found = data_set.difference(head, probe)
+        found = difference(head, probe)
         answer.paragraphs.append(verdict(head, probe, found, language))
         if found:
-            answer.paragraphs.append(language(f"freezing_{found.verdict}"))
+            agree = "tie" if found.verdict == "tie" else "differ"
+            answer.paragraphs.append(language(f"freezing_{agree}"))
             label = f"{head.name} – {probe.name}"
             title = language("figure_differences", protocol=PROTOCOL)
             answer.figures.append(figures.differences([(label, *found)], title, language))
@@ -289,7 +346,11 @@ def _freezing(data_set: DataSet | None, language: Language) -> Answer:
 
 
 def _mean_ap(
-    data_set: DataSet | None, regimes: tuple[str, ...], question: str, language: Language
+    data_set: DataSet | None,
+    regimes: tuple[str, ...],
+    question: str,
+    styles: Mapping[str, figures.Stroke],
+    language: Language,
 ) -> Answer:
     answer = Answer(language(f"q_{question}"))
     run = data_set.of_regime(*regimes) if data_set else None
@@ -299,8 +360,7 @@ def _mean_ap(
     answer.paragraphs.append(mean_ap_sentence(run, language))
     probe = data_set.of_regime("probe")
     if question == "finetuning" and probe:
-        answer.paragraphs.append(verdict(run, probe, data_set.difference(run, probe), language))
-    styles = figures.strokes([run.name])
+        answer.paragraphs.append(verdict(run, probe, difference(run, probe), language))
     ap = {name: value or 0.0 for name, value in run.of_shown("ap")[PROTOCOL].items()}
     classes = sorted(run.classes, key=lambda name: -ap[name])
     answer.figures.append(figures.class_precisions(DataSet([run]), styles, classes, language))
@@ -351,22 +411,25 @@ def _conclusion(study: Run | None, data_set: DataSet | None, language: Language)
     if data_set is None:
         return answer
     best = data_set.best
-    answer.paragraphs.append(language("conclusion_best", run=best.name, split=best.role))
+    name = language.data_set(data_set.name)
+    answer.paragraphs.append(language("conclusion_best", name=name, run=best.name, split=best.role))
     rows = []
     for run in data_set.runs:
-        found = None if run is best else data_set.difference(best, run)
+        found = None if run is best else difference(best, run)
         if found:
             answer.paragraphs.append(verdict(best, run, found, language))
             rows.append((f"{best.name} – {run.name}", *found))
     scratch = data_set.of_regime("scratch")
-    pretrained = data_set.of_regime("full", "partial", "head", "probe")
+    tried = (data_set.of_regime(regime) for regime in ("full", "partial", "head", "probe"))
+    pretrained = next(filter(None, tried), None)
     if scratch and pretrained:
-        worth = data_set.difference(pretrained, scratch)
+        worth = difference(pretrained, scratch)
         if worth:
             points = language.percent(worth.value, signed=True)
             interval = language.interval(worth[1:], signed=True)
             key = f"conclusion_pretraining_{worth.verdict}"
-            answer.paragraphs.append(language(key, points=points, interval=interval))
+            names = {"run": pretrained.name, "scratch": scratch.name}
+            answer.paragraphs.append(language(key, points=points, interval=interval, **names))
     if rows:
         title = language("figure_differences", protocol=PROTOCOL)
         answer.figures.append(figures.differences(rows, title, language))
@@ -375,43 +438,53 @@ def _conclusion(study: Run | None, data_set: DataSet | None, language: Language)
 
 def _commands(data_set: DataSet | None, what: str) -> list[str]:
     """What makes the run that is missing, on the data of the runs at hand."""
+    main = "python -m vtl.main --config=configs"
     if data_set is not None and data_set.name == "demo":
-        head = "--config.head=zeros \"--config.optim.rules=(('fc/.*', 1.0), ('.*', None))\""
         return {
-            "probe": [
-                "python -m vtl.main --config=configs/deep_features.py:demo",
-                "python -m vtl.main --config=configs/linear_probe.py:demo",
-            ],
-            "head": [
-                f"python -m vtl.main --config=configs/finetune.py:demo --workdir=runs/head {head}"
-            ],
-            "finetuning": ["python -m vtl.main --config=configs/finetune.py:demo"],
+            "probe": [f"{main}/deep_features.py:demo", f"{main}/linear_probe.py:demo"],
+            "head": [f"{main}/finetune.py:demo --workdir=runs/head {DEMO_HEAD}"],
+            "finetuning": [f"{main}/finetune.py:demo"],
         }[what]
-    root, weights = _common(data_set)
+    common, splits, features = "", "", "DF_ResNet50_VOC2007.npz"
+    if data_set is not None:
+        common, splits, features = _common(data_set)
     return {
         "probe": [
-            f"python -m vtl.main --config=configs/deep_features.py --workdir=runs/features{root}"
-            f"{weights}",
-            "python -m vtl.main --config=configs/linear_probe.py --workdir=runs/probe "
-            "--config.features=runs/features/DF_ResNet50_VOC2007.npz",
+            f"{main}/deep_features.py --workdir=runs/features{common}",
+            f"{main}/linear_probe.py --workdir=runs/probe "
+            f"--config.features=runs/features/{features}{splits}",
         ],
-        "head": [
-            f"python -m vtl.main --config=configs/finetune.py:head --workdir=runs/head{root}"
-            f"{weights}"
-        ],
-        "finetuning": [
-            f"python -m vtl.main --config=configs/finetune.py --workdir=runs/finetune{root}"
-            f"{weights}"
-        ],
+        "head": [f"{main}/finetune.py:head --workdir=runs/head{common}"],
+        "finetuning": [f"{main}/finetune.py --workdir=runs/finetune{common}"],
     }[what]
 
 
-def _common(data_set: DataSet | None) -> tuple[str, str]:
-    """The options of the other runs that a missing one needs as well: data and weights."""
-    root = weights = ""
-    for run in data_set.runs if data_set else ():
-        given = run.config.get("data", {}).get("root")
-        root = root or (f" --config.data.root={given}" if given else "")
-        own = run.results.get("weights")
-        weights = weights or (f" --config.weights={own['name']}" if own else "")
-    return root, weights
+def _common(data_set: DataSet) -> tuple[str, str, str]:
+    """What a missing run needs of the others, as options: data and weights; of a probe, splits.
+
+    Then the name of the file of its features.
+    """
+    name, depth = data_set.name or "voc2007", 50
+    options: dict[str, str] = {}
+    splits: dict[str, str] = {}
+    for run in data_set.runs:
+        given = {
+            "data.root": run.config.get("data", {}).get("root"),
+            "weights": (run.results.get("weights") or {}).get("name"),
+        }
+        options |= {key: value for key, value in given.items() if value and key not in options}
+        found = (run.results.get("data") or {}).get("splits", {})
+        splits |= {
+            f"{role}_split": found[role]
+            for role, usual in (("train", "trainval"), ("test", "test"))
+            if found.get(role, usual) != usual
+        }
+        depth = run.config.get("model", {}).get("depth", depth)
+    options |= {f"data.{key}": value for key, value in splits.items()}
+    if name != "voc2007":
+        options["data.name"] = name
+    return _written(options), _written(splits), f"DF_ResNet{depth}_{name.upper()}.npz"
+
+
+def _written(options: Mapping[str, str]) -> str:
+    return "".join(f" --config.{key}={shlex.quote(value)}" for key, value in options.items())

@@ -1,6 +1,7 @@
 """Runs on the same photos, set side by side."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -98,9 +99,9 @@ class DataSet:
         return self.runs[0]
 
     @property
-    def name(self) -> str:
+    def name(self) -> str | None:
         """The data set, as the first config that names it calls it."""
-        return next((run.data_name for run in self.runs if run.data_name), "?")
+        return next((run.data_name for run in self.runs if run.data_name), None)
 
     @property
     def best(self) -> Run:
@@ -121,22 +122,30 @@ class DataSet:
         )
         return PUBLISHED if is_voc2007 else ()
 
-    def difference(self, run: Run, other: Run) -> Difference | None:
-        """The paired difference; None where no class has a positive."""
-        if run.of_shown("map")[PROTOCOL] is None:
-            return None
-        shown = run.shown
-        return Difference(
-            *metrics.paired_difference(
-                shown.scores, other.shown.scores, shown.labels, shown.difficult, PROTOCOL
-            )
+
+@functools.cache
+def difference(run: Run, other: Run) -> Difference | None:
+    """The paired difference of two runs on one data set; None where no class has a positive."""
+    if run.of_shown("map")[PROTOCOL] is None:
+        return None
+    shown = run.shown
+    return Difference(
+        *metrics.paired_difference(
+            shown.scores, other.shown.scores, shown.labels, shown.difficult, PROTOCOL
         )
+    )
 
 
 def by_data_set(runs: Sequence[Run]) -> list[DataSet]:
     """The runs that have scores, those on the same photos together."""
-    groups: dict[tuple, list[Run]] = {}
+    groups: list[list[Run]] = []
     for run in runs:
-        if run.scores:
-            groups.setdefault(run.data_key, []).append(run)
-    return [DataSet(members) for members in groups.values()]
+        if not run.scores:
+            continue
+        same = (of for of in groups if all(run.is_on_the_photos_of(other) for other in of))
+        group = next(same, None)
+        if group is None:
+            groups.append([run])
+        else:
+            group.append(run)
+    return [DataSet(members) for members in groups]

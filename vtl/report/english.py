@@ -5,9 +5,8 @@ WORDS = {
     "and": "and",
     "nothing": "nothing",
     "no_bound": "no bound",
-    "yes": "yes",
     "skip": "Skip to the content",
-    "made_by": "Made from {count} run directories by <code>{command}</code> (vtl {version}).",
+    "made_by": "Made by <code>{command}</code> (vtl {version}).",
     "refused": "Left out:",
     # Sections.
     "summary": "Summary",
@@ -17,20 +16,26 @@ WORDS = {
     "questions": "The lab’s questions",
     "trust": "Trust",
     "data_set": "{name}: {count} photos of <em>{split}</em>, {classes} classes",
+    "unnamed_data": "unnamed data",
     "apart": "Runs on other photos or classes are compared apart, never in one column.",
     # Summary.
-    "headline_best": "On {name}, <strong>{run}</strong> is best: mAP {mean} on {split} "
+    "headline_best": "On {name}, <strong>{run}</strong> has the highest mAP on {split}: {mean} "
     "({protocol}).",
-    "protocols": "mAP and AP are in percent, with 95 % intervals of a bootstrap over photos. "
+    "headline_tied": "On {name}, <strong>{run}</strong> has the highest mAP on {split}, {mean} "
+    "({protocol}); {others} can’t be told from it.",
+    "headline_alone": "On {name}, <strong>{run}</strong> has an mAP of {mean} on {split} "
+    "({protocol}).",
+    "protocols": "mAP and AP are in percent, with 95 % intervals of a bootstrap over photos; "
+    "photos repeat in a resample, which lifts AP a little, so that intervals sit somewhat high. "
     "<code>lab</code>: scikit-learn’s average precision, difficult photos are negatives; "
     "<code>voc2007</code>: 11-point, <code>voc2010</code>: area under the interpolated curve, "
-    "difficult photos left out of both.",
+    "difficult photos left out of both. A probe’s time is without that of its features.",
     "sortable": "Click a heading to sort.",
     "best": "best",
     "column_run": "run",
     "column_regime": "what trains",
     "column_weights": "weights",
-    "column_photos": "photos",
+    "column_photos": "trained on",
     "column_map": "mAP, {protocol}",
     "column_train_map": "train mAP, {protocol}",
     "column_parameters": "trained parameters",
@@ -44,6 +49,7 @@ WORDS = {
     "regime_full": "all",
     "regime_scratch": "all, from random",
     "no_weights": "none",
+    "unknown": "–",
     "published": "Published, for comparison",
     "published_note": "Supervised ImageNet networks on VOC2007, trained on trainval and tested on "
     "test. Compare only what agrees in average precision, difficult photos and input.",
@@ -53,12 +59,13 @@ WORDS = {
     "column_difficult": "difficult photos",
     "column_input": "input",
     "study": "The ReLU study: {name}",
-    "study_note": "Epochs until the held-out accuracy, median of {seeds} seeds with 95 % interval; "
-    "each activation at its own best learning rate.",
+    "study_note": "Epochs until the held-out accuracy of the heading, or the lowest held-out loss "
+    "to within 1 %, is reached: median of {seeds} seeds with 95 % interval; each activation at "
+    "its own best learning rate.",
     "column_network": "network",
     "column_activation": "activation",
-    "column_learning_rate": "rate",
-    "column_lowest_loss": "lowest loss",
+    "column_learning_rate": "learning rate",
+    "column_lowest_loss": "lowest loss, epochs",
     "column_test_accuracy": "test accuracy",
     "study_all_diverged": "diverged",
     # Figures.
@@ -71,11 +78,12 @@ WORDS = {
     "figure_differences": "Difference of mAP ({protocol})",
     "figure_sigmoid": "Scores of one photo",
     "figure_bce": "Binary cross-entropy",
-    "figure_error": "{network}: held-out error",
-    "figure_gradients": "{network}: gradient norm",
+    "figure_error": "{network}: held-out error, median and range of seeds",
+    "figure_gradients": "{network}: gradient norm, median and range of seeds",
     "axis_epoch": "epoch",
     "axis_loss": "binary cross-entropy, nats",
     "axis_binary_accuracy": "labels right, %",
+    "always_no": "To answer no to every class gets {share} % of the labels of {split} right.",
     "axis_map": "mAP (lab), %",
     "axis_learning_rate": "learning rate",
     "axis_ap": "AP, %",
@@ -109,9 +117,11 @@ WORDS = {
     # Photos.
     "photos_note": "Of <strong>{run}</strong> on {split}: of each class the best-scored photos "
     "with it, the best-scored without it, and the worst-scored with it.",
-    "maps": "Show where the network saw the class",
-    "maps_note": "The coat of colour is the class activation map: exact, for the head sees the "
-    "mean of the last stage’s output. Its mean and the class’s bias sum to the photo’s logit.",
+    "maps": "Show what speaks for the class, and where",
+    "maps_note": "The coat of colour is the class activation map, exact, for the head sees the "
+    "mean of the last stage’s output: the map’s mean and the class’s bias sum to the photo’s "
+    "logit. Only what speaks for the class is coloured, each photo by its own maximum; one cell "
+    "of the map sees a large part of the photo.",
     "kind_hit": "Hits",
     "kind_false alarm": "False alarms",
     "kind_miss": "Missed",
@@ -121,7 +131,8 @@ WORDS = {
     "photos_missing": "No run here has a gallery. Fine-tuning keeps one for each run "
     "(<code>gallery_test.npz</code>): <code>{command}</code>",
     # Questions.
-    "missing": "No such run was given. This makes it:",
+    "missing": "Such a run is missing here. This makes it:",
+    "answered_from": "Answered from the runs on",
     "q_activation": "Which activation converges faster, and why?",
     "q_sigmoid": "Why a sigmoid and not a softmax?",
     "q_cross_entropy": "What does binary cross-entropy compute, and why does it suit several "
@@ -141,17 +152,21 @@ WORDS = {
     "study_faster": "<strong>{fast}</strong> took {fast_epochs} epochs and {slow} {slow_epochs}: "
     "{ratio} times as many.",
     "ratio_at_least": "more than {value} [at least {low}]",
-    "study_why": "Why: what reaches the first layer is the product of all slopes above it. A "
-    "sigmoid’s slope is at most 1/4, ReLU’s is 1 where a unit is on.",
+    "study_why": "Why, in {networks}: on its way down to the first layer the gradient is "
+    "multiplied by the weights and, at each unit, by the slope. A sigmoid’s slope is at most 1/4, "
+    "tanh’s at most 1, ReLU’s is 1 where a unit is on.",
+    "study_why_not": "{networks}: slopes of at most 1/4 for a sigmoid and of 1 for a ReLU that is "
+    "on should favour ReLU; these runs do not show it.",
     "study_gradients": "{network}: mean norm of the gradient of {layer}, its first layer, in the "
-    "first epoch: {found}.",
-    "study_idle": "{network}: units that pass nothing on at the end, in the layer that has most of "
-    "them: {found}.",
-    "study_saturated": "{name} {share} % saturated",
-    "study_dead": "{name} {share} % dead",
-    "sigmoid_several": "{share} % of the photos have more than one label, {mean} on average, at "
-    "most {most}. A softmax makes the scores of a photo compete for a sum of 1; sigmoids ask of "
-    "each class, by itself, whether it is there.",
+    "first epoch: {found}. A step is the rate times the gradient: a larger rate can make up for a "
+    "smaller gradient.",
+    "study_at_rate": "(learning rate {rate})",
+    "study_idle": "{network}, at the end, in the layer that has most of them: {found}.",
+    "study_saturated": "{name} {share} % of outputs saturated",
+    "study_dead": "{name} {share} % of units dead",
+    "sigmoid_several": "{share} % of the photos have more than one label; a photo has {mean} on "
+    "average and at most {most}. A softmax makes the scores of a photo compete for a sum of 1; "
+    "sigmoids ask of each class, by itself, whether it is there.",
     "sigmoid_single": "Of these photos none has more than one label ({mean} on average), so a "
     "softmax would do as well; sigmoids are right where labels may occur together, or none.",
     "sigmoid_one": "For example {photo}, which shows {labels}: the scores of {run} sum to {total}. "
@@ -159,8 +174,9 @@ WORDS = {
     "bce_formula": "For each class with label y and score p it is −y ln p − (1 − y) ln(1 − p): −ln "
     "p where the class is there, −ln(1 − p) where it is not. The {num_classes} terms are "
     "averaged: one yes-or-no question for each class, and so any number of labels can be right.",
-    "bce_one": "On {photo} the terms sum to {total}; divided by {num_classes} that is {mean}. Most "
-    "of it, {worst_term}, is <em>{worst}</em>. Over all photos of {split} the mean is {loss}.",
+    "bce_one": "On {photo} the terms sum to {total}; divided by {num_classes} that is {mean}. The "
+    "largest, {worst_term}, is that of <em>{worst}</em>. Over all photos of {split} the mean is "
+    "{loss}.",
     "bce_class": "class",
     "bce_label": "label y",
     "bce_score": "score p",
@@ -169,9 +185,7 @@ WORDS = {
     "photo to its deep features, and the last layer a logistic regression on them: it is the "
     "linear probe, only that the features are computed again at each step instead of once.",
     "freezing_tie": "That the two agree is what was to be expected.",
-    "freezing_better": "The two differ: look at epochs, learning rate, start of the head, photo "
-    "size and difficult labels, which must be the same for them to agree.",
-    "freezing_worse": "The two differ: look at epochs, learning rate, start of the head, photo "
+    "freezing_differ": "The two differ: look at epochs, learning rate, start of the head, photo "
     "size and difficult labels, which must be the same for them to agree.",
     "mean_ap": "<strong>{run}</strong>: mAP {means} on {split} ({count} photos); {train} on train "
     "({protocol}).",
@@ -181,13 +195,13 @@ WORDS = {
     "verdict_tie": "{run} and {other} are tied: {points} points {interval} of mAP ({protocol}; "
     "paired bootstrap over the same photos) may as well be 0.",
     "verdict_none": "{run} and {other} can’t be compared: no class has a positive photo.",
-    "conclusion_best": "Of the runs given, <strong>{run}</strong> has the highest mAP on {split}.",
-    "conclusion_pretraining_better": "Pretraining pays: {points} points {interval} above the run "
-    "from random initialisation.",
-    "conclusion_pretraining_tie": "Whether pretraining pays remains open: {points} points "
-    "{interval} beside the run from random initialisation.",
-    "conclusion_pretraining_worse": "Pretraining does not pay here: {points} points {interval} "
-    "beside the run from random initialisation.",
+    "conclusion_best": "On {name}, <strong>{run}</strong> has the highest mAP on {split}.",
+    "conclusion_pretraining_better": "Pretraining pays: compared with {scratch}, the run from "
+    "random initialisation, {run} has {points} points {interval}.",
+    "conclusion_pretraining_tie": "Whether pretraining pays remains open: compared with {scratch}, "
+    "the run from random initialisation, {run} has {points} points {interval}.",
+    "conclusion_pretraining_worse": "Pretraining did not pay for {run}: compared with {scratch}, "
+    "the run from random initialisation, it has {points} points {interval}.",
     # Trust.
     "warnings": "Warnings",
     "no_warnings": "None of the checks found anything.",
@@ -206,7 +220,7 @@ WORDS = {
     "are constant.",
     "warn_constant": "All photos of {role} have the same score in {classes}.",
     "warn_no_probabilities": "Scores on {role} run from {low} to {high}: they are no "
-    "probabilities.Scores on {role} run from {low} to {high}: they are no probabilities.",
+    "probabilities, and no example is worked out on them.",
     "warn_no_ids": "The scores on {role} have no ids: which photo a row belongs to can’t be "
     "checked.",
     "warn_repeated_ids": "Some photos occur twice in {role}.",
@@ -230,6 +244,9 @@ WORDS = {
     "warn_unfinished": "Its status is {status}, not finished.",
     "warn_selected_on_test": "The test split {split} was also trained on or selected by: its mAP "
     "says nothing about new photos.",
+    "warn_only_train": "There is no test split: this mAP is on photos that it was trained on.",
+    "warn_only_val": "There is no test split: this mAP is on the photos by which its checkpoint "
+    "was chosen.",
     "warn_no_commit": "No commit is known: the code ran outside a checkout.",
     "warn_dirty": "The code was changed since commit {commit}.",
     "warn_best_on_test": "The best run is marked by its mAP on test. To choose by it is to select "

@@ -8,6 +8,8 @@ import hashlib
 import io
 import itertools
 import re
+import textwrap
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -25,8 +27,9 @@ from vtl.report.compare import PROTOCOL, DataSet
 from vtl.report.language import Language
 from vtl.report.runs import Run
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's, which the colour-blind can tell apart."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#A87400", "#3A94C8")
+"""Okabe and Ito's, which the colour-blind can tell apart; the last two darkened, to show on white.
+"""
 
 DASHES = ("-", "--", ":")
 INK = "#010203"
@@ -38,6 +41,7 @@ MAX_POINTS = 150
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "vtl",
+    "text.parse_math": False,
     "font.size": 9,
     "font.family": "sans-serif",
     "axes.spines.top": False,
@@ -76,12 +80,18 @@ class _Canvas:
 
 
 @contextmanager
-def _canvas(title: str, language: Language, width: float, height: float) -> Iterator[_Canvas]:
-    """Axes in the page's style; afterwards `svg` is written, labelled with `title`."""
-    with matplotlib.rc_context(STYLE):
+def _canvas(
+    title: str, language: Language, width: float, height: float, label: str = ""
+) -> Iterator[_Canvas]:
+    """Axes in the page's style; afterwards `svg` is written, labelled with `label` or `title`."""
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        # The reader's browser has its own fonts.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure = Figure(figsize=(width, height), layout="constrained")
         canvas = _Canvas(figure.subplots())
-        canvas.axes.set_title(title, fontsize=10, loc="left")
+        canvas.axes.set_title(
+            "\n".join(textwrap.wrap(title, int(9 * width))), fontsize=10, loc="left"
+        )
         yield canvas
         for axis in (canvas.axes.xaxis, canvas.axes.yaxis):
             if isinstance(axis.get_major_formatter(), ScalarFormatter | LogFormatter):
@@ -91,7 +101,7 @@ def _canvas(title: str, language: Language, width: float, height: float) -> Iter
                 axis.set_minor_formatter(NullFormatter())
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    canvas.svg = _inline(buffer.getvalue(), title)
+    canvas.svg = _inline(buffer.getvalue(), label or title)
 
 
 def _decimals(value: float) -> int:
@@ -119,17 +129,18 @@ def curve(
     styles: Mapping[str, Stroke],
     words: tuple[str, str, str],
     language: Language,
-    *,
-    log: bool = False,
 ) -> Markup:
     """Lines of (x, y) by name; `words` are the title and the two axes'."""
     title, across, up = words
     with _canvas(title, language, 4.4, 2.7) as canvas:
-        for name, points in lines.items():
+        for place, (name, points) in enumerate(lines.items()):
             xs, ys = _thinned(np.array(points, np.float64)).T
             colour, dashes = styles[name]
-            canvas.axes.plot(xs, ys, dashes, color=colour, marker="." if len(xs) < 30 else "")
-        canvas.axes.set(xlabel=across, ylabel=up, yscale="log" if log else "linear")
+            # Of lines that coincide the earlier ones are wider.
+            width = 1.4 * (len(lines) - place)
+            marker = "." if len(xs) < 30 else ""
+            canvas.axes.plot(xs, ys, dashes, color=colour, marker=marker, lw=min(width, 5))
+        canvas.axes.set(xlabel=across, ylabel=up)
     return canvas.svg
 
 
@@ -154,9 +165,9 @@ def class_precisions(
                     continue
                 y = row + 0.7 * ((place + 0.5) / len(runs) - 0.5)
                 low, high = interval[name] or (ap[name], ap[name])
-                colour = styles[run.name].colour
-                canvas.axes.plot([100 * low, 100 * high], [y, y], color=colour, linewidth=1.1)
-                canvas.axes.plot(100 * ap[name], y, ".", color=colour, markersize=6)
+                colour, dashes = styles[run.name]
+                canvas.axes.plot([100 * low, 100 * high], [y, y], dashes, color=colour, lw=1.1)
+                canvas.axes.plot(100 * ap[name], y, ".", color=colour, ms=6, clip_on=False)
         canvas.axes.set(ylim=(len(classes) - 0.4, -0.6), xlim=(0, 100))
         canvas.axes.set_yticks(range(len(classes)), classes)
         canvas.axes.set_xlabel(language("axis_ap"))
@@ -169,11 +180,12 @@ def precision_recall(
 ) -> Markup:
     """Precision against recall of one class, a line for each run."""
     title = data_set.first.classes[column]
-    with _canvas(title, language, 2.0, 1.9) as canvas:
+    label = f"{language('precision_recall')}: {title}"
+    with _canvas(title, language, 2.0, 1.9, label) as canvas:
         for run in data_set.runs:
             labels, scores = run.shown.labels[:, column], run.shown.scores[:, column]
             precision, recall, _ = precision_recall_curve(labels, scores)
-            rows = np.unique(np.linspace(0, len(recall) - 1, 60).astype(int))
+            rows = evenly(recall, 60)
             colour, dashes = styles[run.name]
             canvas.axes.plot(recall[rows], precision[rows], dashes, color=colour, linewidth=1.2)
         canvas.axes.set(xlim=(0, 1), ylim=(0, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
@@ -182,12 +194,20 @@ def precision_recall(
     return canvas.svg
 
 
+def evenly(recall: np.ndarray, count: int) -> np.ndarray:
+    """Rows of a falling recall [N]: of at most `count` of its values the first and the last."""
+    last = np.append(np.flatnonzero(np.diff(recall)), len(recall) - 1)
+    first = np.append(0, last[:-1] + 1)
+    kept = np.unique(np.linspace(0, len(last) - 1, count).round().astype(int))
+    return np.unique([first[kept], last[kept]])
+
+
 def together(labels: np.ndarray, classes: Sequence[str], language: Language) -> Markup:
     """Of the photos with one class, the percentage that has another as well."""
     counts = labels.T.astype(int) @ labels.astype(int)
     shares = 100 * counts / np.maximum(np.diag(counts)[:, None], 1)
     np.fill_diagonal(shares, np.nan)
-    side = 1.4 + 0.17 * len(classes)
+    side = 1.4 + 0.17 * len(classes) + 0.05 * max(map(len, classes))
     with _canvas(language("figure_together"), language, side + 0.7, side) as canvas:
         drawn = canvas.axes.pcolormesh(shares, cmap="cividis_r", edgecolors="face", linewidth=0.2)
         places = np.arange(len(classes)) + 0.5
@@ -282,7 +302,8 @@ def _by_epoch(
             norms = [value for key, value in line.items() if key.startswith("gradient_norms/")]
             value = None if None in norms else float(np.sqrt(np.sum(np.square(norms))))
         else:
-            value = max(100 * (1 - line["accuracy"]), 50 / num_held_out)
+            accuracy = line["accuracy"]
+            value = None if accuracy is None else max(100 * (1 - accuracy), 50 / num_held_out)
         if value:
             found.setdefault(line["epoch"], []).append(value)
     size = -(-len(found) // MAX_POINTS)

@@ -51,6 +51,10 @@ class Language:
         """`82.5 [80.1, 84.3]`."""
         return f"{self.percent(share)} {self.interval(low_high)}".rstrip()
 
+    def data_set(self, name: str | None) -> str:
+        """A data set's name; that of foreign features isn't known."""
+        return name or self("unnamed_data")
+
     def decimal(self, text: str) -> str:
         """A number that another module has written, such as `>3.1`, in this language."""
         return text.replace(".", ",") if self.code == "fr" else text

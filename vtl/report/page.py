@@ -17,7 +17,8 @@ from vtl.report.runs import Run
 from vtl.report.tables import Cell, Table
 
 NUM_MISTAKEN = 15
-CURVES = ("loss", "binary_accuracy", "map", "learning_rate")
+MAPS = tuple(f"{role}_map_{PROTOCOL}" for role in ("val", "test"))
+"""The metrics that have the mAP by epoch."""
 
 
 def make(runs: Sequence[Run], refused: Sequence[str], command: str, language: Language) -> str:
@@ -36,28 +37,35 @@ def make(runs: Sequence[Run], refused: Sequence[str], command: str, language: La
     return environment.get_template("page.html.jinja").render(
         say=language,
         title=language("title", names=", ".join(run.name for run in runs)),
-        made_by=language("made_by", count=len(runs), command=command, version=vtl.__version__),
+        made_by=language("made_by", command=command, version=vtl.__version__),
         refused=refused,
         headlines=[_headline(data_set, language) for data_set in data_sets],
         summaries=[_summary(data_set, language) for data_set in data_sets],
         studies=[_study(run, language) for run in studies],
-        legend=list(styles.items()),
-        curves=_curves(runs, styles, language),
+        curves=[_curves(data_set, styles, language) for data_set in data_sets],
         classes=[_classes(data_set, styles, language) for data_set in data_sets],
         galleries=[_gallery(data_set, language) for data_set in data_sets],
-        answers=answers.all_answers(runs, main, language),
+        answered_from=_data_set_title(main, language) if main and len(data_sets) > 1 else "",
+        answers=answers.all_answers(runs, main, styles, language),
         warnings=_warnings(runs, data_sets, language),
         facts=[_facts(run, language) for run in runs],
     )
 
 
 def _headline(data_set: DataSet, language: Language) -> Markup:
+    """The run of the highest mAP, and what it can't be told from."""
     best = data_set.best
     means, intervals = best.of_shown("map"), best.of_shown("map_interval")
+    others = [
+        run.name
+        for run in data_set.runs
+        if run is not best and (of := compare.difference(best, run)) and of.verdict == "tie"
+    ]
     return language(
-        "headline_best",
-        name=data_set.name,
+        "headline_tied" if others else "headline_best" if data_set.runs[1:] else "headline_alone",
+        name=language.data_set(data_set.name),
         run=best.name,
+        others=language.listing(others) if others else "",
         mean=language.estimate(means[PROTOCOL], intervals[PROTOCOL]),
         split=best.role,
         protocol=PROTOCOL,
@@ -68,7 +76,7 @@ def _data_set_title(data_set: DataSet, language: Language) -> Markup:
     first = data_set.first
     return language(
         "data_set",
-        name=data_set.name,
+        name=language.data_set(data_set.name),
         count=language.number(len(first.shown.scores), 0),
         split=first.role,
         classes=len(first.classes),
@@ -83,7 +91,8 @@ def _summary(data_set: DataSet, language: Language) -> dict[str, Any]:
     headings.append(language("column_train_map", protocol=PROTOCOL))
     columns = ["parameters", "rate", "time", "seed", "commit"]
     headings += [language(f"column_{name}") for name in columns]
-    rows = [_summary_row(run, run is data_set.best, protocols, language) for run in data_set.runs]
+    marked = data_set.best if data_set.runs[1:] else None
+    rows = [_summary_row(run, run is marked, protocols, language) for run in data_set.runs]
     return {
         "title": _data_set_title(data_set, language),
         "table": Table(headings, rows),
@@ -107,7 +116,7 @@ def _summary_row(
     return [
         Cell(name if is_best else run.name),
         Cell(language(f"regime_{run.regime}")),
-        Cell(weights["name"] if weights else language("no_weights")),
+        Cell(weights["name"] if weights else language(_no_weights(run))),
         Cell(language.number(trained_on, 0), trained_on),
         *(Cell(language.estimate(means[p], intervals[p]), means[p] or -1) for p in protocols),
         Cell(language.percent(train), -1 if train is None else train),
@@ -119,6 +128,11 @@ def _summary_row(
     ]
 
 
+def _no_weights(run: Run) -> str:
+    """From random, or by features of which it isn't known."""
+    return "no_weights" if run.task == "finetune" else "unknown"
+
+
 def _published(data_set: DataSet, language: Language) -> Table | None:
     if not data_set.published:
         return None
@@ -126,7 +140,7 @@ def _published(data_set: DataSet, language: Language) -> Table | None:
     headings = [language(f"column_{name}", protocol="%") for name in columns]
     rows = [
         [
-            Cell(row.source),
+            Cell(Markup('<a href="{}">{}</a>').format(row.url, row.source)),
             Cell(row.model),
             Cell(language(f"regime_{row.regime}")),
             Cell(language.number(row.mean_ap), row.mean_ap),
@@ -177,32 +191,46 @@ def _estimate(text: str, language: Language) -> str:
 
 
 def _curves(
-    runs: Sequence[Run], styles: dict[str, figures.Stroke], language: Language
-) -> list[Markup]:
-    """A figure for each quantity that any run has recorded."""
+    data_set: DataSet, styles: dict[str, figures.Stroke], language: Language
+) -> dict[str, Any]:
+    """A figure for each quantity that any run has recorded; of mAP one for each split."""
     drawn = []
-    for quantity in CURVES:
-        lines, splits = {}, set()
-        for run in runs:
-            if not run.scores:
-                continue
-            key = quantity if quantity != "map" else _map_by_epoch(run)
-            scale = 1 if quantity in ("loss", "learning_rate") else 100
-            points = [(x["epoch"], scale * x[key]) for x in run.metrics if key and key in x]
-            if points:
-                lines[run.name] = points
-                splits.add(str(key).partition("_map_")[0])
+    for quantity in ("loss", "binary_accuracy", *MAPS, "learning_rate"):
+        scale = 1 if quantity in ("loss", "learning_rate") else 100
+        lines = {
+            run.name: points for run in data_set.runs if (points := _points(run, quantity, scale))
+        }
         if lines:
-            name = language(f"figure_{quantity}", split=", ".join(sorted(splits)))
-            words = (name, language("axis_epoch"), language(f"axis_{quantity}"))
+            what = "map" if quantity in MAPS else quantity
+            name = language(f"figure_{what}", split=quantity.partition("_")[0])
+            words = (name, language("axis_epoch"), language(f"axis_{what}"))
             drawn.append(figures.curve(lines, styles, words, language))
-    return drawn
+    return {
+        "title": _data_set_title(data_set, language),
+        "legend": _legend(data_set, styles),
+        "figures": drawn,
+        "note": _always_no(data_set, language),
+    }
 
 
-def _map_by_epoch(run: Run) -> str | None:
-    """The metric that has the mAP by epoch: on test if it was asked for, else on val."""
-    names = (f"{role}_map_{PROTOCOL}" for role in ("test", "val"))
-    return next((name for name in names if any(name in line for line in run.metrics)), None)
+def _always_no(data_set: DataSet, language: Language) -> Markup:
+    """What binary accuracy is worth nothing: that of answering no to every class."""
+    run = next((run for run in data_set.runs if "train" in run.scores), data_set.first)
+    role = "train" if "train" in run.scores else run.role
+    share = 1 - float(np.mean(run.scores[role].labels))
+    return language("always_no", share=language.percent(share), split=role)
+
+
+def _points(run: Run, quantity: str, scale: float) -> list[tuple[float, float]]:
+    """(epoch, value); a value that isn't finite is null in metrics.jsonl, and no point."""
+    lines = (line for line in run.metrics if line.get(quantity) is not None)
+    return [(line["epoch"], scale * line[quantity]) for line in lines]
+
+
+def _legend(
+    data_set: DataSet, styles: dict[str, figures.Stroke]
+) -> list[tuple[str, figures.Stroke]]:
+    return [(run.name, styles[run.name]) for run in data_set.runs]
 
 
 def _classes(
@@ -223,6 +251,7 @@ def _classes(
     labels = best.shown.labels
     return {
         "title": _data_set_title(data_set, language),
+        "legend": _legend(data_set, styles),
         "figure": figures.class_precisions(data_set, styles, classes, language),
         "table": Table(headings, rows),
         "precision_recall": [
@@ -293,10 +322,17 @@ def _warnings(
     found += [warning for data_set in data_sets for warning in trust.of_comparison(data_set)]
 
     def written(value: Any) -> Any:
-        return language.percent(value) if isinstance(value, float) else value
+        if value is None:
+            return "–"
+        if isinstance(value, float):
+            return language.percent(value)
+        return language.number(value, 0) if isinstance(value, int) else value
 
     return [
-        (warning.run, language(warning.key, **{k: written(v) for k, v in warning.values.items()}))
+        (
+            language.data_set(warning.run),
+            language(warning.key, **{k: written(v) for k, v in warning.values.items()}),
+        )
         for warning in found
     ]
 

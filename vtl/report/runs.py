@@ -1,7 +1,6 @@
 """A run directory -> what the page needs of it."""
 
 import dataclasses
-import hashlib
 import json
 import zipfile
 import zlib
@@ -90,11 +89,14 @@ class Run:
         """The data set, as the config called it; of foreign features it isn't known."""
         return (self.results.get("data") or {}).get("name")
 
-    @property
-    def data_key(self) -> tuple:
-        """Equal for runs with the same classes and, row by row, labels: only those are compared."""
-        labels = self.shown.labels.astype(np.uint8)
-        return self.classes, labels.shape, hashlib.sha256(labels.tobytes()).hexdigest()
+    def is_on_the_photos_of(self, other: "Run") -> bool:
+        """Same classes and, row by row, same labels and ids where both are known."""
+        shown, others = self.shown, other.shown
+        return (
+            self.classes == other.classes
+            and np.array_equal(shown.labels, others.labels)
+            and (shown.ids is None or others.ids is None or np.array_equal(shown.ids, others.ids))
+        )
 
 
 def read_all(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
@@ -142,12 +144,17 @@ def read(path: Path, name: str) -> Run:
     if task not in SHOWN_TASKS:
         raise UserError(f"{path} is a run of task '{task}', which the page does not show")
     needed = REQUIRED + (("networks",) if task == "relu_study" else REQUIRED_OF_SCORES)
-    missing = [key for key in needed if key not in results]
+    missing = [
+        key for key in needed if key not in results or (results[key] is None and key != "weights")
+    ]
     if missing:
         raise UserError(
             f"{path / 'results.json'} lacks {', '.join(missing)}: it is of another version of vtl; "
             "run it again"
         )
+    damaged = _damage(config, results)
+    if damaged:
+        raise UserError(f"{path} is damaged: its '{damaged}' is not what vtl writes; run it again")
     scores: dict[str, Scores] = {}
     gallery: dict[str, np.ndarray] = {}
     if task != "relu_study":
@@ -156,6 +163,31 @@ def read(path: Path, name: str) -> Run:
     if scores and (path / f"gallery_{run.role}.npz").exists():
         gallery |= _read_arrays(path / f"gallery_{run.role}.npz", GALLERY_KEYS)
     return run
+
+
+def _damage(config: dict[str, Any], results: dict[str, Any]) -> str | None:
+    """The first key that doesn't hold what vtl writes there, as where other hands edited it."""
+    if results["task"] == "relu_study":
+        return None
+    roles, classes = results["map"], set(results["classes"])
+    for key in metrics.QUANTITIES:
+        found = results[key]
+        if not isinstance(found, dict) or not found or found.keys() != roles.keys():
+            return key
+        if None in found.values() and key != "binary_accuracy":
+            return key
+    for by_protocol in results["ap"].values():
+        if any(by_class.keys() != classes for by_class in by_protocol.values()):
+            return "ap"
+    for key in ("loss", "seconds"):
+        found = results[key]
+        if not isinstance(found, dict) or not all(
+            isinstance(x, int | float) for x in found.values()
+        ):
+            return key
+    if results["task"] == "finetune" and not config.get("optim", {}).get("rules"):
+        return "optim.rules"
+    return None
 
 
 def _read_scores(path: Path, role: str, classes: list[str]) -> Scores:
@@ -193,7 +225,7 @@ def _read_arrays(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(), parse_constant=_refuse)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {_line(error)}") from None
     if not isinstance(found, dict):
@@ -206,9 +238,16 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        lines = [json.loads(line, parse_constant=_refuse) for line in path.read_text().splitlines()]
     except ValueError as error:
         raise UserError(f"cannot read {path}: {_line(error)}") from None
+    if not all(isinstance(line, dict) for line in lines):
+        raise UserError(f"{path}: every line must be a JSON object")
+    return lines
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON number")
 
 
 def _line(error: Exception) -> str:

@@ -32,7 +32,7 @@ def of_comparison(data_set: DataSet) -> list[Warning]:
     """What makes the runs on one data set hard to compare."""
     runs = data_set.runs
     found = []
-    if len(runs) > 1:
+    if len(runs) > 1 and data_set.best.role == "test":
         found.append(Warning(data_set.best.name, "warn_best_on_test", {}))
     settings = {
         "weights": {(run.results.get("weights") or {}).get("sha256") for run in runs} - {None},
@@ -41,7 +41,9 @@ def of_comparison(data_set: DataSet) -> list[Warning]:
     }
     for what, values in settings.items():
         if len(values) > 1:
-            found.append(Warning(data_set.name, f"warn_different_{what}", {"count": len(values)}))
+            found.append(
+                Warning(data_set.name or "", f"warn_different_{what}", {"count": len(values)})
+            )
     return found
 
 
@@ -53,6 +55,8 @@ def _of_scores(run: Run) -> Found:
         yield from _constant(run, role, scores)
         yield from _rows(run, role, scores)
         yield from _other_map(run, role, scores)
+    if run.role != "test":
+        yield f"warn_only_{run.role}", {}
     yield from _overlap(run)
     yield from _above_train(run)
     yield from _protocol(run)
@@ -101,7 +105,7 @@ def _other_map(run: Run, role: str, scores: Scores) -> Found:
         scores.scores, scores.labels, scores.difficult, run.classes, num_resamples=0
     )["map"][PROTOCOL]
     stated = run.results["map"][role][PROTOCOL]
-    if (computed is None) != (stated is None) or abs((computed or 0) - (stated or 0)) > SAME:
+    if (computed is None) != (stated is None) or not abs((computed or 0) - (stated or 0)) <= SAME:
         yield "warn_other_map", {"role": role, "stated": stated, "computed": computed}
 
 
@@ -148,7 +152,7 @@ def _of_study(run: Run) -> Found:
 
 
 def _of_making(run: Run) -> Found:
-    data = run.config.get("data", {})
+    data = run.config.get("data") or run.config  # a probe's splits stand by themselves
     splits = [data.get(f"{role}_split") for role in ("train", "val")]
     if data.get("test_split") and data["test_split"] in splits:
         yield "warn_selected_on_test", {"split": data["test_split"]}

@@ -20,5 +20,5 @@ for (const table of document.querySelectorAll("table.sortable")) {
 }
 // What is folded on the screen is not missing on paper.
 addEventListener("beforeprint", () => {
-  for (const folded of document.querySelectorAll("#photos details")) folded.open = true;
+  for (const folded of document.querySelectorAll("details")) folded.open = true;
 });
