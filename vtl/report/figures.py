@@ -137,9 +137,9 @@ def curve(
             xs, ys = _thinned(np.array(points, np.float64)).T
             colour, dashes = styles[name]
             # Of lines that coincide the earlier ones are wider.
-            width = 1.4 * (len(lines) - place)
+            width = 1.4 + 0.7 * (len(lines) - 1 - place)
             marker = "." if len(xs) < 30 else ""
-            canvas.axes.plot(xs, ys, dashes, color=colour, marker=marker, lw=min(width, 5))
+            canvas.axes.plot(xs, ys, dashes, color=colour, marker=marker, lw=min(width, 4))
         canvas.axes.set(xlabel=across, ylabel=up)
     return canvas.svg
 
