@@ -76,11 +76,11 @@ PUBLISHED = (
     Published(
         "VICReg (Bardes et al. 2022), table 2",
         "https://arxiv.org/abs/2105.04906",
-        "ResNet-50, linear, 2 x 2 pooled",
+        "ResNet-50, linear SVM, 2 x 2 pooled",
         "probe",
         87.5,
-        "interpolated area",
-        "left out",
+        "interpolated area (likely)",
+        "left out (likely)",
         "224",
     ),
 )
