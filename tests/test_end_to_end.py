@@ -470,7 +470,7 @@ def test_the_start_may_be_the_best_on_val(finished, devkit, tmp_path):
     changes = {"weights": str(finished("scratch")), "head": "keep", "data.image_size": 0}
     # Trained at a rate that ruins it, and scored on the photos that it comes from.
     changes |= {"data.train_split": "val", "data.val_split": "train"}
-    changes |= {"optim.learning_rate": 3.0, "num_epochs": 1.0}
+    changes |= {"optim.learning_rate": 0.5, "num_epochs": 1.0}
     workdir = run(make_config(devkit, **(TINY | changes)), tmp_path / "run")
     curve = val_curve(workdir)
     assert max(curve, key=curve.__getitem__) == 0
