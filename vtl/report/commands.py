@@ -1,0 +1,67 @@
+"""The commands that make a run which the page lacks."""
+
+import shlex
+from collections.abc import Mapping
+
+from vtl.report.compare import DataSet
+
+DEMO_HEAD = (
+    '--config.head=zeros --config.optim.rules=\'(("fc/.*", 1.0), (".*", None))\' '
+    "--config.optim.learning_rate=0.1 --config.optim.momentum=0.0 --config.optim.schedule=constant "
+    "--config.num_epochs=20 --config.data.difficult=negative"
+)
+"""What makes of the demo's fine-tuning what its linear probe does, on photos."""
+
+
+def to_make(what: str, data_set: DataSet | None) -> list[str]:
+    """What makes the run that is missing, a probe, head or finetuning, on the data at hand."""
+    main = "python -m vtl.main --config=configs"
+    if data_set is not None and data_set.name == "demo":
+        return {
+            "probe": [f"{main}/deep_features.py:demo", f"{main}/linear_probe.py:demo"],
+            "head": [f"{main}/finetune.py:demo --workdir=runs/head {DEMO_HEAD}"],
+            "finetuning": [f"{main}/finetune.py:demo"],
+        }[what]
+    common, splits, features = "", "", "DF_ResNet50_VOC2007.npz"
+    if data_set is not None:
+        common, splits, features = _common(data_set)
+    return {
+        "probe": [
+            f"{main}/deep_features.py --workdir=runs/features{common}",
+            f"{main}/linear_probe.py --workdir=runs/probe "
+            f"--config.features=runs/features/{features}{splits}",
+        ],
+        "head": [f"{main}/finetune.py:head --workdir=runs/head{common}"],
+        "finetuning": [f"{main}/finetune.py --workdir=runs/finetune{common}"],
+    }[what]
+
+
+def _common(data_set: DataSet) -> tuple[str, str, str]:
+    """What a missing run needs of the others, as options: data and weights; of a probe, splits.
+
+    Then the name of the file of its features.
+    """
+    name, depth = data_set.name or "voc2007", 50
+    options: dict[str, str] = {}
+    splits: dict[str, str] = {}
+    for run in data_set.runs:
+        given = {
+            "data.root": run.config.get("data", {}).get("root"),
+            "weights": (run.results.get("weights") or {}).get("name"),
+        }
+        options |= {key: value for key, value in given.items() if value and key not in options}
+        found = (run.results.get("data") or {}).get("splits", {})
+        splits |= {
+            f"{role}_split": found[role]
+            for role, usual in (("train", "trainval"), ("test", "test"))
+            if found.get(role, usual) != usual
+        }
+        depth = run.config.get("model", {}).get("depth", depth)
+    options |= {f"data.{key}": value for key, value in splits.items()}
+    if name != "voc2007":
+        options["data.name"] = name
+    return _written(options), _written(splits), f"DF_ResNet{depth}_{name.upper()}.npz"
+
+
+def _written(options: Mapping[str, str]) -> str:
+    return "".join(f" --config.{key}={shlex.quote(value)}" for key, value in options.items())
