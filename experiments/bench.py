@@ -5,7 +5,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import jax
 import numpy as np
@@ -115,9 +115,9 @@ def on_gpu() -> bool:
     return jax.default_backend() == "gpu"
 
 
-def machine() -> dict[str, object]:
-    """What times depend on besides the code and the setting."""
-    imported = [name for name in PACKAGES if name in sys.modules]
+def machine(packages: Collection[str] = ()) -> dict[str, object]:
+    """What times depend on besides the code and the setting; `packages` were imported elsewhere."""
+    imported = [name for name in PACKAGES if name in sys.modules or name in packages]
     return processes.machine(*imported) | {"hardware": hardware()}
 
 

@@ -3,10 +3,10 @@
     python -m experiments.throughput            # needs the extra `bench`; what is missing is named
 
 Every peer does the same step on the same crops of real photos, normalised from uint8 counts, as its
-users would write it (experiments/peers). Repetitions are interleaved, so that what else the machine
-does hits all alike; the first call, with compilation, is timed apart. With `--dtype=bfloat16` ours
-computes in it, and the others by autocast or their mixed precision. A ratio is ours over theirs:
-above 1 ours is faster. Writes experiments/throughput.csv and .md.
+users would write it (experiments/peers), in a process of its own. Repetitions are interleaved, so
+that what else the machine does hits all alike; the first call, with compilation, is timed apart.
+With `--dtype=bfloat16` ours computes in it, and the others by autocast or their mixed precision. A
+ratio is ours over theirs: above 1 ours is faster. Writes experiments/throughput.csv and .md.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import finetune as finetune_config
-from experiments import bench, grid
+from experiments import bench, grid, workers
 from vtl import records
 from vtl.models.resnet import ResNet
 from vtl.training import optim, steps
@@ -90,8 +90,11 @@ def our_makers(setting: bench.Setting) -> bench.Makers:
     return {bench.EVALUATION: evaluation, **regimes}
 
 
-def peer_makers(peer: str, setting: bench.Setting) -> bench.Makers:
-    """A peer's steps; whatever its import raises where it is missing."""
+def peer_makers(peer: str, setting: bench.Setting, precision: str) -> bench.Makers:
+    """A peer's steps, with JAX's products in `precision`; what its import raises where it fails."""
+    jax.config.update("jax_default_matmul_precision", precision)
+    if peer == OURS:
+        return our_makers(setting)
     module, options = PEERS[peer]
     return importlib.import_module(f"experiments.peers.{module}").makers(setting, **options)
 
@@ -107,19 +110,13 @@ class Peers:
         """What the action returns; None where it fails, and the peer is left out from then on."""
         try:
             return action()
-        except Exception as error:  # whatever a peer's package raises; ours is none of them
+        except workers.PeerError as error:
             if peer == OURS:
                 raise
-            self.left_out[peer] = f"{type(error).__name__}: {error}".splitlines()[0]
+            self.left_out[peer] = str(error)
             self.makers.pop(peer, None)
-            records.say(f"{peer} is left out: {self.left_out[peer]}")
+            records.say(f"{peer} is left out: {error}")
             return None
-
-    def add(self, peer: str, load: Callable[[], bench.Makers]) -> None:
-        """Add a peer, or the reason why it can't be."""
-        makers = self.attempt(peer, load)
-        if makers is not None:
-            self.makers[peer] = makers
 
 
 def measure(peers: Peers, name: str, batch_size: int, repetitions: int) -> list[Row]:
@@ -220,19 +217,21 @@ def main() -> None:
         options.batch_size, options.image_size, options.dtype, options.tf32 and bench.on_gpu()
     )
     command = shlex.join(["python", "-m", "experiments.throughput", *sys.argv[1:]])
-    with jax.default_matmul_precision("default" if options.tf32 else "highest"):
-        peers = Peers()
-        peers.add(OURS, functools.partial(our_makers, setting))
-        for peer in options.peers:
-            peers.add(peer, functools.partial(peer_makers, peer, setting))
-        rows: list[Row] = []
-        for name in options.steps:
-            for row in measure(peers, name, setting.batch_size, options.repetitions):
-                records.say("  ".join(f"{key} {value}" for key, value in row.items()))
-                rows.append(row | setting.columns() | bench.machine())
-            grid.write_csv(options.out, rows)
-            text = markdown(rows, peers.left_out, command)
-            options.out.with_suffix(".md").write_text(text)
+    precision = "default" if options.tf32 else "highest"
+    peers, packages = Peers(), set()
+    for peer in (OURS, *options.peers):
+        load = functools.partial(peer_makers, peer, setting, precision)
+        if started := peers.attempt(peer, functools.partial(workers.start, load)):
+            peers.makers[peer], imported = started
+            packages.update(imported)
+    rows: list[Row] = []
+    for name in options.steps:
+        for row in measure(peers, name, setting.batch_size, options.repetitions):
+            records.say("  ".join(f"{key} {value}" for key, value in row.items()))
+            rows.append(row | setting.columns() | bench.machine(packages))
+        grid.write_csv(options.out, rows)
+        text = markdown(rows, peers.left_out, command)
+        options.out.with_suffix(".md").write_text(text)
     records.say("\n" + text)
 
 

@@ -1,11 +1,10 @@
 import csv
 import itertools
-import sys
 
 import numpy as np
 import pytest
 
-from experiments import bench, grid, throughput
+from experiments import bench, grid, throughput, workers
 from experiments.throughput import Peers, measure, read_options
 
 EVERYTHING = "training, everything, BatchNorm frozen"
@@ -33,7 +32,7 @@ def clock(monkeypatch):
 def peers_of(**makers):
     peers = Peers()
     for peer, of in makers.items():
-        peers.add(peer, lambda of=of: of)
+        peers.makers[peer] = of
     return peers
 
 
@@ -65,20 +64,9 @@ def test_repetitions_are_interleaved():
     assert calls == ["vtl", "b", "c"] * 3
 
 
-def test_a_missing_peer_is_named_and_left_out(capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(sys.modules, "experiments.peers.onnx_steps", raising=False)
-    peers = Peers()
-    setting = bench.Setting(1, 64)
-    peers.add("onnxruntime", lambda: throughput.peer_makers("onnxruntime", setting))
-    assert peers.makers == {}
-    assert "onnxruntime" in peers.left_out["onnxruntime"]
-    assert capsys.readouterr().out.startswith("onnxruntime is left out: ModuleNotFoundError")
-
-
-def test_a_peer_whose_first_call_fails_is_left_out_from_then_on(clock):
+def test_a_peer_whose_first_call_fails_is_left_out_from_then_on(clock, capsys):
     def no_compiler():
-        raise RuntimeError("no C++ compiler\nand a long story")
+        raise workers.PeerError("RuntimeError: no C++ compiler")
 
     peers = peers_of(
         vtl=dict.fromkeys(("a", "b"), lambda: clock(1.0)),
@@ -87,12 +75,30 @@ def test_a_peer_whose_first_call_fails_is_left_out_from_then_on(clock):
     assert [row["peer"] for row in measure(peers, "a", 1, 1)] == ["vtl"]
     assert [row["peer"] for row in measure(peers, "b", 1, 1)] == ["vtl"]
     assert peers.left_out == {"compiled": "RuntimeError: no C++ compiler"}
+    assert capsys.readouterr().out == "compiled is left out: RuntimeError: no C++ compiler\n"
 
 
 def test_a_fault_of_ours_is_raised():
-    peers = peers_of(vtl={"a": lambda: lambda: 1 / 0})
-    with pytest.raises(ZeroDivisionError):
-        measure(peers, "a", 1, 1)
+    def broken():
+        raise workers.PeerError("ZeroDivisionError: division by zero")
+
+    with pytest.raises(workers.PeerError, match="division by zero"):
+        measure(peers_of(vtl={"a": lambda: broken}), "a", 1, 1)
+
+
+def test_our_steps_run_in_a_process_of_their_own(tmp_path, capsys, monkeypatch):
+    table = tmp_path / "table.csv"
+    options = ["--peers=", "--steps=evaluation", "--repetitions=1", "--batch-size=1"]
+    options += ["--image-size=32", f"--out={table}"]
+    monkeypatch.setattr("sys.argv", ["throughput", *options])
+    throughput.main()
+    with table.open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["step"], row["peer"]) == ("evaluation", "vtl")
+    assert float(row["images_per_second"]) > 0
+    assert "jax" in row["versions"]
+    assert table.with_suffix(".md").read_text().startswith("# Images a second")
+    assert "| evaluation |" in capsys.readouterr().out
 
 
 def test_the_tables(clock, tmp_path):
