@@ -115,7 +115,7 @@ class BatchNorm(nn.Module):
             self.mean.value += (1 - self.momentum) * (mean - self.mean.value)
             self.var.value += (1 - self.momentum) * (unbiased - self.var.value)
         multiplier = self.scale * lax.rsqrt(var + self.epsilon)
-        return ((x32 - mean) * multiplier + self.bias).astype(x.dtype)
+        return (centred * multiplier + (self.bias - offset * multiplier)).astype(x.dtype)
 
 
 def conv_norm(x: jax.Array, conv: Conv, norm: BatchNorm, live_norms: Container[str]) -> jax.Array:
