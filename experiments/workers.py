@@ -1,7 +1,7 @@
 """Benchmarked steps in a process of their own, so that no peer finds what another left behind.
 
-In one process they share an allocator, whose habits change with what it was asked for: PyTorch's
-forward pass ran at 14 images a second at first, and at 20 once others had run.
+In one process they share threads and an allocator, whose habits change with what it was asked for.
+What a peer's own earlier steps leave behind it still finds.
 """
 
 import multiprocessing

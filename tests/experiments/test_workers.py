@@ -50,5 +50,5 @@ def test_a_missing_package_is_named(capfd):
 
 
 def test_packages_that_were_imported_are_told():
-    _, packages = workers.start(partial(makers))
+    _, packages = workers.start(makers)
     assert "jax" in packages
