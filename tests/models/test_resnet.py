@@ -5,7 +5,7 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
-from vtl.models.resnet import ResNet, max_pool
+from vtl.models.resnet import ResNet, max_pool, relu
 
 
 @pytest.mark.parametrize(("depth", "last"), [(18, "bn2"), (50, "bn3")])
@@ -35,4 +35,15 @@ def test_the_pool_is_a_max_pool_with_its_gradient(size, dtype):
     got, got_gradient = jax.vjp(max_pool, x)
     np.testing.assert_array_equal(got, want)
     gradient = jnp.asarray(rng.integers(-8, 8, want.shape), dtype)
+    np.testing.assert_array_equal(got_gradient(gradient)[0], want_gradient(gradient)[0])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_relu_is_flax_s_with_its_gradient(dtype):
+    x = jnp.asarray([-np.inf, -3, -1e-30, -0.0, 0.0, 1e-30, 2, np.inf, np.nan], dtype)
+    gradient = jnp.arange(1, 10, dtype=dtype)
+    want, want_gradient = jax.vjp(nn.relu, x)
+    got, got_gradient = jax.vjp(relu, x)
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(np.float32(got), np.float32(want))
     np.testing.assert_array_equal(got_gradient(gradient)[0], want_gradient(gradient)[0])

@@ -128,6 +128,22 @@ def conv_norm(x: jax.Array, conv: Conv, norm: BatchNorm, live_norms: Container[s
     return conv(x, multiplier) + shift.astype(x.dtype)
 
 
+@jax.custom_jvp
+def relu(x: jax.Array) -> jax.Array:
+    """max(x, 0), with a gradient that asks for nothing but its output; at 0 it is 0, as in torch.
+
+    XLA computes a maximum with 0 anew wherever it is read, and so keeps the input for the backward
+    pass beside the output that the next convolution needs. A select it computes once.
+    """
+    return jnp.where(x < 0, 0, x)
+
+
+@relu.defjvp
+def _relu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    out = relu(*primals)
+    return out, jnp.where(out > 0, tangents[0], 0)
+
+
 def max_pool(x: jax.Array) -> jax.Array:
     """3x3 max-pool of stride 2 and padding 1: [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), C].
 
@@ -182,12 +198,12 @@ class Block(nn.Module):
             norm = BatchNorm(features, self.epsilon, scale_init=init, name=f"bn{i}")
             y = conv_norm(y, conv, norm, live_norms)
             if i < len(convs):
-                y = nn.relu(y)
+                y = relu(y)
         if x.shape[-1] != out or self.stride != 1:
             conv = Conv(out, 1, self.stride, self.dtype, name="downsample_0")
             norm = BatchNorm(out, self.epsilon, name="downsample_1")
             x = conv_norm(x, conv, norm, live_norms)
-        return nn.relu(x + y)
+        return relu(x + y)
 
 
 class ResNet(nn.Module):
@@ -220,7 +236,7 @@ class ResNet(nn.Module):
             Conv(stem, 7, 2, self.dtype, name="conv1"),
             BatchNorm(stem, self.epsilon, name="bn1"),
         )
-        x = max_pool(nn.relu(conv_norm(x, conv, norm, live_norms)))
+        x = max_pool(relu(conv_norm(x, conv, norm, live_norms)))
         for stage, blocks in enumerate(row.blocks, start=1):
             for block in range(blocks):
                 x = Block(
