@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments import bench
 from tests.references.torch_resnet import TorchResNet
-from vtl.models.resnet import DEPTHS, BatchNorm, Block, Conv, conv_norm, max_pool
+from vtl.models.resnet import DEPTHS, BatchNorm, Block, Conv, conv_norm, max_pool, relu
 from vtl.training import optim
 
 DEPTH, WIDTH, EPSILON = 50, 64, 1e-5
@@ -27,7 +27,7 @@ class Stem(nn.Module):
     def __call__(self, x: jax.Array, live_norms: Container[str]) -> jax.Array:
         """As the network begins."""
         conv, norm = Conv(WIDTH, 7, 2, name="conv1"), BatchNorm(WIDTH, EPSILON, name="bn1")
-        return max_pool(nn.relu(conv_norm(x, conv, norm, live_norms)))
+        return max_pool(relu(conv_norm(x, conv, norm, live_norms)))
 
 
 class Layer(nn.Module):
