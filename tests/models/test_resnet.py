@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import traverse_util
+from jax import lax
 
-from vtl.models.resnet import ResNet, max_pool, relu
+from vtl.models.resnet import ResNet, convolve, max_pool, relu
 
 
 @pytest.mark.parametrize(("depth", "last"), [(18, "bn2"), (50, "bn3")])
@@ -13,7 +14,8 @@ def test_a_new_block_adds_nothing(depth, last):
     """The last scale of each block starts at zero, and no other does."""
     model = ResNet(num_classes=3, depth=depth, width=0.125)
     images = np.zeros((1, 32, 32, 3), np.float32)
-    params = model.init(jax.random.key(0), images, live_norms=())["params"]
+    init = jax.jit(lambda: model.init(jax.random.key(0), images, live_norms=()))
+    params = init()["params"]
     scales = {
         path: np.asarray(leaf)
         for path, leaf in traverse_util.flatten_dict(params, sep="/").items()
@@ -47,3 +49,32 @@ def test_the_relu_is_flax_s_with_its_gradient(dtype):
     assert got.dtype == dtype
     np.testing.assert_array_equal(np.float32(got), np.float32(want))
     np.testing.assert_array_equal(got_gradient(gradient)[0], want_gradient(gradient)[0])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("image_size", [(1, 1), (7, 8), (12, 9)])
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (7, 2)])
+def test_a_convolution_s_gradients_are_xla_s(size, stride, image_size, dtype):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, *image_size, 3)), dtype)
+    kernel = jnp.asarray(rng.normal(size=(size, size, 3, 4)), dtype)
+    pad = size // 2
+
+    def reference(x, kernel):
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            [(pad, pad)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision="highest",
+        )
+
+    want, want_gradients = jax.vjp(reference, x.astype(jnp.float32), kernel.astype(jnp.float32))
+    got, got_gradients = jax.vjp(lambda x, kernel: convolve(x, kernel, stride), x, kernel)
+    gradient = jnp.asarray(rng.integers(-8, 8, want.shape), dtype)
+    pairs = zip(got_gradients(gradient), want_gradients(gradient.astype(jnp.float32)), strict=True)
+    for mine, theirs in ((got, want), *pairs):
+        assert mine.dtype == dtype
+        error = jnp.abs(mine.astype(jnp.float32) - theirs).max() / jnp.abs(theirs).max()
+        assert error <= 4 * jnp.finfo(dtype).eps

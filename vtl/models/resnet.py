@@ -40,6 +40,75 @@ EPSILON = {"v1.5": 1e-5, "v1": 1.001e-5}
 """BatchNorm's epsilon in torchvision and timm (v1.5) and in Keras (v1)."""
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """x [B, H, W, C], kernel [K, K, C, F] -> [B, ceil(H / stride), ceil(W / stride), F].
+
+    Padded by K // 2. Its gradients are XLA's own, but for the kernel's on a CPU.
+    """
+    return _convolve(x, kernel, stride)
+
+
+def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    pad = kernel.shape[0] // 2
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=[(pad, pad), (pad, pad)],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _convolve_forward(
+    x: jax.Array, kernel: jax.Array, stride: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _convolve(x, kernel, stride), (x, kernel)
+
+
+def _convolve_backward(
+    stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    def kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
+        return jax.linear_transpose(lambda k: _convolve(x, k, stride), kernel)(gradient)[0]
+
+    x, kernel = saved
+    (x_gradient,) = jax.linear_transpose(lambda x: _convolve(x, kernel, stride), x)(gradient)
+    return x_gradient, lax.platform_dependent(
+        x,
+        gradient,
+        cpu=functools.partial(kernel_gradient_by_products, size=kernel.shape[0], stride=stride),
+        default=kernel_gradient,
+    )
+
+
+convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def kernel_gradient_by_products(
+    x: jax.Array, gradient: jax.Array, *, size: int, stride: int
+) -> jax.Array:
+    """The gradient [size, size, C, F] of `convolve`'s kernel from that of its output [B, h, w, F].
+
+    XLA's CPU backend takes it for a convolution with a kernel as large as the image, at a tenth of
+    the rate of its products and, where channels are few, on one core. Here it is `size` products:
+    all rows that a column of the kernel meets, side by side, by the gradient moved to that column.
+    """
+    pad, zero = size // 2, jnp.zeros((), x.dtype)
+    height, width = (stride * n for n in gradient.shape[1:3])
+    below, beyond = height - x.shape[1] + pad, width - x.shape[2]
+    x = lax.pad(x, zero, [(0, 0, 0), (pad, below, 0), (0, beyond, 0), (0, 0, 0)])
+    met = [x[:, i : i + height - stride + 1 : stride] for i in range(size)]
+    rows = jnp.concatenate(met, axis=-1)  # [B, h, width, size * C]
+    columns = []
+    for j in range(size):
+        shift, phase = divmod(j - pad, stride)
+        moved = lax.pad(gradient, zero, [(0, 0, 0), (0, 0, 0), (shift, -shift, 0), (0, 0, 0)])
+        seen = rows[:, :, phase::stride].reshape(-1, rows.shape[-1])
+        columns.append(seen.T @ moved.reshape(-1, moved.shape[-1]))
+    return jnp.stack(columns, axis=0).reshape(size, size, x.shape[-1], -1).swapaxes(0, 1)
+
+
 class Conv(nn.Module):
     """Convolution without a bias, padded by `kernel_size // 2` as torch does.
 
@@ -54,7 +123,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, multiplier: jax.Array | float = 1.0) -> jax.Array:
         """x [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features]."""
-        size, pad = self.kernel_size, self.kernel_size // 2
+        size = self.kernel_size
         kernel = self.param(
             "kernel",
             nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
@@ -67,13 +136,7 @@ class Conv(nn.Module):
             x = x[:, :: self.stride, :: self.stride]
             rows = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
             return rows.reshape(*x.shape[:-1], self.features)
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=(self.stride, self.stride),
-            padding=[(pad, pad), (pad, pad)],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        return convolve(x, kernel, self.stride)
 
 
 class BatchNorm(nn.Module):
