@@ -90,8 +90,8 @@ def kernel_gradient_by_products(
 ) -> jax.Array:
     """The gradient [size, size, C, F] of `convolve`'s kernel from that of its output [B, h, w, F].
 
-    XLA's CPU backend takes it for a convolution with a kernel as large as the image, at a tenth of
-    the rate of its products and, where channels are few, on one core. Here it is `size` products:
+    XLA's CPU backend takes it for a convolution with a kernel as large as the image, slower than
+    products and, in jaxlib 0.10.2, on one core where channels are few. Here it is `size` products:
     all rows that a column of the kernel meets, side by side, by the gradient moved to that column.
     """
     pad, zero = size // 2, jnp.zeros((), x.dtype)
