@@ -222,7 +222,7 @@ def main() -> None:
     """Measure and write the table."""
     options = read_options(sys.argv[1:])
     setting = bench.Setting(options.batch_size, options.image_size, tf32=bench.on_gpu())
-    torch_steps.set_tf32(setting.tf32)
+    torch_steps.configure_gpu(setting.tf32)
     network = TorchResNet(stages.DEPTH, bench.NUM_CLASSES).eval().to(torch_steps.device())
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = normalised(setting.images).to(torch_steps.device())

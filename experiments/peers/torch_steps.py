@@ -43,16 +43,17 @@ def finish() -> None:
         torch.cuda.synchronize()
 
 
-def set_tf32(allowed: bool) -> None:
-    """Let a GPU's float32 products be TF32, or not."""
+def configure_gpu(tf32: bool) -> None:
+    """Let a GPU's float32 products be TF32, or not, and cuDNN choose its algorithms by trial."""
     if bench.on_gpu():
-        torch.set_float32_matmul_precision("high" if allowed else "highest")
-        torch.backends.cudnn.allow_tf32 = allowed
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = tf32
+        torch.backends.cudnn.benchmark = True
 
 
 def makers(setting: bench.Setting, *, compiled: bool = False) -> bench.Makers:
     """Every step, eager or by `torch.compile`."""
-    set_tf32(setting.tf32)
+    configure_gpu(setting.tf32)
     torch.compiler.config.force_disable_caches = True  # the first call is to compile, as ours does
     images = torch.tensor(setting.images, device=device())
     labels = torch.tensor(setting.labels, device=device()).float()

@@ -1,11 +1,16 @@
 """The order of a split's images, and their way onto the mesh."""
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
+
+
+Key = TypeVar("Key")
+Loaded = TypeVar("Loaded")
 
 
 class Images(Protocol):
@@ -57,3 +62,15 @@ def eval_indices(
 def put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     """This process's rows of a batch, placed on the mesh."""
     return jax.make_array_from_process_local_data(sharding, np.ascontiguousarray(array))
+
+
+def prefetched(load: Callable[[Key], Loaded], keys: Iterable[Key]) -> Iterator[Loaded]:
+    """`load` of every key in order, each in a thread while the one before it is worked on."""
+    with ThreadPoolExecutor(1) as loader:
+        upcoming = None
+        for key in keys:
+            current, upcoming = upcoming, loader.submit(load, key)
+            if current:
+                yield current.result()
+        if upcoming:
+            yield upcoming.result()

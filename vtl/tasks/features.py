@@ -142,6 +142,12 @@ def extract(
         header = {"descr": "<f4", "fortran_order": False, "shape": (len(photos), width)}
         with array_path.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
+
+    def load(piece: tuple[np.ndarray, int]) -> tuple[jax.Array, int]:
+        rows, count = piece
+        return batches.put(photos[rows], sharding), count
+
+    pieces = batches.eval_indices(len(photos), batch_size, first=done)
     bar = tqdm(total=len(photos), initial=done, desc="deep features", unit="photo")
     # Written and not mapped: on a full disk a map is a SIGBUS, and this an OSError.
     with array_path.open("r+b") as file:
@@ -150,9 +156,8 @@ def extract(
         file.seek(file.tell() + done * width * 4)
         file.truncate()
         unsaved = 0
-        for rows, count in batches.eval_indices(len(photos), batch_size, first=done):
-            outputs = feature_step(batches.put(photos[rows], sharding))
-            file.write(np.asarray(outputs[:count], "<f4").tobytes())
+        for batch, count in batches.prefetched(load, pieces):
+            file.write(np.asarray(feature_step(batch), "<f4")[:count].tobytes())
             done, unsaved = done + count, unsaved + 1
             bar.update(count)
             if unsaved == BATCHES_BETWEEN_SAVES or done == len(photos):

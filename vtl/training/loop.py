@@ -5,7 +5,6 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import jax
@@ -90,6 +89,7 @@ def run(
     num_images = len(training_set.images)
     epoch_size = epoch_size or num_images
     progress = Progress(int(train_state.step), num_steps, batch_size, epoch_size)
+    learning_rates = np.broadcast_to(schedule(np.arange(num_steps)), num_steps)
     pending: list[dict[str, jax.Array]] = []
 
     def load(step: int) -> dict[str, jax.Array]:
@@ -104,7 +104,7 @@ def run(
                 "step": step,
                 "epoch": step * batch_size / epoch_size,
                 **{name: float(value) for name, value in metrics.items()},
-                "learning_rate": float(schedule(step - 1)),
+                "learning_rate": float(learning_rates[step - 1]),
             }
             for step, metrics in enumerate(pending, start=first)
         ]
@@ -120,15 +120,14 @@ def run(
         progress.end_epoch(scores)
         checkpoints.save(train_state, scores)
 
-    with _signals() as interrupted, ThreadPoolExecutor(1) as prefetcher:
-        if train_state.step == 0:
+    with _signals() as interrupted:
+        first = int(train_state.step)
+        if first == 0:
             score_and_save(0)
-        upcoming = prefetcher.submit(load, int(train_state.step))
-        for step in range(int(train_state.step), num_steps):
-            batch, upcoming = upcoming.result(), prefetcher.submit(load, step + 1)
+        loaded = batches.prefetched(load, range(first, num_steps))
+        for done, batch in enumerate(loaded, start=first + 1):
             train_state, metrics = train_step(train_state, batch)
             pending.append(metrics)
-            done = step + 1
             ends_epoch = done == num_steps or (done * batch_size) % epoch_size < batch_size
             if ends_epoch or done % log_every_steps == 0 or interrupted.is_set():
                 flush(done)

@@ -1,0 +1,79 @@
+"""Seconds of fine-tuning on a set of VOC2007's size, whole commands, at a first and a second start.
+
+    python -m experiments.finetune_speed --root=DEVKIT --weights=FILE
+
+5,011 photos to train on and 4,952 to test, which are DEVKIT's over and over: its mAP means nothing,
+for the same photos are on both sides. A first start has an empty VTL_CACHE, and so decodes every
+photo and compiles every program; the second is the same command with the same cache and another
+--workdir. What vtl times of itself is in the columns `data` (labels, weights, photos), `head`,
+`train` (with the scores and checkpoints of its epochs) and `evaluate`; `imports` is the rest.
+Writes experiments/finetune_speed.csv.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from experiments import bench, devkits, grid
+from experiments.processes import watch
+
+PHASES = ("data", "head", "train", "evaluate")
+
+
+def main() -> None:
+    """Run both starts and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--photos", default="5011,4952", help="to train on, to test on")
+    parser.add_argument("--epochs", type=float, default=10)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"))
+    options = parser.parse_args()
+    counts = [int(count) for count in options.photos.split(",")]
+    rows = []
+    with tempfile.TemporaryDirectory() as directory:
+        scratch = Path(directory)
+        # A run by itself may take the GPU's memory at its start, which bench turns off.
+        environment = os.environ | {"VTL_CACHE": str(scratch / "cache")}
+        environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "true"}
+        splits = dict(zip(("trainval", "test"), counts, strict=True))
+        devkit = devkits.repeat_photos(options.root, scratch / "devkit", splits)
+        for start in ("first", "second"):
+            workdir = scratch / start
+            command = [sys.executable, "-m", "vtl.main", "--config=configs/finetune.py"]
+            command += [f"--config.data.root={devkit}", f"--config.weights={options.weights}"]
+            command += [f"--config.num_epochs={options.epochs}", f"--workdir={workdir}"]
+            command += [f"--config.batch_size={options.batch_size}"]
+            command += [f"--config.data.image_size={options.image_size}"]
+            command += [f"--config.model.dtype={options.dtype}"]
+            seconds, peak = watch(command, environment)
+            results = json.loads((workdir / "results.json").read_text())
+            phases = {phase: round(results["seconds"][phase], 1) for phase in PHASES}
+            rows.append(
+                {
+                    "start": start,
+                    "seconds": round(seconds, 1),
+                    "imports": round(seconds - sum(phases.values()), 1),
+                    **phases,
+                    "images_per_second": round(results["images_per_second"], 1),
+                    "peak_anonymous_mib": round(peak),
+                    "photos": f"{counts[0]} + {counts[1]}",
+                    "epochs": options.epochs,
+                    "batch_size": options.batch_size,
+                    "image_size": options.image_size,
+                    "dtype": options.dtype,
+                    **bench.machine(("jax", "jaxlib")),
+                }
+            )
+            print("  ".join(f"{k} {v}" for k, v in rows[-1].items()), flush=True)
+            grid.write_csv(options.out, rows)
+
+
+if __name__ == "__main__":
+    main()
