@@ -29,7 +29,7 @@ REGIMES: dict[str, tuple[str, str]] = {
 """What trains, as a regex of a parameter's path, and what its BatchNorms do."""
 
 Step = Callable[[], None]
-"""Does one step on the batch, and returns when it is done."""
+"""Does `Setting.in_flight` steps on the batch, and returns when they are done."""
 Makers = dict[str, Callable[[], Step]]
 """By a step's name what builds it, so that only the networks in use are in memory."""
 
@@ -44,6 +44,8 @@ class Setting:
     """Of the activations: float32, or bfloat16 as each framework's users have it."""
     tf32: bool = False
     """Whether a GPU rounds the factors of float32 products to TF32; a CPU doesn't."""
+    in_flight: int = 1
+    """Steps that are begun, one after the other, before the last of them is waited for."""
 
     @property
     def images(self) -> np.ndarray:
@@ -63,6 +65,7 @@ class Setting:
             "image_size": self.image_size,
             "dtype": self.dtype,
             "precision": f"TF32 {'on' if self.tf32 else 'off'}",
+            "in_flight": self.in_flight,
         }
 
 

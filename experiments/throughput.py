@@ -5,6 +5,7 @@
 Every peer does the same step on the same crops of real photos, normalised from uint8 counts, as its
 users would write it (experiments/peers), in a process of its own. Repetitions are interleaved, so
 that what else the machine does hits all alike; the first call, with compilation, is timed apart.
+A training on a GPU doesn't wait for a step before it begins the next: so with `--in-flight=10`.
 With `--dtype=bfloat16` ours computes in it, and the others by autocast or their mixed precision. A
 ratio is ours over theirs: above 1 ours is faster. Writes experiments/throughput.csv and .md.
 """
@@ -57,7 +58,9 @@ def our_makers(setting: bench.Setting) -> bench.Makers:
         eval_step = steps.make_eval_step(model, preprocessing, mesh)
 
         def step() -> None:
-            jax.block_until_ready(eval_step(variables, images))
+            for _ in range(setting.in_flight):
+                outputs = eval_step(variables, images)
+            jax.block_until_ready(outputs)
 
         return step
 
@@ -81,7 +84,8 @@ def our_makers(setting: bench.Setting) -> bench.Makers:
 
         def step() -> None:
             nonlocal state
-            state, metrics = train_step(state, batch)
+            for _ in range(setting.in_flight):
+                state, metrics = train_step(state, batch)
             jax.block_until_ready((state, metrics))
 
         return step
@@ -119,8 +123,8 @@ class Peers:
             return None
 
 
-def measure(peers: Peers, name: str, batch_size: int, repetitions: int) -> list[Row]:
-    """One row a peer that has the step of this name."""
+def measure(peers: Peers, name: str, num_images: int, repetitions: int) -> list[Row]:
+    """One row a peer that has the step of this name, of `num_images` a call."""
     made: dict[str, bench.Step] = {}
     first: dict[str, float] = {}
     for peer, makers in list(peers.makers.items()):
@@ -132,7 +136,7 @@ def measure(peers: Peers, name: str, batch_size: int, repetitions: int) -> list[
     for _ in range(repetitions):
         for peer, step in made.items():
             times[peer].append(bench.seconds_of(step))
-    rates = {peer: batch_size / np.array(of_peer) for peer, of_peer in times.items()}
+    rates = {peer: num_images / np.array(of_peer) for peer, of_peer in times.items()}
     return [row_of(name, peer, first[peer], rates) for peer in made]
 
 
@@ -171,7 +175,8 @@ def markdown(rows: list[Row], left_out: dict[str, str], command: str) -> str:
         f"    {command}",
         "",
         f"{of['hardware']}, {of['cores']} cores; batches of {of['batch_size']} at "
-        f"{of['image_size']} pixels; {of['dtype']}, {of['precision']}; {of['versions']}{tunables}; "
+        f"{of['image_size']} pixels; {of['dtype']}, {of['precision']}; "
+        f"{of['in_flight']} in flight; {of['versions']}{tunables}; "
         f"commit {records.commit()}.",
         "",
         "Medians of interleaved repetitions; in brackets how many times as fast ours is.",
@@ -192,10 +197,15 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated; all by default")
     parser.add_argument("--steps", default="", help="regex found in a step's name")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument(
+        "--in-flight", type=int, default=1, help="steps begun before one is awaited"
+    )
     parser.add_argument("--tf32", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"))
     options = parser.parse_args(arguments)
     bench.check_options(parser, options)
+    if options.in_flight < 1:
+        parser.error("--in-flight must be at least 1")
     options.peers = options.peers.split(",") if options.peers else []
     for peer in options.peers:
         if peer not in PEERS:
@@ -214,7 +224,11 @@ def main() -> None:
     """Measure every step and write both tables."""
     options = read_options(sys.argv[1:])
     setting = bench.Setting(
-        options.batch_size, options.image_size, options.dtype, options.tf32 and bench.on_gpu()
+        options.batch_size,
+        options.image_size,
+        options.dtype,
+        tf32=options.tf32 and bench.on_gpu(),
+        in_flight=options.in_flight,
     )
     command = shlex.join(["python", "-m", "experiments.throughput", *sys.argv[1:]])
     precision = "default" if options.tf32 else "highest"
@@ -226,7 +240,8 @@ def main() -> None:
             packages.update(imported)
     rows: list[Row] = []
     for name in options.steps:
-        for row in measure(peers, name, setting.batch_size, options.repetitions):
+        num_images = setting.batch_size * setting.in_flight
+        for row in measure(peers, name, num_images, options.repetitions):
             records.say("  ".join(f"{key} {value}" for key, value in row.items()))
             rows.append(row | setting.columns() | bench.machine(packages))
         grid.write_csv(options.out, rows)

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from vtl import __version__
 from vtl.errors import UserError
 from vtl.evaluation import metrics
 
@@ -250,10 +251,10 @@ def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def _provenance() -> dict:
-    packages = ("vtl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
     return {
         "commit": commit(),
-        "versions": {"python": sys.version.split()[0]}
+        "versions": {"python": sys.version.split()[0], "vtl": __version__}
         | {name: metadata.version(name) for name in packages},
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
     }

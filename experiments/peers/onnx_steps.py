@@ -42,7 +42,8 @@ def makers(setting: bench.Setting) -> bench.Makers:
         binding.bind_output("scores", device)
 
         def step() -> None:
-            session.run_with_iobinding(binding)
+            for _ in range(setting.in_flight):
+                session.run_with_iobinding(binding)
             binding.synchronize_outputs()
 
         return step

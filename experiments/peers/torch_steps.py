@@ -69,7 +69,8 @@ def makers(setting: bench.Setting, *, compiled: bool = False) -> bench.Makers:
 
         def step() -> None:
             with torch.inference_mode():
-                torch.sigmoid(score(images))
+                for _ in range(setting.in_flight):
+                    torch.sigmoid(score(images))
             finish()
 
         return step
@@ -83,10 +84,11 @@ def makers(setting: bench.Setting, *, compiled: bool = False) -> bench.Makers:
         score = torch.compile(scorer) if compiled else scorer
 
         def step() -> None:
-            optimizer.zero_grad(set_to_none=True)
-            logits = score(images)
-            torch.nn.functional.binary_cross_entropy_with_logits(logits, labels).backward()
-            optimizer.step()
+            for _ in range(setting.in_flight):
+                optimizer.zero_grad(set_to_none=True)
+                logits = score(images)
+                torch.nn.functional.binary_cross_entropy_with_logits(logits, labels).backward()
+                optimizer.step()
             finish()
 
         return step

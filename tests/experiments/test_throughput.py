@@ -8,7 +8,13 @@ from experiments import bench, grid, throughput, workers
 from experiments.throughput import Peers, measure, read_options
 
 EVERYTHING = "training, everything, BatchNorm frozen"
-MACHINE = {"batch_size": 4, "image_size": 64, "dtype": "float32", "precision": "TF32 off"}
+MACHINE = {
+    "batch_size": 4,
+    "image_size": 64,
+    "dtype": "float32",
+    "precision": "TF32 off",
+    "in_flight": 1,
+}
 MACHINE |= {"hardware": "abacus", "cores": 2, "versions": "jax 1", "glibc_tunables": ""}
 
 
@@ -41,7 +47,7 @@ def test_ratio_is_ours_over_theirs_by_medians_and_the_first_call_apart(clock):
         vtl={EVERYTHING: lambda: clock(30.0, 1.0, 2.0, 8.0)},
         torch={EVERYTHING: lambda: clock(3.0, 4.0, 1.0, 4.0)},
     )
-    ours, theirs = measure(peers, EVERYTHING, batch_size=4, repetitions=3)
+    ours, theirs = measure(peers, EVERYTHING, num_images=4, repetitions=3)
     assert ours == {
         "step": EVERYTHING,
         "peer": "vtl",
@@ -60,7 +66,7 @@ def test_repetitions_are_interleaved():
     peers = peers_of(
         **{p: {EVERYTHING: lambda p=p: lambda: calls.append(p)} for p in ("vtl", "b", "c")}
     )
-    measure(peers, EVERYTHING, batch_size=1, repetitions=2)
+    measure(peers, EVERYTHING, num_images=1, repetitions=2)
     assert calls == ["vtl", "b", "c"] * 3
 
 
@@ -88,7 +94,13 @@ def test_a_fault_of_ours_is_raised():
 
 def test_our_steps_run_in_a_process_of_their_own(tmp_path, capsys, monkeypatch):
     table = tmp_path / "table.csv"
-    options = ["--peers=", "--steps=evaluation", "--repetitions=1", "--batch-size=1"]
+    options = [
+        "--peers=",
+        "--steps=evaluation",
+        "--repetitions=1",
+        "--batch-size=1",
+        "--in-flight=2",
+    ]
     options += ["--image-size=32", f"--out={table}"]
     monkeypatch.setattr("sys.argv", ["throughput", *options])
     throughput.main()
@@ -110,7 +122,7 @@ def test_the_tables(clock, tmp_path):
     rows = [row for name in ("evaluation", EVERYTHING) for row in measure(peers, name, 4, 2)]
     rows = [row | MACHINE for row in rows]
     text = throughput.markdown(rows, peers.left_out, "python -m experiments.throughput")
-    assert "abacus, 2 cores; batches of 4 at 64 pixels; float32, TF32 off; jax 1;" in text
+    assert "abacus, 2 cores; batches of 4 at 64 pixels; float32, TF32 off; 1 in flight; jax 1;" in text
     assert (
         "| step | vtl | onnxruntime |\n"
         "| --- | --- | --- |\n"
@@ -137,6 +149,7 @@ def test_the_tables(clock, tmp_path):
         ("--steps=(", "--steps is no regular expression"),
         ("--dtype=float16", "invalid choice: 'float16'"),
         ("--batch-size=0", "--batch-size must be at least 1"),
+        ("--in-flight=0", "--in-flight must be at least 1"),
         ("--image-size=8", "--image-size must be at least 32"),
         ("--repetitions=many", "invalid int value: 'many'"),
     ],

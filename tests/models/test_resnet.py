@@ -6,7 +6,7 @@ from flax import linen as nn
 from flax import traverse_util
 from jax import lax
 
-from vtl.models.resnet import ResNet, convolve, max_pool, relu
+from vtl.models.resnet import ResNet, convolve, convolve_blocks, max_pool, relu
 
 
 @pytest.mark.parametrize(("depth", "last"), [(18, "bn2"), (50, "bn3")])
@@ -51,10 +51,8 @@ def test_the_relu_is_flax_s_with_its_gradient(dtype):
     np.testing.assert_array_equal(got_gradient(gradient)[0], want_gradient(gradient)[0])
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("image_size", [(1, 1), (7, 8), (12, 9)])
-@pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (7, 2)])
-def test_a_convolution_s_gradients_are_xla_s(size, stride, image_size, dtype):
+def in_float32(size, stride, image_size, dtype):
+    """Operands and a gradient in `dtype`; XLA's output and gradients of those, in float32."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, *image_size, 3)), dtype)
     kernel = jnp.asarray(rng.normal(size=(size, size, 3, 4)), dtype)
@@ -70,11 +68,35 @@ def test_a_convolution_s_gradients_are_xla_s(size, stride, image_size, dtype):
             precision="highest",
         )
 
-    want, want_gradients = jax.vjp(reference, x.astype(jnp.float32), kernel.astype(jnp.float32))
-    got, got_gradients = jax.vjp(lambda x, kernel: convolve(x, kernel, stride), x, kernel)
-    gradient = jnp.asarray(rng.integers(-8, 8, want.shape), dtype)
-    pairs = zip(got_gradients(gradient), want_gradients(gradient.astype(jnp.float32)), strict=True)
-    for mine, theirs in ((got, want), *pairs):
+    output, pullback = jax.vjp(reference, x.astype(jnp.float32), kernel.astype(jnp.float32))
+    gradient = jnp.asarray(rng.integers(-8, 8, output.shape), dtype)
+    return (x, kernel, gradient), (output, *pullback(gradient.astype(jnp.float32)))
+
+
+def check(got, want, dtype):
+    for mine, theirs in zip(got, want, strict=True):
         assert mine.dtype == dtype
+        assert mine.shape == theirs.shape
         error = jnp.abs(mine.astype(jnp.float32) - theirs).max() / jnp.abs(theirs).max()
         assert error <= 4 * jnp.finfo(dtype).eps
+
+
+IMAGE_SIZES = [(1, 1), (7, 8), (12, 9)]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("image_size", IMAGE_SIZES)
+@pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
+def test_a_convolution_is_xla_s_with_its_gradients(size, stride, image_size, dtype):
+    (x, kernel, gradient), want = in_float32(size, stride, image_size, dtype)
+    output, pullback = jax.vjp(lambda x, kernel: convolve(x, kernel, stride), x, kernel)
+    check((output, *pullback(gradient)), want, dtype)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("image_size", IMAGE_SIZES)
+@pytest.mark.parametrize("size", [3, 5, 7])
+def test_a_convolution_of_blocks_is_one_of_stride_2(size, image_size, dtype):
+    (x, kernel, gradient), want = in_float32(size, 2, image_size, dtype)
+    output, pullback = jax.vjp(convolve_blocks, x, kernel)
+    check((output, *pullback(gradient)), want, dtype)

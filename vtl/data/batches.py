@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-
 Key = TypeVar("Key")
 Loaded = TypeVar("Loaded")
 

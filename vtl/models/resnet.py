@@ -9,7 +9,7 @@ is that of torchvision/models/resnet.py.
 
 import functools
 import math
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import NamedTuple
 
 import jax
@@ -44,45 +44,100 @@ EPSILON = {"v1.5": 1e-5, "v1": 1.001e-5}
 def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """x [B, H, W, C], kernel [K, K, C, F] -> [B, ceil(H / stride), ceil(W / stride), F].
 
-    Padded by K // 2. Its gradients are XLA's own, but for the kernel's on a CPU.
+    Padded by K // 2. Output and gradients are XLA's own where nothing quicker is known.
     """
-    return _convolve(x, kernel, stride)
+    return lax.platform_dependent(x, kernel, **_quickest(kernel, stride))
 
 
-def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    pad = kernel.shape[0] // 2
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=[(pad, pad), (pad, pad)],
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+Convolution = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def _quickest(kernel: jax.Array, stride: int) -> dict[str, Convolution]:
+    """How to convolve by platform; `default` is XLA's own way."""
+    ways: dict[str, Convolution] = {"default": functools.partial(_convolve, stride=stride)}
+    if kernel.shape[0] == 1:
+        # XLA's CPU backend takes two to four times as long for the convolution. On a GPU it is
+        # cuDNN's, which adds the shortcut and takes the ReLU in the same pass.
+        ways["cpu"] = functools.partial(convolve_points, stride=stride)
+    elif stride == 2 and kernel.shape[2] < 8:
+        ways["cuda"] = convolve_blocks
+    return ways
 
 
 def _convolve_forward(
     x: jax.Array, kernel: jax.Array, stride: int
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _convolve(x, kernel, stride), (x, kernel)
+    return convolve(x, kernel, stride), (x, kernel)
 
 
 def _convolve_backward(
     stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    def kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
-        return jax.linear_transpose(lambda k: _convolve(x, k, stride), kernel)(gradient)[0]
-
     x, kernel = saved
-    (x_gradient,) = jax.linear_transpose(lambda x: _convolve(x, kernel, stride), x)(gradient)
-    return x_gradient, lax.platform_dependent(
-        x,
-        gradient,
-        cpu=functools.partial(kernel_gradient_by_products, size=kernel.shape[0], stride=stride),
-        default=kernel_gradient,
-    )
+    size, ways = kernel.shape[0], _quickest(kernel, stride)
+    if size == 1:
+        ways = {"default": functools.partial(convolve_points, stride=stride)}
+
+    def kernel_gradient(way: Convolution) -> Convolution:
+        return lambda x, gradient: jax.linear_transpose(lambda k: way(x, k), kernel)(gradient)[0]
+
+    (x_gradient,) = jax.linear_transpose(lambda x: ways["default"](x, kernel), x)(gradient)
+    gradients = {platform: kernel_gradient(way) for platform, way in ways.items()}
+    if size > 1:
+        gradients["cpu"] = functools.partial(kernel_gradient_by_products, size=size, stride=stride)
+    return x_gradient, lax.platform_dependent(x, gradient, **gradients)
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def _convolve(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int] | None = None
+) -> jax.Array:
+    pad = kernel.shape[0] // 2
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=[padding or (pad, pad)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def convolve_points(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """`convolve` by a kernel of 1x1 as a product, in which a point is a row.
+
+    On a CPU the kernel's gradient takes XLA three times as long where rows aren't one axis.
+    """
+    x = x[:, ::stride, ::stride]
+    rows = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+    return rows.reshape(*x.shape[:-1], -1)
+
+
+def convolve_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`convolve` of stride 2 as one of stride 1 over blocks of 2x2 pixels (space to depth).
+
+    A block has four times the channels: cuDNN takes eight at a time and more, filling up the three
+    of a photo with zeros.
+    """
+    batch, height, width, channels = x.shape
+    size, features = kernel.shape[0], kernel.shape[-1]
+    # The kernel's first row is the second of a block where it reaches out an odd number of rows.
+    before = size // 2 % 2
+    taps = (before + size + 1) // 2
+    after = 2 * taps - size - before
+    x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+    kernel = jnp.pad(kernel, ((before, after), (before, after), (0, 0), (0, 0)))
+    rows, columns = x.shape[1] // 2, x.shape[2] // 2
+    x = x.reshape(batch, rows, 2, columns, 2, channels).swapaxes(2, 3)
+    kernel = kernel.reshape(taps, 2, taps, 2, channels, features).swapaxes(1, 2)
+    out = (size // 2 + before) // 2
+    return _convolve(
+        x.reshape(batch, rows, columns, -1),
+        kernel.reshape(taps, taps, -1, features),
+        stride=1,
+        padding=(out, taps - 1 - out),
+    )
 
 
 def kernel_gradient_by_products(
@@ -129,14 +184,7 @@ class Conv(nn.Module):
             nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
             (size, size, x.shape[-1], self.features),
         )
-        kernel = (kernel * multiplier).astype(self.dtype)
-        if size == 1:
-            # XLA's CPU backend takes two to four times as long for the convolution, and for the
-            # kernel's gradient three times as long where the rows aren't one axis.
-            x = x[:, :: self.stride, :: self.stride]
-            rows = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
-            return rows.reshape(*x.shape[:-1], self.features)
-        return convolve(x, kernel, self.stride)
+        return convolve(x, (kernel * multiplier).astype(self.dtype), self.stride)
 
 
 class BatchNorm(nn.Module):
@@ -195,10 +243,13 @@ def conv_norm(x: jax.Array, conv: Conv, norm: BatchNorm, live_norms: Container[s
 def relu(x: jax.Array) -> jax.Array:
     """max(x, 0), with a gradient that asks for nothing but its output; at 0 it is 0, as in torch.
 
-    XLA computes a maximum with 0 anew wherever it is read, and so keeps the input for the backward
-    pass beside the output that the next convolution needs. A select it computes once.
+    On a CPU, XLA computes a maximum with 0 anew wherever it is read, and so keeps the input for the
+    backward pass beside the output that the next convolution needs; a select it computes once. On a
+    GPU a maximum becomes a part of the convolution before it.
     """
-    return jnp.where(x < 0, 0, x)
+    return lax.platform_dependent(
+        x, cpu=lambda x: jnp.where(x < 0, 0, x), default=lambda x: jnp.maximum(x, 0)
+    )
 
 
 @relu.defjvp

@@ -140,8 +140,8 @@ def extract(
     first = done = record.pop("done", 0) if record.items() >= made_of.items() else 0
     if not done:
         header = {"descr": "<f4", "fortran_order": False, "shape": (len(photos), width)}
-        with array_path.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
+        with array_path.open("wb") as new_file:
+            np.lib.format.write_array_header_1_0(new_file, header)
 
     def load(piece: tuple[np.ndarray, int]) -> tuple[jax.Array, int]:
         rows, count = piece

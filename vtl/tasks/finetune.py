@@ -123,6 +123,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
             variables["params"]["fc"] = given_head
         elif config.head == "probe":
             say(f"logistic regression on the features of {len(train)} photos starts the head")
+            # Placed as training places them, lest the step be compiled twice.
+            variables = jax.device_put(variables, replicated(mesh))
             _, features = predict(eval_step, variables, photos["train"])
             head = fit.logistic_regression(features, train.labels, known, config.head_l2)
             variables["params"]["fc"] = dict(zip(("kernel", "bias"), head, strict=True))

@@ -117,8 +117,11 @@ class Checkpoints:
 
 
 def _is_not_orbax(record: python_logging.LogRecord) -> bool:
-    """orbax logs dozens of lines a save through absl, and its errors, which it raises as well."""
-    return "orbax" not in record.pathname or record.levelno == python_logging.WARNING
+    """orbax logs dozens of lines a save through absl: also that a save took seconds, and errors.
+
+    What fails it raises as well.
+    """
+    return "orbax" not in record.pathname
 
 
 python_logging.getLogger("absl").addFilter(_is_not_orbax)

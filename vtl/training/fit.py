@@ -56,10 +56,13 @@ def logistic_regression(
     mean = jnp.mean(features.astype(jnp.float32), axis=0)
     features = features.astype(jnp.float32) - mean
     solver = optax.lbfgs()
+    # TF32 would end the line searches early.
+    product = functools.partial(jnp.matmul, precision="highest")
 
     def fit_class(labels: jax.Array, known: jax.Array, l2: jax.Array) -> tuple:
         def objective(head: Linear) -> jax.Array:
-            loss = losses.sigmoid_bce_mean(features @ head.kernel + head.bias, labels, known)
+            logits = product(features, head.kernel) + head.bias
+            loss = losses.sigmoid_bce_mean(logits, labels, known)
             return loss + 0.5 * l2 * jnp.sum(head.kernel**2)
 
         value_and_grad = optax.value_and_grad_from_state(objective)
@@ -89,7 +92,7 @@ def logistic_regression(
         gap = jnp.where(has_minimum, jnp.inf, 0.0)
         carry = (start, solver.init(start), 0, gap, jnp.inf, jnp.finfo(jnp.float32).max)
         head = jax.lax.while_loop(is_unfinished, iterate, carry)[0]
-        return head.kernel, head.bias - mean @ head.kernel
+        return head.kernel, head.bias - product(mean, head.kernel)
 
     l2 = jnp.broadcast_to(jnp.asarray(l2, jnp.float32), labels.shape[1:])
     fit = jax.vmap(fit_class, in_axes=(1, 1, 0), out_axes=(1, 0))
