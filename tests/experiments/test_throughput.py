@@ -122,7 +122,9 @@ def test_the_tables(clock, tmp_path):
     rows = [row for name in ("evaluation", EVERYTHING) for row in measure(peers, name, 4, 2)]
     rows = [row | MACHINE for row in rows]
     text = throughput.markdown(rows, peers.left_out, "python -m experiments.throughput")
-    assert "abacus, 2 cores; batches of 4 at 64 pixels; float32, TF32 off; 1 in flight; jax 1;" in text
+    assert (
+        "abacus, 2 cores; batches of 4 at 64 pixels; float32, TF32 off; 1 in flight; jax 1;" in text
+    )
     assert (
         "| step | vtl | onnxruntime |\n"
         "| --- | --- | --- |\n"
