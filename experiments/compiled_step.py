@@ -1,18 +1,25 @@
 """What XLA plans for our training step: bytes of activations a photo, and all-reduces.
 
     python -m experiments.compiled_step
+    python -m experiments.compiled_step --gpu       # for an H100, that needn't be there
 
-ResNet-50 with 1,000 classes at 224, float32, all of it training, compiled for the CPU and not run.
-The bytes are what 8 photos more in a batch add to its temporary arrays, over 8; the all-reduces are
-of a batch of 16 on 8 virtual devices. Writes experiments/compiled_step.csv.
+ResNet-50 with 1,000 classes at 224, all of it training, compiled for the CPU in float32, or for an
+H100 in bfloat16, and not run. The bytes are what 8 photos more in a batch add to its temporary
+arrays, over 8; the all-reduces are of a batch of 16 on 8 virtual devices, which only a CPU has.
+`--gpu` needs the extra `cuda`, and tells in minutes and on any machine that XLA's compiler for GPUs
+takes the step. Writes experiments/compiled_step.csv.
 """
 
+import argparse
+import collections
 import re
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from configs import finetune as finetune_config
@@ -25,30 +32,55 @@ from vtl.weights.preprocessing import TORCHVISION
 NUM_CLASSES, SIDE, NUM_DEVICES = 1000, 224, 8
 
 
+GPU = Path(__file__).parent / "parts" / "h100.txtpb"
+
+
 def main() -> None:
     """Compile for both uses of BatchNorm, and write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--gpu", action="store_true")
+    options = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", NUM_DEVICES)
-    alone = Mesh(make_mesh().devices[:1], ("data",))
+    mesh = gpu() if options.gpu else Mesh(make_mesh().devices[:1], ("data",))
+    dtype = "bfloat16" if options.gpu else "float32"
     rows = []
     for batch_norm in ("frozen", "batch"):
-        plans = [compiled(batch_norm, size, alone).memory_analysis() for size in (8, 16)]
-        few, many = (plan.temp_size_in_bytes for plan in plans)
-        text = compiled(batch_norm, 16, make_mesh()).as_text()
+        few, many = (compiled(batch_norm, size, mesh, dtype) for size in (8, 16))
+        plans = [step.memory_analysis().temp_size_in_bytes for step in (few, many)]
         row = {
+            "device": mesh.devices[0].device_kind,
+            "dtype": dtype,
             "batch_norm": batch_norm,
-            "bytes_a_photo": (many - few) // 8,
-            "all_reduces": len(re.findall(r"= .*\ball-reduce(?:-start)?\(", text)),
-            "jax": jax.__version__,
+            "bytes_a_photo": (plans[1] - plans[0]) // 8,
         }
+        if options.gpu:
+            called = re.findall(r'custom_call_target="__cudnn\$(\w+)"', many.as_text())
+            row["cudnn"] = ", ".join(
+                f"{n} {name}" for name, n in collections.Counter(called).items()
+            )
+        else:
+            text = compiled(batch_norm, 16, make_mesh(), dtype).as_text()
+            row["all_reduces"] = len(re.findall(r"= .*\ball-reduce(?:-start)?\(", text))
+        row["jax"] = jax.__version__
         print("  ".join(f"{k} {v}" for k, v in row.items()))
         rows.append(row)
     grid.write_csv(Path(__file__).with_suffix(".csv"), rows)
 
 
-def compiled(batch_norm: str, batch_size: int, mesh: Mesh) -> Any:
+def gpu() -> Mesh:
+    """A mesh of the GPU that `GPU` describes, to compile for."""
+    topology = topologies.get_topology_desc(
+        "gpu", platform="cuda", topology="1x1x1", target_config=GPU.read_text()
+    )
+    return Mesh(np.array(topology.devices), ("data",))
+
+
+def compiled(batch_norm: str, batch_size: int, mesh: Mesh, dtype: str) -> Any:
     """The training step for one batch size on `mesh`; only shapes are needed."""
-    model, blank = ResNet(NUM_CLASSES), jnp.zeros((1, 64, 64, 3))
+    model, blank = ResNet(NUM_CLASSES, dtype=jnp.dtype(dtype)), jnp.zeros((1, 64, 64, 3))
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), blank, live_norms=()))
     multipliers = optim.resolve_rules(((".*", 1.0),), variables["params"])
     config = finetune_config.get_config().optim

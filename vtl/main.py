@@ -47,6 +47,8 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     logging.get_absl_handler().setFormatter(python_logging.Formatter("vtl: %(message)s"))
     jax.config.update("jax_compilation_cache_dir", str(fetch.cache_dir() / "xla"))
+    # Of programs that compile in less than a second, which JAX leaves out, a run has dozens.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     config = _read_config()
     workdir = _WORKDIR.value or "runs/" + "_".join(filter(None, (config.task, config.variant)))
     try:

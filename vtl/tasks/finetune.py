@@ -132,7 +132,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
     train_state, resumed_from = loop.start(
         first_state,
-        jax.eval_shape(lambda: new_state(network.initialise(model, 0), optimizer)),
+        jax.eval_shape(lambda variables: new_state(variables, optimizer), shapes),
         num_steps=num_steps,
         mesh=mesh,
         run_directory=run_directory,

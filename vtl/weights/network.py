@@ -1,6 +1,7 @@
 """A network for somebody's classes: its model, and the variables that it starts from."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -46,6 +47,7 @@ def initialise(model: ResNet, seed: int) -> Any:
     return model.init(jax.random.key(seed), jnp.zeros((1, 64, 64, 3)), live_norms=())
 
 
+@functools.cache
 def shapes_of(model: ResNet) -> Any:
     """The variables' shapes, without computing them."""
     return jax.eval_shape(lambda: initialise(model, 0))
