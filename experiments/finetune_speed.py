@@ -28,21 +28,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--weights", required=True)
-    parser.add_argument("--photos", default="5011,4952", help="to train on, to test on")
+    parser.add_argument(
+        "--photos", type=int, nargs=2, default=(5011, 4952), metavar=("TRAIN", "TEST")
+    )
     parser.add_argument("--epochs", type=float, default=10)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"))
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"))
     options = parser.parse_args()
-    counts = [int(count) for count in options.photos.split(",")]
     rows = []
     with tempfile.TemporaryDirectory() as directory:
         scratch = Path(directory)
         # A run by itself may take the GPU's memory at its start, which bench turns off.
         environment = os.environ | {"VTL_CACHE": str(scratch / "cache")}
         environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "true"}
-        splits = dict(zip(("trainval", "test"), counts, strict=True))
+        splits = dict(zip(("trainval", "test"), options.photos, strict=True))
         devkit = devkits.repeat_photos(options.root, scratch / "devkit", splits)
         for start in ("first", "second"):
             workdir = scratch / start
@@ -63,7 +64,7 @@ def main() -> None:
                     **phases,
                     "images_per_second": round(results["images_per_second"], 1),
                     "peak_anonymous_mib": round(peak),
-                    "photos": f"{counts[0]} + {counts[1]}",
+                    "photos": " + ".join(map(str, options.photos)),
                     "epochs": options.epochs,
                     "batch_size": options.batch_size,
                     "image_size": options.image_size,

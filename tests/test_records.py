@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+import vtl
 from vtl import records
 from vtl.errors import UserError
 from vtl.records import Progress, RunDirectory, format_seconds
@@ -177,7 +178,12 @@ def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path, monkeyp
     assert json.loads(path.read_text()) == {"a": 2}
 
 
-def test_results_say_where_they_come_from(tmp_path):
+def test_results_say_where_they_come_from(tmp_path, monkeypatch):
+    def version_of_others(name, version=metadata.version):
+        assert name != "vtl"  # which may run from a checkout that nobody installed
+        return version(name)
+
+    monkeypatch.setattr(metadata, "version", version_of_others)
     run = begin(tmp_path, make_config())
     run.write_results({"task": "finetune", "status": "finished", "map": {"lab": 0.5}})
     results = run.read_results()
@@ -187,6 +193,7 @@ def test_results_say_where_they_come_from(tmp_path):
     assert results["versions"]["numpy"] == np.__version__
     assert results["versions"]["orbax-checkpoint"] == metadata.version("orbax-checkpoint")
     assert results["versions"]["python"].startswith("3.")
+    assert results["versions"]["vtl"] == vtl.__version__
     assert len(results["devices"]) == jax.device_count()
     assert results["devices"][0].startswith(f"{jax.devices()[0].platform}: ")
     # None where the code runs from no checkout.

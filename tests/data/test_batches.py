@@ -1,3 +1,5 @@
+import threading
+
 import jax
 import numpy as np
 import pytest
@@ -65,6 +67,29 @@ def test_the_last_batch_is_padded_by_its_first_image():
     *_, (indices, count) = batches.eval_indices(10, 4)
     assert count == 2
     assert indices.tolist() == [8, 9, 8, 8]
+
+
+def test_the_next_is_loaded_while_one_is_worked_on():
+    begun = threading.Semaphore(0)
+
+    def load(key):
+        begun.release()
+        return 10 * key
+
+    loaded = batches.prefetched(load, [1, 2, 3])
+    assert next(loaded) == 10
+    assert begun.acquire(timeout=60)
+    assert begun.acquire(timeout=60)  # of 2, which nobody asked for yet
+    assert not begun.acquire(blocking=False)
+    assert list(loaded) == [20, 30]
+    assert list(batches.prefetched(load, [])) == []
+
+
+def test_what_fails_a_load_is_raised_where_its_turn_is():
+    loaded = batches.prefetched(lambda key: 1 / key, [1, 0])
+    assert next(loaded) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(loaded)
 
 
 def test_put_places_the_rows():

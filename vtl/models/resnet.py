@@ -80,22 +80,26 @@ def _convolve_backward(
         # GPU compiler ends the process on such a product (openxla/xla#47381).
         ways = {"default": functools.partial(convolve_points, stride=stride)}
 
-    def of_input(way: Convolution) -> Convolution:
-        return lambda kernel, gradient: jax.linear_transpose(lambda x: way(x, kernel), x)(gradient)[
-            0
-        ]
-
-    def of_kernel(way: Convolution) -> Convolution:
-        return lambda x, gradient: jax.linear_transpose(lambda k: way(x, k), kernel)(gradient)[0]
-
-    of_inputs = {platform: of_input(way) for platform, way in ways.items()}
-    of_kernels = {platform: of_kernel(way) for platform, way in ways.items()}
+    of_inputs = {p: functools.partial(_input_gradient, way, x) for p, way in ways.items()}
+    of_kernels = {p: functools.partial(_kernel_gradient, way, kernel) for p, way in ways.items()}
     if size > 1:
         of_kernels["cpu"] = functools.partial(kernel_gradient_by_products, size=size, stride=stride)
     return (
         lax.platform_dependent(kernel, gradient, **of_inputs),
         lax.platform_dependent(x, gradient, **of_kernels),
     )
+
+
+def _input_gradient(
+    way: Convolution, like: jax.Array, kernel: jax.Array, gradient: jax.Array
+) -> jax.Array:
+    return jax.linear_transpose(lambda x: way(x, kernel), like)(gradient)[0]
+
+
+def _kernel_gradient(
+    way: Convolution, like: jax.Array, x: jax.Array, gradient: jax.Array
+) -> jax.Array:
+    return jax.linear_transpose(lambda kernel: way(x, kernel), like)(gradient)[0]
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
