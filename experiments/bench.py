@@ -65,7 +65,6 @@ class Setting:
             "image_size": self.image_size,
             "dtype": self.dtype,
             "precision": f"TF32 {'on' if self.tf32 else 'off'}",
-            "in_flight": self.in_flight,
         }
 
 

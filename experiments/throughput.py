@@ -243,7 +243,8 @@ def main() -> None:
         num_images = setting.batch_size * setting.in_flight
         for row in measure(peers, name, num_images, options.repetitions):
             records.say("  ".join(f"{key} {value}" for key, value in row.items()))
-            rows.append(row | setting.columns() | bench.machine(packages))
+            row |= setting.columns() | {"in_flight": setting.in_flight}
+            rows.append(row | bench.machine(packages))
         grid.write_csv(options.out, rows)
         text = markdown(rows, peers.left_out, command)
         options.out.with_suffix(".md").write_text(text)

@@ -63,6 +63,18 @@ def put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_process_local_data(sharding, np.ascontiguousarray(array))
 
 
+def eval_batches(
+    images: Images, batch_size: int, sharding: NamedSharding, *, first: int = 0
+) -> Iterator[tuple[jax.Array, int]]:
+    """The batches of `eval_indices` on the mesh, the next one loaded while one is worked on."""
+
+    def load(piece: tuple[np.ndarray, int]) -> tuple[jax.Array, int]:
+        indices, count = piece
+        return put(images[indices], sharding), count
+
+    return prefetched(load, eval_indices(len(images), batch_size, first=first))
+
+
 def prefetched(load: Callable[[Key], Loaded], keys: Iterable[Key]) -> Iterator[Loaded]:
     """`load` of every key in order, each in a thread while the one before it is worked on."""
     with ThreadPoolExecutor(1) as loader:

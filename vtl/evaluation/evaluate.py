@@ -22,12 +22,7 @@ def predict(
 
     Of an eval step that is scores [N, C] and features [N, D].
     """
-
-    def load(piece: tuple[np.ndarray, int]) -> tuple[jax.Array, int]:
-        indices, count = piece
-        return batches.put(images[indices], sharding), count
-
     outputs = []
-    for batch, count in batches.prefetched(load, batches.eval_indices(len(images), batch_size)):
+    for batch, count in batches.eval_batches(images, batch_size, sharding):
         outputs.append([np.asarray(output)[:count] for output in step(variables, batch)])
     return tuple(np.concatenate(parts) for parts in zip(*outputs, strict=True))

@@ -142,12 +142,6 @@ def extract(
         header = {"descr": "<f4", "fortran_order": False, "shape": (len(photos), width)}
         with array_path.open("wb") as new_file:
             np.lib.format.write_array_header_1_0(new_file, header)
-
-    def load(piece: tuple[np.ndarray, int]) -> tuple[jax.Array, int]:
-        rows, count = piece
-        return batches.put(photos[rows], sharding), count
-
-    pieces = batches.eval_indices(len(photos), batch_size, first=done)
     bar = tqdm(total=len(photos), initial=done, desc="deep features", unit="photo")
     # Written and not mapped: on a full disk a map is a SIGBUS, and this an OSError.
     with array_path.open("r+b") as file:
@@ -156,7 +150,7 @@ def extract(
         file.seek(file.tell() + done * width * 4)
         file.truncate()
         unsaved = 0
-        for batch, count in batches.prefetched(load, pieces):
+        for batch, count in batches.eval_batches(photos, batch_size, sharding, first=done):
             file.write(np.asarray(feature_step(batch), "<f4")[:count].tobytes())
             done, unsaved = done + count, unsaved + 1
             bar.update(count)
