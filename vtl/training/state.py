@@ -32,7 +32,8 @@ def new_state(variables: dict[str, Any], optimizer: optax.GradientTransformation
         step=jnp.int32(0),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
-        opt_state=optimizer.init(variables["params"]),
+        # As one program: by itself each shape of a parameter is another to compile.
+        opt_state=jax.jit(optimizer.init)(variables["params"]),
     )
 
 
