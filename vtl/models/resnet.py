@@ -174,8 +174,10 @@ def kernel_gradient_by_products(
         shift, phase = divmod(j - pad, stride)
         moved = lax.pad(gradient, zero, [(0, 0, 0), (0, 0, 0), (shift, -shift, 0), (0, 0, 0)])
         seen = rows[:, :, phase::stride].reshape(-1, rows.shape[-1])
-        columns.append(seen.T @ moved.reshape(-1, moved.shape[-1]))
-    return jnp.stack(columns, axis=0).reshape(size, size, x.shape[-1], -1).swapaxes(0, 1)
+        columns.append(moved.reshape(-1, moved.shape[-1]).T @ seen)
+    # [column, F, row, C]
+    gradients = jnp.stack(columns).reshape(size, gradient.shape[-1], size, x.shape[-1])
+    return gradients.transpose(2, 0, 3, 1)
 
 
 class Conv(nn.Module):
