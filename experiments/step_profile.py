@@ -31,7 +31,7 @@ from flax import linen as nn
 from experiments import bench, grid, stages
 from experiments.peers import torch_steps
 from tests.references.torch_resnet import TorchResNet, normalised
-from vtl import records
+from vtl import memory, records
 
 Row = dict[str, Any]
 
@@ -221,6 +221,7 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
 def main() -> None:
     """Measure and write the table."""
     options = read_options(sys.argv[1:])
+    memory.keep_freed_memory()
     setting = bench.Setting(options.batch_size, options.image_size, tf32=bench.on_gpu())
     torch_steps.configure_gpu(setting.tf32)
     network = TorchResNet(stages.DEPTH, bench.NUM_CLASSES).eval().to(torch_steps.device())

@@ -5,6 +5,7 @@
 Every peer does the same step on the same crops of real photos, normalised from uint8 counts, as its
 users would write it (experiments/peers), in a process of its own. Repetitions are interleaved, so
 that what else the machine does hits all alike; the first call, with compilation, is timed apart.
+Ours keeps freed memory, as `vtl.main` does; GLIBC_TUNABLES in the environment can make the others.
 A training on a GPU doesn't wait for a step before it begins the next: so with `--in-flight=10`.
 With `--dtype=bfloat16` ours computes in it, and the others by autocast or their mixed precision. A
 ratio is ours over theirs: above 1 ours is faster. Writes experiments/throughput.csv and .md.
@@ -26,7 +27,7 @@ import numpy as np
 
 from configs import finetune as finetune_config
 from experiments import bench, grid, workers
-from vtl import records
+from vtl import memory, records
 from vtl.models.resnet import ResNet
 from vtl.training import optim, steps
 from vtl.training.state import make_mesh, new_state, replicated
@@ -98,6 +99,7 @@ def peer_makers(peer: str, setting: bench.Setting, precision: str) -> bench.Make
     """A peer's steps, with JAX's products in `precision`; what its import raises where it fails."""
     jax.config.update("jax_default_matmul_precision", precision)
     if peer == OURS:
+        memory.keep_freed_memory()
         return our_makers(setting)
     module, options = PEERS[peer]
     return importlib.import_module(f"experiments.peers.{module}").makers(setting, **options)

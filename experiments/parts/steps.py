@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 
 from experiments import bench, throughput
+from vtl import memory
 
 
 def main() -> None:
     """Compile and warm up, then time the repetitions."""
+    memory.keep_freed_memory()
     name, batch_size, side, repetitions, target = sys.argv[1:]
     step = throughput.our_makers(bench.Setting(int(batch_size), int(side)))[name]()
     step()
