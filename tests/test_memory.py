@@ -29,3 +29,14 @@ def test_what_is_freed_is_used_again_instead_of_cleared_pages():
         faults[name] = int(output)
     # 128 MiB, in pages of up to 2 MiB.
     assert faults["kept"] < 16 < 64 <= faults["freed"]
+
+
+def test_main_keeps_freed_memory_before_it_does_anything():
+    command = """
+import sys, jax
+from vtl import main
+
+main._read_config = lambda: sys.exit(jax.config.jax_cpu_enable_async_dispatch)
+main.main(["vtl.main"])
+"""
+    assert subprocess.run([sys.executable, "-c", command]).returncode == 0
