@@ -5,7 +5,7 @@
 Every peer does the same step on the same crops of real photos, normalised from uint8 counts, as its
 users would write it (experiments/peers), in a process of its own. Repetitions are interleaved, so
 that what else the machine does hits all alike; the first call, with compilation, is timed apart.
-Ours keeps freed memory, as `vtl.main` does; GLIBC_TUNABLES in the environment can make the others.
+Ours keeps freed memory, as a fine-tuning does; GLIBC_TUNABLES in the environment has others do so.
 A training on a GPU doesn't wait for a step before it begins the next: so with `--in-flight=10`.
 With `--dtype=bfloat16` ours computes in it, and the others by autocast or their mixed precision. A
 ratio is ours over theirs: above 1 ours is faster. Writes experiments/throughput.csv and .md.

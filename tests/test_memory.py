@@ -6,6 +6,10 @@ import sys
 
 import pytest
 
+from configs.finetune import get_config
+from vtl import memory
+from vtl.tasks import finetune
+
 FAULTS_OF_THE_SECOND_ARRAY = """
 import resource, sys
 import numpy as np
@@ -31,12 +35,15 @@ def test_what_is_freed_is_used_again_instead_of_cleared_pages():
     assert faults["kept"] < 16 < 64 <= faults["freed"]
 
 
-def test_main_keeps_freed_memory_before_it_does_anything():
-    command = """
-import sys, jax
-from vtl import main
+def test_a_fine_tuning_keeps_freed_memory_before_it_asks_for_devices(monkeypatch, tmp_path):
+    done = []
 
-main._read_config = lambda: sys.exit(jax.config.jax_cpu_enable_async_dispatch)
-main.main(["vtl.main"])
-"""
-    assert subprocess.run([sys.executable, "-c", command]).returncode == 0
+    def stop():
+        done.append("devices")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda: done.append("memory"))
+    monkeypatch.setattr(finetune, "make_mesh", stop)
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(get_config("demo"), tmp_path / "run")
+    assert done == ["memory", "devices"]

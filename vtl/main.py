@@ -14,7 +14,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from vtl import memory, records
+from vtl import records
 from vtl.data import fetch
 from vtl.errors import FetchError, UserError, check_choice
 from vtl.tasks import classify, features, finetune, probe, relu_study
@@ -46,7 +46,6 @@ def main(argv: list[str]) -> None:
         _fail(f"unexpected argument {argv[1]}: options look like --config.seed=1")
     logging.set_verbosity(logging.WARNING)
     logging.get_absl_handler().setFormatter(python_logging.Formatter("vtl: %(message)s"))
-    memory.keep_freed_memory()
     jax.config.update("jax_compilation_cache_dir", str(fetch.cache_dir() / "xla"))
     # Of programs that compile in less than a second, which JAX leaves out, a run has dozens.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

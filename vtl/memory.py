@@ -6,7 +6,7 @@ import platform
 import jax
 
 # From glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _NEVER = -1
 
 
@@ -21,7 +21,6 @@ def keep_freed_memory() -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
-        # One heap for all threads, which never shrinks and leaves nothing out, however large.
-        mallopt(_M_ARENA_MAX, 1)
+        # All of it on the heap, however large, which then never shrinks.
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, _NEVER)

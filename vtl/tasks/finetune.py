@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from vtl import memory
 from vtl.data import fetch, images, voc
 from vtl.errors import UserError, check_choice
 from vtl.evaluation import evaluate, gallery, metrics
@@ -43,6 +44,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         show_outcome(run_directory)
         return
     seconds = {"start": time.perf_counter()}
+    memory.keep_freed_memory()
     mesh = make_mesh()
     check_batch_size("batch_size", config.batch_size, mesh)
     check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
