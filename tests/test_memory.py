@@ -7,8 +7,10 @@ import sys
 import pytest
 
 from configs.finetune import get_config
+from tests.devkit import write_devkit
 from vtl import memory
 from vtl.tasks import finetune
+from vtl.training import loop
 
 FAULTS_OF_THE_SECOND_ARRAY = """
 import resource, sys
@@ -35,15 +37,19 @@ def test_what_is_freed_is_used_again_instead_of_cleared_pages():
     assert faults["kept"] < 16 < 64 <= faults["freed"]
 
 
-def test_a_fine_tuning_keeps_freed_memory_before_it_asks_for_devices(monkeypatch, tmp_path):
+def test_a_fine_tuning_keeps_freed_memory_once_it_trains(monkeypatch, tmp_path):
     done = []
 
-    def stop():
-        done.append("devices")
+    def stop(*args, **kwargs):
+        done.append("loop")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(memory, "keep_freed_memory", lambda: done.append("memory"))
-    monkeypatch.setattr(finetune, "make_mesh", stop)
+    monkeypatch.setattr(loop, "run", stop)
+    config = get_config("demo")
+    config.weights, config.head = "", "zeros"
+    config.model.depth, config.model.width = 18, 0.125
+    config.data.root = str(write_devkit(tmp_path, {"trainval": 4, "test": 2}))
     with pytest.raises(KeyboardInterrupt):
-        finetune.run(get_config("demo"), tmp_path / "run")
-    assert done == ["memory", "devices"]
+        finetune.run(config, tmp_path / "run")
+    assert done == ["memory", "loop"]

@@ -49,6 +49,8 @@ def main(argv: list[str]) -> None:
     jax.config.update("jax_compilation_cache_dir", str(fetch.cache_dir() / "xla"))
     # Of programs that compile in less than a second, which JAX leaves out, a run has dozens.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    # A CPU would begin a step before the last one's memory is free, and so need it twice.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     config = _read_config()
     workdir = _WORKDIR.value or "runs/" + "_".join(filter(None, (config.task, config.variant)))
     try:

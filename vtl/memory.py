@@ -3,22 +3,18 @@
 import ctypes
 import platform
 
-import jax
-
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _NEVER = -1
 
 
 def keep_freed_memory() -> None:
-    """Keep what is freed for what is asked for next; to be called before JAX's first use.
+    """Have glibc keep what is freed from now on for what is asked for next, to the process's end.
 
-    A step on a CPU frees gigabytes, and glibc would hand them back to Linux, which clears every
-    page anew for the next step: a fifth of a training step's time and more. And JAX would begin the
-    next step before this one's memory is free, and so need it twice; on a CPU it waits now, which
-    loses nothing, for there a step takes all cores. Where there is no glibc, that is all.
+    A training step on a CPU frees gigabytes, and glibc would hand them back to Linux, which clears
+    every page anew for the next step: a fifth of a step's time and more. Elsewhere than with glibc
+    nothing is done.
     """
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
         # All of it on the heap, however large, which then never shrinks.

@@ -44,7 +44,6 @@ def run(config: ConfigDict, workdir: Path) -> None:
         show_outcome(run_directory)
         return
     seconds = {"start": time.perf_counter()}
-    memory.keep_freed_memory()
     mesh = make_mesh()
     check_batch_size("batch_size", config.batch_size, mesh)
     check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
@@ -141,6 +140,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         checkpoints=checkpoints,
     )
     seconds["head"] = time.perf_counter()
+    memory.keep_freed_memory()
     train_state = loop.run(
         train_state,
         train_step,
