@@ -8,8 +8,8 @@ four layers, and the pooled classifier (head), each jitted by itself on what the
 gives; PyTorch's are eager and channels_last. Backward is the time of output and gradients together
 less that of the output alone. The gradient is by parameters and input, in the stem, whose input is
 the photos, by parameters alone. With BatchNorm `frozen` running averages normalise, and scale and
-shift train. Freed memory is kept (vtl/memory.py), PyTorch's as well as ours, lest Linux' clearing
-of pages be taken for an operation's time.
+shift train. Freed memory is kept (vtl/training/memory.py), PyTorch's as well as ours, lest the
+clearing of pages by Linux be taken for an operation's time.
 
 FLOPs are those of convolutions and the classifier: 2 B H W K K C_in C_out for an output
 [B, H, W, C_out] of a K x K kernel, as much again for the input's gradient and for the kernel's. The
@@ -32,7 +32,8 @@ from flax import linen as nn
 from experiments import bench, grid, stages
 from experiments.peers import torch_steps
 from tests.references.torch_resnet import TorchResNet, normalised
-from vtl import memory, records
+from vtl import records
+from vtl.training import memory
 
 Row = dict[str, Any]
 

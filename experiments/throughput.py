@@ -27,9 +27,9 @@ import numpy as np
 
 from configs import finetune as finetune_config
 from experiments import bench, grid, workers
-from vtl import memory, records
+from vtl import records
 from vtl.models.resnet import ResNet
-from vtl.training import optim, steps
+from vtl.training import memory, optim, steps
 from vtl.training.state import make_mesh, new_state, replicated
 from vtl.weights.preprocessing import TORCHVISION
 

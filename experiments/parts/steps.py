@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from experiments import bench, throughput
-from vtl import memory
+from vtl.training import memory
 
 
 def main() -> None:

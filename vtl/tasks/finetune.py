@@ -9,12 +9,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vtl import memory
 from vtl.data import fetch, images, voc
 from vtl.errors import UserError, check_choice
 from vtl.evaluation import evaluate, gallery, metrics
 from vtl.records import RunDirectory, by_quantity, say, show_outcome, shown_role
-from vtl.training import augment, fit, loop, optim, steps
+from vtl.training import augment, fit, loop, memory, optim, steps
 from vtl.training.checkpoint import Checkpoints
 from vtl.training.state import (
     TrainState,

@@ -8,14 +8,13 @@ import pytest
 
 from configs.finetune import get_config
 from tests.devkit import write_devkit
-from vtl import memory
 from vtl.tasks import finetune
-from vtl.training import loop
+from vtl.training import loop, memory
 
 FAULTS_OF_THE_SECOND_ARRAY = """
 import resource, sys
 import numpy as np
-from vtl import memory
+from vtl.training import memory
 
 if sys.argv[1] == "kept":
     memory.keep_freed_memory()
