@@ -174,6 +174,7 @@ def kernel_gradient_by_products(
         shift, phase = divmod(j - pad, stride)
         moved = lax.pad(gradient, zero, [(0, 0, 0), (0, 0, 0), (shift, -shift, 0), (0, 0, 0)])
         seen = rows[:, :, phase::stride].reshape(-1, rows.shape[-1])
+        # The narrower factor first: on a CPU so many rows are multiplied faster.
         columns.append(moved.reshape(-1, moved.shape[-1]).T @ seen)
     # [column, F, row, C]
     gradients = jnp.stack(columns).reshape(size, gradient.shape[-1], size, x.shape[-1])
