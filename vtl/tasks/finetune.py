@@ -13,7 +13,7 @@ from vtl.data import fetch, images, voc
 from vtl.errors import UserError, check_choice
 from vtl.evaluation import evaluate, gallery, metrics
 from vtl.records import RunDirectory, by_quantity, say, show_outcome, shown_role
-from vtl.training import augment, fit, loop, memory, optim, steps
+from vtl.training import augment, fit, loop, optim, steps
 from vtl.training.checkpoint import Checkpoints
 from vtl.training.state import (
     TrainState,
@@ -139,7 +139,6 @@ def run(config: ConfigDict, workdir: Path) -> None:
         checkpoints=checkpoints,
     )
     seconds["head"] = time.perf_counter()
-    memory.keep_freed_memory()
     train_state = loop.run(
         train_state,
         train_step,

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from vtl.data import batches
 from vtl.errors import Diverged
 from vtl.records import Progress, RunDirectory, say
+from vtl.training import memory
 from vtl.training.checkpoint import Checkpoints
 from vtl.training.state import TrainState, by_batch, replicated
 from vtl.training.steps import TrainStep
@@ -86,6 +87,7 @@ def run(
         Interrupted: a signal came, and the state was saved.
         Diverged: the loss is not finite; the last good checkpoint stays.
     """
+    memory.keep_freed_memory()
     num_images = len(training_set.images)
     epoch_size = epoch_size or num_images
     progress = Progress(int(train_state.step), num_steps, batch_size, epoch_size)
