@@ -26,13 +26,13 @@ from tests.devkit import write_devkit
 from tests.tiny import write_weights
 from vtl.errors import UserError
 from vtl.models.resnet import EPSILON
-from vtl.records import RunDirectory
+from vtl.preprocessing import TORCHVISION
+from vtl.run_directory import RunDirectory
 from vtl.tasks import features, finetune, probe
 from vtl.training.checkpoint import Checkpoints
 from vtl.training.loop import Interrupted
 from vtl.training.state import make_mesh, replicated
 from vtl.weights import convert, sources
-from vtl.weights.preprocessing import TORCHVISION
 
 CLASSES = ("bird", "cat", "dog", "person")
 SPLITS = {"train": 36, "val": 20, "test": 21}

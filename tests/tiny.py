@@ -8,8 +8,8 @@ import numpy as np
 from flax import traverse_util
 
 from vtl.models.resnet import EPSILON, ResNet
+from vtl.preprocessing import TORCHVISION
 from vtl.weights import convert, sources
-from vtl.weights.preprocessing import TORCHVISION
 
 
 def write_weights(path: Path) -> Path:
@@ -17,7 +17,7 @@ def write_weights(path: Path) -> Path:
     architecture = convert.Architecture(18, 0.125, "v1.5", EPSILON["v1.5"], num_classes=7)
     model = ResNet(**dataclasses.asdict(architecture))
     shapes = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), np.zeros((1, 64, 64, 3)), live_norms=())
+        lambda: model.init(jax.random.key(0), np.zeros((1, 64, 64, 3)), norms_by_batch=())
     )
     rng = np.random.default_rng(0)
 

@@ -1,6 +1,8 @@
-"""The one exception that is meant for the person at the keyboard."""
+"""What the person at the keyboard can put right: the exceptions, and checks that raise them."""
 
-from collections.abc import Collection
+import operator
+from collections.abc import Collection, Mapping
+from typing import Any
 
 
 class UserError(Exception):
@@ -23,3 +25,14 @@ def check_choice(option: str, value: str, choices: Collection[str]) -> None:
     """Raise UserError where `value` is none of what the config's `option` may be."""
     if value not in choices:
         raise UserError(f"{option} is '{value}': choose one of {', '.join(choices)}")
+
+
+def check_least(config: Any, least: Mapping[str, float]) -> None:
+    """Raise UserError where an option of `config` is below its least possible value.
+
+    An option goes by its dotted name, as in {"data.image_size": 0}.
+    """
+    for option, smallest in least.items():
+        value = operator.attrgetter(option)(config)
+        if not value >= smallest:  # NaN is none either
+            raise UserError(f"{option} must be at least {smallest:g}, got {value}")

@@ -14,10 +14,10 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from vtl import records
-from vtl.data import fetch
+from vtl import console, files
 from vtl.errors import FetchError, UserError, check_choice
-from vtl.tasks import classify, features, finetune, probe, relu_study
+from vtl.relu_study import task as relu_study
+from vtl.tasks import classify, features, finetune, probe
 from vtl.training.loop import Interrupted
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
         _fail(f"unexpected argument {argv[1]}: options look like --config.seed=1")
     logging.set_verbosity(logging.WARNING)
     logging.get_absl_handler().setFormatter(python_logging.Formatter("vtl: %(message)s"))
-    jax.config.update("jax_compilation_cache_dir", str(fetch.cache_dir() / "xla"))
+    jax.config.update("jax_compilation_cache_dir", str(files.cache_dir() / "xla"))
     # Of programs that compile in less than a second, which JAX leaves out, a run has dozens.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     # A CPU would begin a step before the last one's memory is free, and so need it twice.
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
             raise
         _fail(f"the disk is full: no space left for {error.filename or workdir}")
     except (Interrupted, KeyboardInterrupt) as stop:
-        records.say(f"{stop or 'stopped'}; the same command goes on from what is saved")
+        console.say(f"{stop or 'stopped'}; the same command goes on from what is saved")
         sys.exit(130)
 
 

@@ -96,7 +96,7 @@ def test_put_places_the_rows():
     mesh = Mesh(np.array(jax.devices()), ("data",))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     rows = np.arange(mesh.size * 2 * 3, dtype=np.uint8).reshape(-1, 3)
-    placed = batches.put(rows, sharding)
+    placed = batches.place(rows, sharding)
     assert placed.sharding == sharding
     assert placed.dtype == np.uint8
     assert np.array_equal(placed, rows)
@@ -107,7 +107,7 @@ def test_put_takes_rows_that_are_not_contiguous():
     mesh = Mesh(np.array(jax.devices()), ("data",))
     rows = np.arange(12 * mesh.size, dtype=np.float32).reshape(4, -1).T[:, ::-2]
     assert not rows.flags.c_contiguous
-    placed = batches.put(rows, NamedSharding(mesh, PartitionSpec("data")))
+    placed = batches.place(rows, NamedSharding(mesh, PartitionSpec("data")))
     assert np.array_equal(placed, rows)
 
 

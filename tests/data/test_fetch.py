@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vtl import files
 from vtl.data import fetch as fetch_module
-from vtl.data.fetch import Download, cache_dir, fetch, file_sha256, unpack_tar
+from vtl.data.fetch import Download, fetch, unpack_tar
 from vtl.errors import UserError
+from vtl.files import cache_dir, file_sha256
 
 BODY = np.random.default_rng(0).bytes(1_000_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -254,9 +256,9 @@ def test_file_put_there_by_hand_is_hashed_once(tmp_path, monkeypatch):
     path = tmp_path / "file.bin"
     path.write_bytes(BODY)
     hashed = []
-    digest = fetch_module._file_digest
+    digest = fetch_module.file_digest
     monkeypatch.setattr(
-        fetch_module, "_file_digest", lambda *args: hashed.append(args) or digest(*args)
+        fetch_module, "file_digest", lambda *args: hashed.append(args) or digest(*args)
     )
     assert fetch(download(), tmp_path) == path
     assert fetch(download(), tmp_path) == path
@@ -300,13 +302,11 @@ def test_cache_dir_follows_the_environment(tmp_path, monkeypatch):
 
 def test_cache_dir_that_can_not_be_made_is_temporary(tmp_path, monkeypatch):
     warnings = []
-    monkeypatch.setattr(
-        fetch_module.logging, "warning", lambda text, *args: warnings.append(text % args)
-    )
-    monkeypatch.setattr(fetch_module.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(files.logging, "warning", lambda text, *args: warnings.append(text % args))
+    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
     (tmp_path / "a_file").write_bytes(b"")
     monkeypatch.setenv("VTL_CACHE", str(tmp_path / "a_file" / "cache"))
-    fetch_module._temporary_cache_dir.cache_clear()
+    files._temporary_cache_dir.cache_clear()
     path = cache_dir()
     assert path.is_dir()
     assert path.parent == tmp_path

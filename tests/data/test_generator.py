@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from tests.devkit import write_devkit
-from vtl.data.voc import PascalVOCDataGenerator
+from vtl.data.generator import PascalVOCDataGenerator
 from vtl.errors import UserError
-from vtl.weights.preprocessing import TORCHVISION
+from vtl.preprocessing import TORCHVISION
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from tests.devkit import write_annotation, write_devkit
-from vtl.data import voc
-from vtl.data.fetch import Download, file_sha256
+from vtl.data import readers, voc
+from vtl.data.fetch import Download
 from vtl.errors import UserError
+from vtl.files import file_sha256
 
 SHAPES = ("circle", "square", "star")
 
@@ -223,26 +224,26 @@ def test_missing_photos_are_counted(devkit: Path) -> None:
 
 
 def test_a_given_root_is_checked(devkit: Path, tmp_path: Path) -> None:
-    assert voc.find_root("voc2007", str(devkit)) == devkit
+    assert readers.find_root("voc2007", str(devkit)) == devkit
     missing = str(tmp_path / "nowhere")
-    assert f"{missing} is not a directory" in error_of(voc.find_root, "voc2007", missing)
+    assert f"{missing} is not a directory" in error_of(readers.find_root, "voc2007", missing)
     assert f"{missing} is not a directory" in error_of(voc.read_split, missing, "train")
     not_one = str(devkit / "ImageSets")
-    assert "is not a VOC devkit: it lacks" in error_of(voc.find_root, "voc2007", not_one)
+    assert "is not a VOC devkit: it lacks" in error_of(readers.find_root, "voc2007", not_one)
 
 
 def test_the_parent_of_one_devkit_is_accepted(devkit: Path, caplog) -> None:
     caplog.set_level("INFO")
-    assert voc.find_root("voc2007", str(devkit.parent)) == devkit
+    assert readers.find_root("voc2007", str(devkit.parent)) == devkit
     assert str(devkit) in caplog.text
     for name in ("ImageSets/Main", "JPEGImages"):
         (devkit.parent / "VOC2012" / name).mkdir(parents=True)
-    message = error_of(voc.find_root, "voc2007", str(devkit.parent))
+    message = error_of(readers.find_root, "voc2007", str(devkit.parent))
     assert "several devkits (VOC2007, VOC2012)" in message
 
 
 def test_only_voc2007_can_be_fetched() -> None:
-    message = error_of(voc.find_root, "voc2012", None)
+    message = error_of(readers.find_root, "voc2012", None)
     assert "'voc2012' can't be fetched" in message
     assert "--config.data.root=" in message
 
@@ -267,20 +268,20 @@ def test_voc2007_is_unpacked_once_into_the_cache(tmp_path: Path, monkeypatch) ->
     archives = write_archives(tmp_path / "origin", directory)
     monkeypatch.setattr(voc, "VOC2007", archives)
     monkeypatch.setenv("VTL_CACHE", str(tmp_path / "cache"))
-    root = voc.find_root("voc2007", None)
+    root = readers.find_root("voc2007", None)
     assert root == directory / "VOCdevkit" / "VOC2007"
     assert len(voc.read_split(root, "trainval")) == 3
     assert len(voc.read_split(root, "test")) == 2
     for archive in archives:
         (directory / archive.filename).unlink()
-    assert voc.find_root("voc2007", None) == root
+    assert readers.find_root("voc2007", None) == root
 
 
 def test_a_failed_fetch_says_what_to_put_where(tmp_path: Path, monkeypatch) -> None:
     unreachable = tuple(Download(archive.filename, ()) for archive in voc.VOC2007)
     monkeypatch.setattr(voc, "VOC2007", unreachable)
     monkeypatch.setenv("VTL_CACHE", str(tmp_path / "cache"))
-    message = error_of(voc.find_root, "voc2007", None)
+    message = error_of(readers.find_root, "voc2007", None)
     names = "VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar"
     assert f"put {names} into {tmp_path / 'cache' / 'voc2007'}" in message
     assert "--config.data.root=PATH/VOCdevkit/VOC2007" in message

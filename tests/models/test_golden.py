@@ -7,8 +7,8 @@ from flax import traverse_util
 
 from experiments import golden_activations as golden
 from tests.references import blocks, recipe
+from vtl.preprocessing import TORCHVISION, normalise
 from vtl.weights import convert, formats, network
-from vtl.weights.preprocessing import TORCHVISION, normalise
 
 WHY = """
 The network no longer computes what PyTorch's ResNet-50 does, from the first block named here on:

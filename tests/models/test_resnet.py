@@ -6,7 +6,8 @@ from flax import linen as nn
 from flax import traverse_util
 from jax import lax
 
-from vtl.models.resnet import ResNet, convolve, convolve_blocks, max_pool, relu
+from vtl.models.ops import convolve, convolve_blocks, max_pool, relu
+from vtl.models.resnet import ResNet
 
 
 @pytest.mark.parametrize(("depth", "last"), [(18, "bn2"), (50, "bn3")])
@@ -14,7 +15,7 @@ def test_a_new_block_adds_nothing(depth, last):
     """The last scale of each block starts at zero, and no other does."""
     model = ResNet(num_classes=3, depth=depth, width=0.125)
     images = np.zeros((1, 32, 32, 3), np.float32)
-    init = jax.jit(lambda: model.init(jax.random.key(0), images, live_norms=()))
+    init = jax.jit(lambda: model.init(jax.random.key(0), images, norms_by_batch=()))
     params = init()["params"]
     scales = {
         path: np.asarray(leaf)

@@ -2,14 +2,11 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 
-from vtl.models.resnet import Block, ResNet
+from vtl.models.resnet import STAGES, ResNet
 from vtl.weights import convert, network
 
 Outputs = dict[str, np.ndarray]
@@ -30,19 +27,9 @@ def outputs(model: ResNet, variables: dict, images: np.ndarray) -> Outputs:
     """Normalised images [B, H, W, 3] -> every block's output, in float32 at full precision."""
 
     def apply(variables: dict, images: jax.Array) -> dict[str, jax.Array]:
-        seen: dict[str, jax.Array] = {}
-
-        def record(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
-            output = call(*args, **kwargs)
-            if isinstance(context.module, Block):
-                # The max-pool is no module: the stem's output is what the first block is given.
-                seen.setdefault("stem", args[0])
-                seen[context.module.name] = output
-            return output
-
-        with nn.intercept_methods(record):
-            logits, features = model.apply(variables, images, live_norms=())
-        return seen | {"features": features, "logits": logits}
+        logits, outputs = model.apply(variables, images, norms_by_batch=())
+        blocks = {name: output for name, output in outputs.items() if name not in STAGES}
+        return blocks | {"logits": logits}
 
     with jax.default_matmul_precision("highest"):
         found = jax.jit(apply)(variables, images)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vtl.evaluation import gallery, metrics
-from vtl.records import by_quantity
+from vtl.evaluation.outcome import split_last
 
 CLASSES = ("bird", "cat", "dog", "person")
 NUM_PHOTOS = {"train": 40, "test": 60}
@@ -84,7 +84,7 @@ def write_run(
         "variant": "",
         "status": "finished",
         "classes": list(classes),
-        **by_quantity(outcome),
+        **split_last(outcome),
         "trainable_parameters": 1234,
         "images_per_second": 10.5 if task == "finetune" else None,
         "seconds": {"train": 61.0},

@@ -5,10 +5,10 @@ import pytest
 
 from configs.pretrain_demo import get_config
 from vtl.data import glyphs
+from vtl.preprocessing import normalise
 from vtl.tasks import classify
 from vtl.training.loop import Interrupted
 from vtl.weights import network, sources
-from vtl.weights.preprocessing import normalise
 
 
 def make_config(**changes):
@@ -48,7 +48,7 @@ def test_the_network_is_saved_with_what_it_needs(tmp_path, capsys):
     model, variables = network.as_published(weights)
     held_out = glyphs.Glyphs(40, 32, classify.HELD_OUT_SEED)
     images = normalise(held_out[np.arange(40)], weights.preprocessing)
-    logits, _ = model.apply(variables, images, live_norms=())
+    logits, _ = model.apply(variables, images, norms_by_batch=())
     top1 = np.mean(np.asarray(logits).argmax(axis=1) == held_out.labels)
     assert top1 == pytest.approx(results["top1"], abs=1 / 40)  # float16 may turn one
 

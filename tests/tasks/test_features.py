@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import tracemalloc
 from pathlib import Path
@@ -10,12 +11,12 @@ import pytest
 from configs.deep_features import get_config
 from tests.devkit import write_devkit
 from tests.tiny import write_weights
-from vtl.data import batches, deep_features, images, voc
+from vtl.data import batches, deep_features, images, splits, voc
 from vtl.errors import UserError
+from vtl.preprocessing import normalise
 from vtl.tasks import features
 from vtl.training.state import by_batch, make_mesh
 from vtl.weights import convert, network, sources
-from vtl.weights.preprocessing import normalise
 
 CLASSES = ("bird", "cat", "dog")
 SIZE = 32
@@ -57,15 +58,13 @@ def make_config(devkit, weights, **changes):
 def expected_maps(devkit, weights, split):
     """The last stage's output [N, h, w, C], photo by photo, without any of the task's code."""
     loaded = sources.load(str(weights))
-    model = network.make_model(
-        network.architecture_for(loaded, depth=18, width=0.125, num_classes=7)
-    )
+    model = network.make_model(dataclasses.replace(loaded.architecture, num_classes=7))
     variables = convert.to_variables(loaded.tensors, network.shapes_of(model))
     maps = []
     for path in voc.read_split(devkit, split).paths:
         photo = images.resize(images.load_rgb(path), SIZE, "squash", "bilinear")
         x = normalise(jnp.array(photo)[None], loaded.preprocessing)
-        _, seen = model.apply(variables, x, live_norms=(), capture_intermediates=True)
+        _, seen = model.apply(variables, x, norms_by_batch=(), capture_intermediates=True)
         maps.append(np.asarray(seen["intermediates"]["layer4_1"]["__call__"][0][0]))
     return np.stack(maps)
 
@@ -119,7 +118,7 @@ def test_an_earlier_layer_is_another_width(tmp_path, devkit, weights):
 def test_what_is_done_is_not_done_again(tmp_path, devkit, weights, monkeypatch):
     config = make_config(devkit, weights)
     features.run(config, tmp_path / "whole")
-    real, calls = batches.put, []
+    real, calls = batches.place, []
 
     def put_until_killed(array, sharding):
         calls.append(len(array))
@@ -128,7 +127,7 @@ def test_what_is_done_is_not_done_again(tmp_path, devkit, weights, monkeypatch):
         return real(array, sharding)
 
     monkeypatch.setattr(features, "BATCHES_BETWEEN_SAVES", 1)
-    monkeypatch.setattr(batches, "put", put_until_killed)
+    monkeypatch.setattr(batches, "place", put_until_killed)
     with pytest.raises(KeyboardInterrupt):
         features.run(config, tmp_path / "run")
     assert not (tmp_path / "run" / "DF_ResNet18_VOC2007.npz").exists()
@@ -197,7 +196,7 @@ def test_memory_does_not_grow_with_the_photos(tmp_path):
         ids = tuple(f"{i:06d}" for i in range(num_photos))
         flags = np.zeros((num_photos, 1), np.uint8)
         paths = (Path("photo.jpg"),) * num_photos
-        split = voc.Split(
+        split = splits.Split(
             name="trainval",
             ids=ids,
             paths=paths,

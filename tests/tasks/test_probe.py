@@ -7,12 +7,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, log_loss
 
 from configs.linear_probe import get_config
-from vtl.data import deep_features, voc
+from vtl.data import deep_features, splits
 from vtl.errors import UserError
+from vtl.preprocessing import LAB, TORCHVISION
 from vtl.tasks import probe
-from vtl.training import fit
+from vtl.training import fit_linear
 from vtl.weights import heads
-from vtl.weights.preprocessing import LAB, TORCHVISION
 
 NUM_FEATURES, NUM_CLASSES = 12, 20
 
@@ -76,13 +76,15 @@ def test_sgd_follows_pytorch(tmp_path):
     torch = pytest.importorskip("torch")
     arrays = make_arrays()
     features, labels = (arrays[k].astype(np.float32) for k in ("X_train", "Y_train"))
-    start, order = fit.seeded((60, NUM_FEATURES), NUM_CLASSES, num_epochs=7, batch_size=8, seed=0)
-    head, losses = fit.sgd(
+    start, order = fit_linear.seeded(
+        (60, NUM_FEATURES), NUM_CLASSES, num_epochs=7, batch_size=8, seed=0
+    )
+    head, losses = fit_linear.sgd(
         features,
         labels,
         np.ones_like(labels),
         order[None],
-        fit.Linear(start.kernel[None], start.bias[None]),
+        fit_linear.Linear(start.kernel[None], start.bias[None]),
         np.array([0.1], np.float32),
         np.array([0.01], np.float32),
         momentum=0.9,
@@ -267,7 +269,7 @@ def test_damaged_features(tmp_path, damage, message):
 
 def test_rows_permuted_against_their_ids(tmp_path):
     ids = np.array([f"{i:06d}" for i in range(60)])
-    meta = {"data": {"ids_sha256": {"train": voc.ids_sha256(ids)}}}
+    meta = {"data": {"ids_sha256": {"train": splits.ids_sha256(ids)}}}
     arrays = make_arrays() | {"ids_train": ids, "meta": np.array(json.dumps(meta))}
     assert deep_features.read(write(tmp_path / "f.npz", arrays)).splits["train"].ids == tuple(ids)
     with pytest.raises(UserError, match="ids_train are not those of the split, in its order"):

@@ -6,19 +6,19 @@ import pytest
 from vtl.training.losses import SOFTMAX, sigmoid_bce_mean
 
 
-def reference(logits, labels, known):
-    """-y log(sigmoid(z)) - (1 - y) log(1 - sigmoid(z)) in float64, averaged over the known."""
-    z, y, known = (np.asarray(a, np.float64) for a in (logits, labels, known))
+def reference(logits, labels, label_mask):
+    """-y log(sigmoid(z)) - (1 - y) log(1 - sigmoid(z)) in float64, averaged over what counts."""
+    z, y, label_mask = (np.asarray(a, np.float64) for a in (logits, labels, label_mask))
     losses = y * np.logaddexp(0, -z) + (1 - y) * np.logaddexp(0, z)
-    return (losses * known).sum() / known.sum()
+    return (losses * label_mask).sum() / label_mask.sum()
 
 
 def problem(seed):
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 5, (7, 4)).astype(np.float32)
     labels = rng.integers(0, 2, (7, 4)).astype(np.float32)
-    known = rng.integers(0, 2, (7, 4)).astype(np.float32)
-    return logits, labels, known
+    label_mask = rng.integers(0, 2, (7, 4)).astype(np.float32)
+    return logits, labels, label_mask
 
 
 def test_by_hand():
@@ -28,21 +28,21 @@ def test_by_hand():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_the_formula_in_float64(seed):
-    logits, labels, known = problem(seed)
-    assert float(sigmoid_bce_mean(logits, labels, known)) == pytest.approx(
-        reference(logits, labels, known), rel=1e-6
+    logits, labels, label_mask = problem(seed)
+    assert float(sigmoid_bce_mean(logits, labels, label_mask)) == pytest.approx(
+        reference(logits, labels, label_mask), rel=1e-6
     )
 
 
 def test_equals_torch():
     torch = pytest.importorskip("torch")
-    logits, labels, known = problem(0)
+    logits, labels, label_mask = problem(0)
     theirs = torch.tensor(logits, requires_grad=True)
     loss = torch.nn.functional.binary_cross_entropy_with_logits(
-        theirs, torch.tensor(labels), weight=torch.tensor(known), reduction="sum"
-    ) / float(known.sum())
+        theirs, torch.tensor(labels), weight=torch.tensor(label_mask), reduction="sum"
+    ) / float(label_mask.sum())
     loss.backward()
-    ours, grad = jax.value_and_grad(sigmoid_bce_mean)(logits, labels, known)
+    ours, grad = jax.value_and_grad(sigmoid_bce_mean)(logits, labels, label_mask)
     assert float(ours) == pytest.approx(loss.item(), rel=1e-6)
     np.testing.assert_allclose(grad, theirs.grad.numpy(), rtol=1e-5, atol=1e-7)
 
@@ -60,31 +60,31 @@ def test_extreme_logits(logit, label, loss, slope):
 
 
 def test_the_unknown_count_neither_above_nor_below_the_line():
-    logits, labels, known = problem(1)
-    loss, grad = jax.value_and_grad(sigmoid_bce_mean)(logits, labels, known)
-    labels = np.where(known, labels, 1 - labels)
-    logits = np.where(known, logits, 50).astype(np.float32)
-    other_loss, other_grad = jax.value_and_grad(sigmoid_bce_mean)(logits, labels, known)
+    logits, labels, label_mask = problem(1)
+    loss, grad = jax.value_and_grad(sigmoid_bce_mean)(logits, labels, label_mask)
+    labels = np.where(label_mask, labels, 1 - labels)
+    logits = np.where(label_mask, logits, 50).astype(np.float32)
+    other_loss, other_grad = jax.value_and_grad(sigmoid_bce_mean)(logits, labels, label_mask)
     assert float(loss) == float(other_loss)
     assert np.array_equal(grad, other_grad)
-    assert (np.asarray(grad)[known == 0] == 0).all()
-    assert (np.asarray(grad)[known == 1] != 0).all()
+    assert (np.asarray(grad)[label_mask == 0] == 0).all()
+    assert (np.asarray(grad)[label_mask == 1] != 0).all()
 
 
 def test_nothing_known_is_no_loss_and_no_gradient():
-    logits, labels, known = problem(2)
-    loss, grad = jax.value_and_grad(sigmoid_bce_mean)(logits, labels, np.zeros_like(known))
+    logits, labels, label_mask = problem(2)
+    loss, grad = jax.value_and_grad(sigmoid_bce_mean)(logits, labels, np.zeros_like(label_mask))
     assert float(loss) == 0
     assert np.array_equal(grad, np.zeros_like(logits))
 
 
 def test_softmax_is_the_formula_in_float64():
-    logits, _, known = problem(0)
+    logits, _, label_mask = problem(0)
     classes = np.where(np.arange(7) < 3, logits.argmax(axis=1), 0)
     labels = np.eye(4, dtype=np.float32)[classes]
     z = logits.astype(np.float64)
     expected = np.mean(np.log(np.exp(z).sum(axis=1)) - z[np.arange(7), classes])
-    assert float(SOFTMAX.loss(logits, labels, known)) == pytest.approx(expected, rel=1e-6)
+    assert float(SOFTMAX.loss(logits, labels, label_mask)) == pytest.approx(expected, rel=1e-6)
     right = np.mean(z.argmax(axis=1) == classes)
     assert 3 / 7 <= right < 1
     assert float(SOFTMAX.accuracy(logits, labels)) == pytest.approx(right)

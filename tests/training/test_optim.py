@@ -141,11 +141,11 @@ def test_trainable_mask():
 
 def test_live_norms_are_those_that_train():
     multipliers = optim.resolve_rules(DISCRIMINATIVE, PARAMS)
-    assert optim.live_norms("batch", multipliers) == {"bn1"}
-    assert optim.live_norms("frozen", multipliers) == frozenset()
+    assert optim.norms_by_batch("batch", multipliers) == {"bn1"}
+    assert optim.norms_by_batch("frozen", multipliers) == frozenset()
     everything = optim.resolve_rules(ALL, PARAMS)
-    assert optim.live_norms("batch", everything) == {"bn1", "layer1_0/bn1"}
-    assert optim.live_norms("batch", optim.resolve_rules(HEAD, PARAMS)) == frozenset()
+    assert optim.norms_by_batch("batch", everything) == {"bn1", "layer1_0/bn1"}
+    assert optim.norms_by_batch("batch", optim.resolve_rules(HEAD, PARAMS)) == frozenset()
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from flax import traverse_util
 from configs.finetune import get_config
 from vtl.data import batches
 from vtl.models.resnet import ResNet
+from vtl.preprocessing import Preprocessing, normalise
 from vtl.training import optim, steps
 from vtl.training.augment import augment
 from vtl.training.state import TrainState, by_batch, make_mesh, replicated
-from vtl.weights.preprocessing import Preprocessing, normalise
 
 NUM_CLASSES = 3
 BATCH_SIZE = 8
@@ -35,7 +35,9 @@ FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes"
 @functools.cache
 def variables():
     """A network whose running averages have already seen something, and whose blocks count."""
-    init = jax.jit(lambda: MODEL.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), live_norms=()))
+    init = jax.jit(
+        lambda: MODEL.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), norms_by_batch=())
+    )
     tree = init()
     rng = np.random.default_rng(0)
     batch_stats = jax.tree.map(
@@ -55,13 +57,13 @@ def make_batch(seed=0, size=36):
     arrays = {
         "images": rng.integers(0, 256, (BATCH_SIZE, size, size, 3), np.uint8),
         "labels": rng.integers(0, 2, shape, np.uint8),
-        "known": (rng.random(shape) < 0.7).astype(np.uint8),
+        "label_mask": (rng.random(shape) < 0.7).astype(np.uint8),
     }
     return place(arrays)
 
 
 def place(arrays):
-    return {name: batches.put(np.asarray(a), by_batch(MESH)) for name, a in arrays.items()}
+    return {name: batches.place(np.asarray(a), by_batch(MESH)) for name, a in arrays.items()}
 
 
 @functools.cache
@@ -142,15 +144,15 @@ def test_a_step_is_the_gradient_of_the_loss_and_the_optimiser():
     batch = make_batch()
     state, metrics = step(new_state(optimizer), batch)
     images = normalise(batch["images"][:, 2:34, 2:34], PREPROCESSING)
-    labels, known = (np.asarray(batch[name], np.float32) for name in ("labels", "known"))
+    labels, label_mask = (np.asarray(batch[name], np.float32) for name in ("labels", "label_mask"))
 
     @jax.jit
     def apply(start):
         def loss_fn(params):
             trees = {"params": params, "batch_stats": start.batch_stats}
-            logits, _ = MODEL.apply(trees, images, live_norms=())
+            logits, _ = MODEL.apply(trees, images, norms_by_batch=())
             losses = optax.sigmoid_binary_cross_entropy(logits, labels)
-            return jnp.sum(losses * known) / jnp.sum(known), logits
+            return jnp.sum(losses * label_mask) / jnp.sum(label_mask), logits
 
         (loss, logits), grads = jax.value_and_grad(loss_fn, has_aux=True)(start.params)
         updates, _ = optimizer.update(grads, start.opt_state, start.params)
@@ -192,10 +194,13 @@ def test_the_step_sees_the_crops_of_its_key():
 def test_labels_that_are_not_known_do_not_teach():
     optimizer, step = make_step(PARTIAL, "frozen")
     batch = make_batch()
-    turned = batch | {"labels": jnp.where(batch["known"], batch["labels"], 1 - batch["labels"])}
-    known = jnp.ones_like(batch["known"])
+    turned = batch | {
+        "labels": jnp.where(batch["label_mask"], batch["labels"], 1 - batch["labels"])
+    }
+    label_mask = jnp.ones_like(batch["label_mask"])
     (state, metrics), (same, same_metrics), (other, _) = (
-        step(new_state(optimizer), place(b)) for b in (batch, turned, turned | {"known": known})
+        step(new_state(optimizer), place(b))
+        for b in (batch, turned, turned | {"label_mask": label_mask})
     )
     assert moved(state.params, same.params) == set()
     assert float(metrics["loss"]) == float(same_metrics["loss"])
@@ -209,7 +214,7 @@ def test_evaluation_is_the_centre_crop_by_running_averages():
     eval_step = steps.make_eval_step(MODEL, PREPROCESSING, MESH)
     scores, features = eval_step(variables(), images)
     pixels = (images[:, 2:34, 2:34] / 255 - PREPROCESSING.mean) / PREPROCESSING.std
-    apply = jax.jit(functools.partial(MODEL.apply, live_norms=()))
+    apply = jax.jit(functools.partial(MODEL.apply, norms_by_batch=()))
     logits, expected = apply(variables(), pixels.astype(np.float32))
     np.testing.assert_allclose(scores, 1 / (1 + np.exp(-np.asarray(logits))), rtol=1e-4)
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)

@@ -12,8 +12,8 @@ from jax import lax
 from tests.references import blocks, recipe
 from vtl.errors import UserError
 from vtl.models.resnet import DEPTHS
+from vtl.preprocessing import CAFFE, TORCHVISION
 from vtl.weights import convert, formats, network, sources
-from vtl.weights.preprocessing import CAFFE, TORCHVISION
 
 PATH = Path("downloads/some.pth")
 SMALL = convert.Architecture(18, 0.125, "v1.5", 1e-5, 3)

@@ -8,11 +8,13 @@ import pytest
 from PIL import Image
 
 from tests.tiny import write_weights
+from vtl import files
 from vtl.data import fetch, images
 from vtl.models.resnet import ResNet
+from vtl.preprocessing import CAFFE, normalise
 from vtl.weights import __main__ as command
 from vtl.weights import formats, network, sources, verify
-from vtl.weights.preprocessing import CAFFE, normalise
+from vtl.weights.formats import safetensors
 
 
 def run(monkeypatch, *arguments):
@@ -33,7 +35,7 @@ def test_summary_of_a_file(tmp_path, monkeypatch, capsys):
 def test_summary_without_a_head(tmp_path, monkeypatch, capsys):
     tensors = formats.read(write_weights(tmp_path / "tiny.safetensors")).tensors
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}
-    formats.write_safetensors(tmp_path / "headless.safetensors", kept, {})
+    safetensors.write(tmp_path / "headless.safetensors", kept, {})
     run(monkeypatch, "summary", tmp_path / "headless.safetensors")
     lines = capsys.readouterr().out.splitlines()
     assert not [line for line in lines if line.startswith("fc")]
@@ -97,7 +99,7 @@ def test_fetch_says_where_and_pins_the_hash(a_source, tiny, monkeypatch, capsys)
     put(tiny, a_source)
     run(monkeypatch, "fetch", "served")
     assert capsys.readouterr().out == (
-        f"served: {a_source}, {tiny.stat().st_size:,} bytes, sha256 {fetch.file_sha256(tiny)}\n"
+        f"served: {a_source}, {tiny.stat().st_size:,} bytes, sha256 {files.file_sha256(tiny)}\n"
     )
     a_source.write_bytes(tiny.read_bytes()[:-1] + b"x")
     with pytest.raises(
@@ -117,7 +119,7 @@ def test_inspect(tiny, monkeypatch, capsys):
     assert found["network"] == "ResNet-18 of width 0.125, v1.5 stride, eps 1e-05"
     assert found["classes"] == "7"
     assert found["parameters"] == "177,167, and 1,200 running statistics"
-    assert found["sha256"] == fetch.file_sha256(tiny)
+    assert found["sha256"] == files.file_sha256(tiny)
     assert found["preprocessing"] == (
         "RGB/255 with torchvision's mean and std; bilinear resize_crop to 256, the central 224 are "
         "seen"
@@ -179,7 +181,7 @@ def test_convert_to_where_nothing_can_be_written(tiny, tmp_path, monkeypatch):
         run(monkeypatch, "convert", "x" * 5000, "-o", tmp_path / "out.safetensors")
     tensors = dict(formats.read(tiny).tensors)
     del tensors["layer3.1.bn2.weight"]
-    formats.write_safetensors(tmp_path / "part.safetensors", tensors, {})
+    safetensors.write(tmp_path / "part.safetensors", tensors, {})
     with pytest.raises(SystemExit, match="the weights lack params/layer3_1/bn2/scale"):
         run(monkeypatch, "convert", tmp_path / "part.safetensors", "-o", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -187,7 +189,7 @@ def test_convert_to_where_nothing_can_be_written(tiny, tmp_path, monkeypatch):
 
 def test_convert_of_a_file_without_a_head(tiny, tmp_path, monkeypatch):
     tensors = {k: v for k, v in formats.read(tiny).tensors.items() if not k.startswith("fc.")}
-    formats.write_safetensors(tmp_path / "headless.safetensors", tensors, {})
+    safetensors.write(tmp_path / "headless.safetensors", tensors, {})
     run(
         monkeypatch,
         "convert",
@@ -239,7 +241,7 @@ def test_classify_by_a_run_of_several_classes_a_photo(tiny, tmp_path, monkeypatc
     model, variables = network.as_published(weights)
     photo = images.load_rgb(tmp_path / "photo.jpg")
     pixels = images.resize(photo, 256, "resize_crop", "bilinear")[None, 16:240, 16:240]
-    logits, _ = model.apply(variables, normalise(pixels, weights.preprocessing), live_norms=())
+    logits, _ = model.apply(variables, normalise(pixels, weights.preprocessing), norms_by_batch=())
     scores = 1 / (1 + np.exp(-np.asarray(logits)[0]))
     expected = [f"{scores[c]:.1%}  other {c}" for c in np.argsort(-scores)[:5]]
     assert [line.strip() for line in lines[1:]] == expected
@@ -250,7 +252,7 @@ def test_classify_refuses_bad_input(tiny, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="cannot read photo"):
         run(monkeypatch, "classify", tiny, tmp_path / "none.jpg")
     tensors = {k: v for k, v in formats.read(tiny).tensors.items() if not k.startswith("fc.")}
-    formats.write_safetensors(tmp_path / "headless.safetensors", tensors, {})
+    safetensors.write(tmp_path / "headless.safetensors", tensors, {})
     with pytest.raises(SystemExit, match="has no head, so it names no classes"):
         run(monkeypatch, "classify", tmp_path / "headless.safetensors", tmp_path / "photo.jpg")
 

@@ -22,10 +22,10 @@ from tests.weights.test_convert import named_as_in_2017
 from vtl.data import deep_features
 from vtl.errors import UserError
 from vtl.models.resnet import DEPTHS
+from vtl.preprocessing import CAFFE, TORCHVISION, normalise
 from vtl.tasks import features
 from vtl.training import state, steps
 from vtl.weights import convert, formats, network, sources
-from vtl.weights.preprocessing import CAFFE, TORCHVISION, normalise
 
 CLASSES = 20
 
@@ -163,8 +163,12 @@ def our_gradients(train_steps, mode, tensors, architecture, images, preprocessin
     train_state = state.TrainState(
         jnp.zeros((), jnp.int32), **variables, opt_state=KEEP_GRADIENTS.init(variables["params"])
     )
-    known = jnp.ones(labels.shape)
-    batch = {"images": jnp.array(images), "labels": jnp.array(labels, jnp.float32), "known": known}
+    label_mask = jnp.ones(labels.shape)
+    batch = {
+        "images": jnp.array(images),
+        "labels": jnp.array(labels, jnp.float32),
+        "label_mask": label_mask,
+    }
     with jax.default_matmul_precision("highest"):
         after, _ = train_steps[key](train_state, batch)
     flat = {"params": after.opt_state, "batch_stats": after.batch_stats}

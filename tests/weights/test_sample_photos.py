@@ -8,10 +8,10 @@ import pytest
 
 from tests.references import blocks
 from vtl.data import images
+from vtl.preprocessing import normalise
 from vtl.training import augment
 from vtl.weights import sources
 from vtl.weights.formats import read
-from vtl.weights.preprocessing import normalise
 
 SHARED = Path(os.environ.get("VTL_SHARED") or Path(__file__).resolve().parents[2].parent / "shared")
 WEIGHTS = SHARED / "weights" / "resnet50_imagenet_pq.safetensors"

@@ -10,9 +10,10 @@ import pytest
 from tests.tiny import write_weights
 from vtl.data import glyphs
 from vtl.errors import UserError
+from vtl.preprocessing import CAFFE, TORCHVISION, normalise
 from vtl.tasks import classify
 from vtl.weights import formats, network, sources
-from vtl.weights.preprocessing import CAFFE, TORCHVISION, normalise
+from vtl.weights.formats import safetensors
 
 
 def test_the_demo_network_is_in_the_package_and_knows_its_letters(monkeypatch, tmp_path):
@@ -31,7 +32,7 @@ def test_the_demo_network_is_in_the_package_and_knows_its_letters(monkeypatch, t
     model, variables = network.as_published(weights)
     pictures = glyphs.Glyphs(500, source.preprocessing.crop_size, classify.HELD_OUT_SEED)
     images = normalise(pictures[np.arange(500)], source.preprocessing)
-    logits, _ = jax.jit(lambda x: model.apply(variables, x, live_norms=()))(images)
+    logits, _ = jax.jit(lambda x: model.apply(variables, x, norms_by_batch=()))(images)
     top1 = np.mean(np.asarray(logits).argmax(axis=1) == pictures.labels)
     assert abs(100 * top1 - source.top1) < 5
 
@@ -62,7 +63,7 @@ def test_preprocessing_of_a_file_is_its_sources_or_its_layouts(tmp_path):
         "resnet18.a1_in1k.safetensors": sources.SOURCES["timm_a1_18"].preprocessing,
         "resnet50.a1_in1k.safetensors": TORCHVISION,  # its hash is known, and another
     }.items():
-        formats.write_safetensors(tmp_path / name, tensors, {})
+        safetensors.write(tmp_path / name, tensors, {})
         assert sources.load(str(tmp_path / name)).preprocessing == expected
     (tmp_path / "mine.h5").write_bytes(b"")
     file = formats.WeightsFile(tmp_path / "mine.h5", "keras3_weights_h5", {}, {})
@@ -105,7 +106,7 @@ def test_preprocessing_of_a_file_is_its_sources_or_its_layouts(tmp_path):
 def test_damaged_metadata_is_one_line(tmp_path, change):
     file = formats.read(write_weights(tmp_path / "tiny.safetensors"))
     meta = json.loads(file.metadata["vtl"])
-    formats.write_safetensors(tmp_path / "x.safetensors", file.tensors, {"vtl": change(meta)})
+    safetensors.write(tmp_path / "x.safetensors", file.tensors, {"vtl": change(meta)})
     with pytest.raises(UserError, match="its metadata `vtl` is damaged") as caught:
         sources.load(str(tmp_path / "x.safetensors"))
     assert "\n" not in str(caught.value)
@@ -119,7 +120,7 @@ def test_shards_load_as_one_and_their_hash_covers_all(tmp_path):
     directory = tmp_path / "sharded"
     directory.mkdir()
     for part, of in parts.items():
-        formats.write_safetensors(directory / part, {name: whole[name] for name in of}, {})
+        safetensors.write(directory / part, {name: whole[name] for name in of}, {})
     index = {"weight_map": {name: part for part, of in parts.items() for name in of}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     weights = sources.load(str(directory))
@@ -129,5 +130,5 @@ def test_shards_load_as_one_and_their_hash_covers_all(tmp_path):
         np.testing.assert_array_equal(weights.tensors[name], tensor)
 
     changed = {name: whole[name] + 1 for name in parts["b.safetensors"]}
-    formats.write_safetensors(directory / "b.safetensors", changed, {})
+    safetensors.write(directory / "b.safetensors", changed, {})
     assert sources.load(str(directory)).sha256 != weights.sha256

@@ -58,7 +58,7 @@ def eval_indices(
         yield np.where(indices < num_images, indices, start), count
 
 
-def put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+def place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     """This process's rows of a batch, placed on the mesh."""
     return jax.make_array_from_process_local_data(sharding, np.ascontiguousarray(array))
 
@@ -70,7 +70,7 @@ def eval_batches(
 
     def load(piece: tuple[np.ndarray, int]) -> tuple[jax.Array, int]:
         indices, count = piece
-        return put(images[indices], sharding), count
+        return place(images[indices], sharding), count
 
     return prefetched(load, eval_indices(len(images), batch_size, first=first))
 

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from vtl.data.voc import CLASSES, Split, ids_sha256
+from vtl.data.splits import Split, ids_sha256
+from vtl.data.voc import CLASSES
 from vtl.errors import UserError
+from vtl.files import write_npz
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,12 +50,7 @@ def write(
         arrays[f"difficult_{role}"] = split.difficult
     arrays["classes"] = np.array(next(iter(splits.values())).classes)
     arrays["meta"] = np.array(json.dumps(meta))
-    temporary = path.with_name(f".{path.name}")
-    try:
-        np.savez(temporary, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_npz(path, arrays, compressed=False)
 
 
 def read(path: str | Path) -> DeepFeatures:

@@ -2,14 +2,11 @@
 
 import contextlib
 import errno
-import functools
-import hashlib
 import http.client
 import json
 import os
 import shutil
 import tarfile
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +18,7 @@ from absl import logging
 from tqdm import tqdm
 
 from vtl.errors import FetchError, UserError
+from vtl.files import file_digest, file_sha256
 
 try:
     import fcntl
@@ -45,49 +43,6 @@ class Download:
     size: int | None = None
     sha256: str | None = None
     md5: str | None = None
-
-
-def cache_dir() -> Path:
-    """Returns the directory for downloads: $VTL_CACHE, else ~/.cache/vtl.
-
-    Where that can't be created or written, a temporary directory takes its place for as long as
-    this process runs, and a warning says so once.
-    """
-    path = Path(os.environ.get("VTL_CACHE") or "~/.cache/vtl")
-    try:
-        path = path.expanduser()  # RuntimeError where there is no home directory
-        path.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path).close()
-    except (OSError, RuntimeError) as error:
-        return _temporary_cache_dir(str(error))
-    return path
-
-
-@functools.cache
-def _temporary_cache_dir(reason: str) -> Path:
-    path = Path(tempfile.mkdtemp(prefix="vtl-"))
-    logging.warning(
-        "no cache can be written (%s): what this run fetches, decodes and compiles goes to %s, "
-        "which stays. Set VTL_CACHE to keep a cache elsewhere.",
-        reason,
-        path,
-    )
-    return path
-
-
-def file_sha256(path: str | os.PathLike) -> str:
-    """Returns the hexadecimal sha256 of a file's content."""
-    return _file_digest(path, "sha256")
-
-
-def file_md5(path: str | os.PathLike) -> str:
-    """Returns the hexadecimal md5 of a file's content."""
-    return _file_digest(path, "md5")
-
-
-def _file_digest(path: str | os.PathLike, algorithm: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def fetch(download: Download, directory: Path) -> Path:
@@ -209,7 +164,7 @@ def _difference(download: Download, path: Path) -> str:
     if download.size is not None and size != download.size:
         differences.append(f"{size:,} bytes (expected {download.size:,})")
     for name, expected in _expected_digests(download).items():
-        found = _file_digest(path, name)
+        found = file_digest(path, name)
         if not found.startswith(expected):
             differences.append(f"{name} {found} (expected {expected})")
     return "the file has " + " and ".join(differences) if differences else ""

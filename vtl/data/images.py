@@ -6,10 +6,8 @@ import math
 import os
 import shutil
 import threading
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,7 +16,11 @@ import PIL
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from vtl.data.splits import Split
 from vtl.errors import UserError
+from vtl.files import cache_dir, whole_file, write_json
+from vtl.preprocessing import INTERPOLATIONS as INTERPOLATION_NAMES
+from vtl.preprocessing import RESIZE_RULES, Preprocessing
 
 FORMAT_VERSION = 1
 
@@ -74,15 +76,10 @@ def _resize_crop(image: Image.Image, size: int, resample: Image.Resampling) -> I
     return image.resize((width, height), resample).crop((left, top, left + size, top + size))
 
 
-RULES: dict[str, Callable[[Image.Image, int, Image.Resampling], Image.Image]] = {
-    "squash": _squash,
-    "resize_crop": _resize_crop,
-}
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
+RULES: dict[str, Callable[[Image.Image, int, Image.Resampling], Image.Image]] = dict(
+    zip(RESIZE_RULES, (_squash, _resize_crop), strict=True)
+)
+INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in INTERPOLATION_NAMES}
 
 
 def resize(image: Image.Image, size: int, rule: str, interpolation: str) -> np.ndarray:
@@ -142,10 +139,9 @@ def decode_once(
         num_bytes = math.prod(shape)
         try:
             _check_free_space(directory, num_bytes)
-            with _whole_file(target) as file:
+            with whole_file(target) as file:
                 _write_photos(file, paths, ids, size, rule, interpolation, num_threads)
-                with _whole_file(target.with_suffix(".json")) as notes:
-                    notes.write(json.dumps({"key": key, **description}).encode())
+                write_json(target.with_suffix(".json"), {"key": key, **description})
         except OSError as error:
             raise UserError(
                 f"cannot write the {num_bytes:,} bytes of decoded photos to {directory}: "
@@ -175,22 +171,6 @@ def _check_free_space(directory: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(directory).free
     if free < num_bytes:
         raise OSError(f"only {free:,} bytes are free")
-
-
-@contextmanager
-def _whole_file(target: Path) -> Iterator[BinaryIO]:
-    """Open a file under a name of its own, renamed at the end: `target` is whole or absent."""
-    temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        # The directory itself may be what is wrong; that error is the one to report.
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def _write_photos(
@@ -228,3 +208,23 @@ def _write_photos(
         raise UserError(
             f"{len(broken)} of {len(ids)} photos can't be decoded; the first is {broken[0]}"
         )
+
+
+def decode_splits(
+    splits: Mapping[str, Split], preprocessing: Preprocessing, *, crops: bool
+) -> dict[str, np.memmap]:
+    """The photos of each split, by role, as `preprocessing` has them; from the cache, or into it.
+
+    `crops` says whether training draws crops, for which the photos are stored larger.
+    """
+    return {
+        role: decode_once(
+            split.paths,
+            split.ids,
+            size=preprocessing.stored_size(crops=crops),
+            rule=preprocessing.resize,
+            interpolation=preprocessing.interpolation,
+            directory=cache_dir() / "images",
+        )
+        for role, split in splits.items()
+    }

@@ -3,21 +3,16 @@
 Reads the devkits of 2007 and 2012 as they unpack, and any other folder laid out like them.
 """
 
-import hashlib
-import itertools
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 from absl import logging
 
-from vtl.data import demo, images
-from vtl.data.fetch import Download, cache_dir, fetch, unpack_tar
+from vtl.data.fetch import Download, fetch, unpack_tar
+from vtl.data.splits import Split, ids_sha256
 from vtl.errors import UserError
-from vtl.weights.preprocessing import LAB, Preprocessing, normalise
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -53,49 +48,17 @@ VOC2007 = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
-    """The photos of one split, in the order of its file, and their image-level labels.
-
-    Attributes:
-        labels: [N, C] uint8, 1 where an object of the class is in the photo.
-        difficult: [N, C] uint8, 1 where it is there, but only as objects marked difficult.
-        ids_sha256: of the ids joined by newlines.
-    """
-
-    name: str
-    ids: tuple[str, ...]
-    paths: tuple[Path, ...]
-    labels: np.ndarray
-    difficult: np.ndarray
-    classes: tuple[str, ...]
-    ids_sha256: str
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-def find_root(name: str, root: str | None) -> Path:
-    """Return the devkit's year directory: `root`, or VOC2007 or the demo's from the cache.
+def fetch_voc2007(directory: Path) -> Path:
+    """VOC2007's year directory, fetched and unpacked into `directory` where it isn't there yet.
 
     Raises:
-        UserError: `root` isn't a devkit, or there is none and it can't be fetched.
+        UserError: an archive can't be fetched or unpacked.
     """
-    if root:
-        return _check_root(Path(root).expanduser())
-    if name == "demo":
-        return demo.write_once(cache_dir())
-    if name != "voc2007":
-        raise UserError(
-            f"data {name!r} can't be fetched, only voc2007 and demo can; give its unpacked devkit "
-            "with --config.data.root=PATH/VOCdevkit/YEAR"
-        )
-    directory = cache_dir() / "voc2007"
     for archive in VOC2007:
         # unpack_tar's mark: the archives may be deleted once they are unpacked.
         if not (directory / f".unpacked-{archive.filename}").exists():
             unpack_tar(_fetch_archive(archive, directory), directory)
-    return _check_root(directory / "VOCdevkit" / "VOC2007")
+    return check_root(directory / "VOCdevkit" / "VOC2007")
 
 
 def _fetch_archive(archive: Download, directory: Path) -> Path:
@@ -113,7 +76,8 @@ def _is_devkit(root: Path) -> bool:
     return (root / "ImageSets" / "Main").is_dir() and (root / "JPEGImages").is_dir()
 
 
-def _check_root(root: Path) -> Path:
+def check_root(root: Path) -> Path:
+    """`root`, or the one devkit in it; UserError where it is none."""
     if not root.is_dir():
         raise UserError(f"data root {root} is not a directory")
     if _is_devkit(root):
@@ -131,37 +95,6 @@ def _check_root(root: Path) -> Path:
     )
 
 
-def read_splits(root: Path, names: dict[str, str]) -> dict[str, Split]:
-    """The splits of {"train": "trainval", "val": "", "test": "test"}; "" is left out.
-
-    Raises:
-        UserError: as `read_split`, and where the train split shares a photo with another.
-    """
-    splits = {role: read_split(root, name) for role, name in names.items() if name}
-    for role in splits.keys() - {"train"}:
-        shared = set(splits["train"].ids) & set(splits[role].ids)
-        if shared:
-            raise UserError(
-                f"data.train_split={names['train']} and data.{role}_split={names[role]} share "
-                f"{len(shared)} photos, such as {min(shared)}: they must be disjoint"
-            )
-    return splits
-
-
-def describe(name: str, splits: dict[str, Split]) -> dict[str, Any]:
-    """What results and features record of their data."""
-    return {
-        "name": name,
-        "splits": {role: split.name for role, split in splits.items()},
-        "ids_sha256": {role: split.ids_sha256 for role, split in splits.items()},
-    }
-
-
-def ids_sha256(ids: Iterable[str]) -> str:
-    """The sha256 of ids and of their order: of the ids joined by newlines."""
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
-
-
 def read_split(root: str | Path, split: str) -> Split:
     """Read the ids of `ImageSets/Main/SPLIT.txt`, and their labels.
 
@@ -172,7 +105,7 @@ def read_split(root: str | Path, split: str) -> Split:
     Raises:
         UserError: the split is unknown, a photo is missing, or the files contradict each other.
     """
-    root = _check_root(Path(root))
+    root = check_root(Path(root))
     main = root / "ImageSets" / "Main"
     splits = _split_names(main)
     path = main / f"{split}.txt"
@@ -333,53 +266,3 @@ def _read_objects(path: Path) -> Iterator[tuple[str, bool]]:
         if flag not in ("0", "1"):
             raise UserError(f"{path}: the difficult flag of {name!r} is neither 0 nor 1: {flag!r}")
         yield name, flag == "1"
-
-
-class PascalVOCDataGenerator:
-    """The lab's generator of one subset: its attributes, and batches for the network.
-
-    Unlike the lab's it keeps the order of the split file, so that row i belongs to
-    `images_ids_in_subset[i]`, unless shuffling is asked for.
-    """
-
-    def __init__(self, subset: str, data_dir: str | Path, preprocessing: Preprocessing = LAB):
-        self._split = read_split(data_dir, subset)
-        self._preprocessing = preprocessing
-        self.images_ids_in_subset = list(self._split.ids)
-        self.id_to_label = dict(zip(self._split.ids, self._split.labels, strict=True))
-        self.nb_classes = len(self._split.classes)
-
-    def flow(
-        self, batch_size: int = 32, *, shuffle: bool = False, seed: int = 0
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Endless passes of float32 (X [B, 224, 224, 3], Y [B, C]); the last of a pass is partial.
-
-        X is preprocessed for the weights, and decoded anew in every pass. The hand-out's loop asks
-        for len // batch_size + 1 batches, which is one too many where the division is even.
-
-        Raises:
-            UserError: a batch of less than one photo.
-        """
-        if batch_size < 1:
-            raise UserError(f"batch_size={batch_size}: the least possible is 1")
-        preprocessing = self._preprocessing
-        size = preprocessing.stored_size(crops=False)
-        margin = round((size - preprocessing.crop_size) / 2)
-        seen = slice(margin, margin + preprocessing.crop_size)
-        for number in itertools.count():
-            order = np.arange(len(self._split))
-            if shuffle:
-                order = np.random.default_rng((seed, number)).permutation(order)
-            for first in range(0, len(order), batch_size):
-                rows = order[first : first + batch_size]
-                photos = [
-                    images.resize(
-                        images.load_rgb(self._split.paths[row]),
-                        size,
-                        preprocessing.resize,
-                        preprocessing.interpolation,
-                    )[seen, seen]
-                    for row in rows
-                ]
-                X = np.asarray(normalise(np.stack(photos), preprocessing))
-                yield X, self._split.labels[rows].astype(np.float32)

@@ -7,18 +7,17 @@ Source: He et al. 2016, "Deep Residual Learning for Image Recognition", table 1;
 is that of torchvision/models/resnet.py.
 """
 
-import functools
-import math
 from collections.abc import Callable, Container
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 from jax.typing import DTypeLike
 
-Strides = tuple[int, int]
+from vtl.models import HEAD
+from vtl.models.layers import BatchNorm, Conv, conv_norm
+from vtl.models.ops import max_pool, relu
 
 
 class Depth(NamedTuple):
@@ -35,268 +34,11 @@ DEPTHS = {
     101: Depth(True, (3, 4, 23, 3)),
     152: Depth(True, (3, 8, 36, 3)),
 }
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+
 VARIANTS = ("v1.5", "v1")
 EPSILON = {"v1.5": 1e-5, "v1": 1.001e-5}
 """BatchNorm's epsilon in torchvision and timm (v1.5) and in Keras (v1)."""
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """x [B, H, W, C], kernel [K, K, C, F] -> [B, ceil(H / stride), ceil(W / stride), F].
-
-    Padded by K // 2. Output and gradients are XLA's own where nothing quicker is known.
-    """
-    return lax.platform_dependent(x, kernel, **_quickest(kernel, stride))
-
-
-Convolution = Callable[[jax.Array, jax.Array], jax.Array]
-
-
-def _quickest(kernel: jax.Array, stride: int) -> dict[str, Convolution]:
-    """How to convolve by platform; `default` is XLA's own way."""
-    ways: dict[str, Convolution] = {"default": functools.partial(_convolve, stride=stride)}
-    if kernel.shape[0] == 1:
-        # XLA's CPU backend takes two to four times as long for the convolution. On a GPU it is
-        # cuDNN's, which adds the shortcut and takes the ReLU in the same pass.
-        ways["cpu"] = functools.partial(convolve_points, stride=stride)
-    elif stride == 2 and kernel.shape[2] < 8:
-        ways["cuda"] = convolve_blocks
-    return ways
-
-
-def _convolve_forward(
-    x: jax.Array, kernel: jax.Array, stride: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return convolve(x, kernel, stride), (x, kernel)
-
-
-def _convolve_backward(
-    stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    size, ways = kernel.shape[0], _quickest(kernel, stride)
-    if (size, stride) == (1, 1):
-        # Of 1x1 a GPU's gradients are quicker as products. Not where points are left out: XLA's
-        # GPU compiler ends the process on such a product (openxla/xla#47381).
-        ways = {"default": functools.partial(convolve_points, stride=stride)}
-
-    of_inputs = {p: functools.partial(_input_gradient, way, x) for p, way in ways.items()}
-    of_kernels = {p: functools.partial(_kernel_gradient, way, kernel) for p, way in ways.items()}
-    if size > 1:
-        of_kernels["cpu"] = functools.partial(kernel_gradient_by_products, size=size, stride=stride)
-    return (
-        lax.platform_dependent(kernel, gradient, **of_inputs),
-        lax.platform_dependent(x, gradient, **of_kernels),
-    )
-
-
-def _input_gradient(
-    way: Convolution, like: jax.Array, kernel: jax.Array, gradient: jax.Array
-) -> jax.Array:
-    return jax.linear_transpose(lambda x: way(x, kernel), like)(gradient)[0]
-
-
-def _kernel_gradient(
-    way: Convolution, like: jax.Array, x: jax.Array, gradient: jax.Array
-) -> jax.Array:
-    return jax.linear_transpose(lambda kernel: way(x, kernel), like)(gradient)[0]
-
-
-convolve.defvjp(_convolve_forward, _convolve_backward)
-
-
-def _convolve(
-    x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int] | None = None
-) -> jax.Array:
-    pad = kernel.shape[0] // 2
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=[padding or (pad, pad)] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def convolve_points(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """`convolve` by a kernel of 1x1 as a product, in which a point is a row.
-
-    On a CPU the kernel's gradient takes XLA three times as long where rows aren't one axis.
-    """
-    x = x[:, ::stride, ::stride]
-    rows = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
-    return rows.reshape(*x.shape[:-1], -1)
-
-
-def convolve_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`convolve` of stride 2 as one of stride 1 over blocks of 2x2 pixels (space to depth).
-
-    A block has four times the channels: cuDNN takes eight at a time and more, filling up the three
-    of a photo with zeros.
-    """
-    batch, height, width, channels = x.shape
-    size, features = kernel.shape[0], kernel.shape[-1]
-    # The kernel's first row is the second of a block where it reaches out an odd number of rows.
-    before = size // 2 % 2
-    taps = (before + size + 1) // 2
-    after = 2 * taps - size - before
-    x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
-    kernel = jnp.pad(kernel, ((before, after), (before, after), (0, 0), (0, 0)))
-    rows, columns = x.shape[1] // 2, x.shape[2] // 2
-    x = x.reshape(batch, rows, 2, columns, 2, channels).swapaxes(2, 3)
-    kernel = kernel.reshape(taps, 2, taps, 2, channels, features).swapaxes(1, 2)
-    out = (size // 2 + before) // 2
-    return _convolve(
-        x.reshape(batch, rows, columns, -1),
-        kernel.reshape(taps, taps, -1, features),
-        stride=1,
-        padding=(out, taps - 1 - out),
-    )
-
-
-def kernel_gradient_by_products(
-    x: jax.Array, gradient: jax.Array, *, size: int, stride: int
-) -> jax.Array:
-    """The gradient [size, size, C, F] of `convolve`'s kernel from that of its output [B, h, w, F].
-
-    XLA's CPU backend takes it for a convolution with a kernel as large as the image, slower than
-    products and, in jaxlib 0.10.2, on one core where channels are few. Here it is `size` products:
-    all rows that a column of the kernel meets, side by side, by the gradient moved to that column.
-    """
-    pad, zero = size // 2, jnp.zeros((), x.dtype)
-    height, width = (stride * n for n in gradient.shape[1:3])
-    below, beyond = height - x.shape[1] + pad, width - x.shape[2]
-    x = lax.pad(x, zero, [(0, 0, 0), (pad, below, 0), (0, beyond, 0), (0, 0, 0)])
-    met = [x[:, i : i + height - stride + 1 : stride] for i in range(size)]
-    rows = jnp.concatenate(met, axis=-1)  # [B, h, width, size * C]
-    columns = []
-    for j in range(size):
-        shift, phase = divmod(j - pad, stride)
-        moved = lax.pad(gradient, zero, [(0, 0, 0), (0, 0, 0), (shift, -shift, 0), (0, 0, 0)])
-        seen = rows[:, :, phase::stride].reshape(-1, rows.shape[-1])
-        # The narrower factor first: on a CPU so many rows are multiplied faster.
-        columns.append(moved.reshape(-1, moved.shape[-1]).T @ seen)
-    # [column, F, row, C]
-    gradients = jnp.stack(columns).reshape(size, gradient.shape[-1], size, x.shape[-1])
-    return gradients.transpose(2, 0, 3, 1)
-
-
-class Conv(nn.Module):
-    """Convolution without a bias, padded by `kernel_size // 2` as torch does.
-
-    The output is in `dtype`; a `multiplier` [features] scales the kernel's output channels.
-    """
-
-    features: int
-    kernel_size: int
-    stride: int = 1
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, multiplier: jax.Array | float = 1.0) -> jax.Array:
-        """x [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features]."""
-        size = self.kernel_size
-        kernel = self.param(
-            "kernel",
-            nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-            (size, size, x.shape[-1], self.features),
-        )
-        return convolve(x, (kernel * multiplier).astype(self.dtype), self.stride)
-
-
-class BatchNorm(nn.Module):
-    """Batch normalisation over all but the last axis, with torch's running statistics.
-
-    Statistics are float32 whatever the input; the running variance is the unbiased one.
-    """
-
-    features: int
-    epsilon: float
-    momentum: float = 0.9
-    scale_init: nn.initializers.Initializer = nn.initializers.ones
-
-    def setup(self) -> None:  # noqa: D102 (flax calls it)
-        shape = (self.features,)
-        self.scale = self.param("scale", self.scale_init, shape)
-        self.bias = self.param("bias", nn.initializers.zeros, shape)
-        self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
-        self.var = self.variable("batch_stats", "var", jnp.ones, shape)
-
-    def affine(self) -> tuple[jax.Array, jax.Array]:
-        """The scale and shift [features] that running averages amount to."""
-        multiplier = self.scale * lax.rsqrt(self.var.value + self.epsilon)
-        return multiplier, self.bias - self.mean.value * multiplier
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalise x [..., features] by its own statistics and move the running ones."""
-        x32, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
-        count = math.prod(x.shape[:-1])
-        # One pass over x. Shifted by the first image's mean, the difference of squares keeps its
-        # digits however far the running mean is.
-        shift = lax.stop_gradient(jnp.mean(x32[:1], axes))
-        centred = x32 - shift
-        offset = jnp.mean(centred, axes)
-        var = jnp.maximum(jnp.mean(centred**2, axes) - offset**2, 0.0)
-        mean = offset + shift
-        if not self.is_initializing():
-            unbiased = var * (count / max(count - 1, 1))
-            self.mean.value += (1 - self.momentum) * (mean - self.mean.value)
-            self.var.value += (1 - self.momentum) * (unbiased - self.var.value)
-        multiplier = self.scale * lax.rsqrt(var + self.epsilon)
-        return (centred * multiplier + (self.bias - offset * multiplier)).astype(x.dtype)
-
-
-def conv_norm(x: jax.Array, conv: Conv, norm: BatchNorm, live_norms: Container[str]) -> jax.Array:
-    """Convolution then BatchNorm: by the batch where `live_norms` names it, else folded."""
-    if "/".join(norm.path) in live_norms:
-        return norm(conv(x))
-    # Folded into the kernel, running averages cost no pass over the activations, and the gradient
-    # of scale comes from the kernel's.
-    multiplier, shift = norm.affine()
-    return conv(x, multiplier) + shift.astype(x.dtype)
-
-
-@jax.custom_jvp
-def relu(x: jax.Array) -> jax.Array:
-    """max(x, 0), with a gradient that asks for nothing but its output; at 0 it is 0, as in torch.
-
-    On a CPU, XLA computes a maximum with 0 anew wherever it is read, and so keeps the input for the
-    backward pass beside the output that the next convolution needs; a select it computes once. On a
-    GPU a maximum becomes a part of the convolution before it.
-    """
-    return lax.platform_dependent(
-        x, cpu=lambda x: jnp.where(x < 0, 0, x), default=lambda x: jnp.maximum(x, 0)
-    )
-
-
-@relu.defjvp
-def _relu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    out = relu(*primals)
-    return out, jnp.where(out > 0, tangents[0], 0)
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    """3x3 max-pool of stride 2 and padding 1: [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), C].
-
-    Of rows first and then of columns, as the larger of an even one and its two neighbours: on a CPU
-    more than three times as fast, with its gradient, as the maximum of nine strided slices, and
-    that was five times as fast as a reduce-window.
-    """
-    lowest = jnp.array(-jnp.inf, x.dtype)
-    for axis in (1, 2):
-        before, size = x.shape[:axis], x.shape[axis]
-        x = lax.pad(x, lowest, [(0, size % 2 if a == axis else 0, 0) for a in range(4)])
-        pairs = x.reshape(*before, (size + 1) // 2, 2, *x.shape[axis + 1 :])
-        even, odd = (jnp.squeeze(part, axis + 1) for part in jnp.split(pairs, 2, axis + 1))
-        # The odd row before each even one: one further down, the last is dropped.
-        last = lax.pad(odd, lowest, [(1, -1, 0) if a == axis else (0, 0, 0) for a in range(4)])
-        x = functools.reduce(_larger, (last, even, odd))
-    return x
-
-
-def _larger(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The maximum; of equals the gradient goes to the first, as in torch."""
-    return jnp.where(a >= b, a, b)
 
 
 class Block(nn.Module):
@@ -308,9 +50,10 @@ class Block(nn.Module):
     variant: str
     epsilon: float
     dtype: DTypeLike
+    conv: Callable[..., Conv]
 
     @nn.compact
-    def __call__(self, x: jax.Array, live_norms: Container[str]) -> jax.Array:
+    def __call__(self, x: jax.Array, norms_by_batch: Container[str]) -> jax.Array:
         """x [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features (x4, bottleneck)]."""
         first = self.stride if self.variant == "v1" else 1
         out = self.features * (4 if self.bottleneck else 1)
@@ -322,18 +65,18 @@ class Block(nn.Module):
 
         y = x
         for i, (features, kernel_size, stride) in enumerate(convs, start=1):
-            conv = Conv(features, kernel_size, stride, self.dtype, name=f"conv{i}")
+            conv = self.conv(features, kernel_size, stride, self.dtype, name=f"conv{i}")
             # The last scale starts at zero, and so a block as the identity (Goyal et al. 2017,
             # "Accurate, Large Minibatch SGD", section 5.1).
             init = nn.initializers.zeros if i == len(convs) else nn.initializers.ones
             norm = BatchNorm(features, self.epsilon, scale_init=init, name=f"bn{i}")
-            y = conv_norm(y, conv, norm, live_norms)
+            y = conv_norm(y, conv, norm, norms_by_batch)
             if i < len(convs):
                 y = relu(y)
         if x.shape[-1] != out or self.stride != 1:
-            conv = Conv(out, 1, self.stride, self.dtype, name="downsample_0")
+            conv = self.conv(out, 1, self.stride, self.dtype, name="downsample_0")
             norm = BatchNorm(out, self.epsilon, name="downsample_1")
-            x = conv_norm(x, conv, norm, live_norms)
+            x = conv_norm(x, conv, norm, norms_by_batch)
         return relu(x + y)
 
 
@@ -341,7 +84,8 @@ class ResNet(nn.Module):
     """A residual network of any row of `DEPTHS`.
 
     `width` multiplies every stage's channels; `dtype` is that of the activations, while parameters,
-    BatchNorm statistics and logits are float32.
+    BatchNorm statistics and logits are float32. `conv` makes the convolutions: `layers.Conv`, or
+    another module with its arguments and parameters.
     """
 
     num_classes: int
@@ -350,34 +94,39 @@ class ResNet(nn.Module):
     width: float = 1.0
     epsilon: float = 1e-5
     dtype: DTypeLike = jnp.float32
+    conv: Callable[..., Conv] = Conv
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, *, live_norms: Container[str]
-    ) -> tuple[jax.Array, jax.Array]:
-        """Normalised images [B, H, W, 3] -> logits [B, num_classes], features [B, C], float32.
+        self, images: jax.Array, *, norms_by_batch: Container[str]
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Normalised images [B, H, W, 3] -> logits [B, num_classes] float32, outputs by name.
 
-        `live_norms` holds the paths of the BatchNorms that normalise by the batch and move their
-        running statistics; every other one uses its running averages. Empty for evaluation.
+        The outputs are those of the `stem`, of each block, `layer1_0` and so on, and of each stage,
+        `layer1` to `layer4`, all [B, h, w, C] in `dtype`; and `features` [B, C], float32, which the
+        head sees. jit drops what isn't used. `norms_by_batch` holds the paths of the BatchNorms
+        that normalise by the batch and move their running statistics; every other one uses its
+        running averages. Empty for evaluation.
         """
         row = DEPTHS[self.depth]
         stem = round(64 * self.width)
-        x = images.astype(self.dtype)
-        conv, norm = (
-            Conv(stem, 7, 2, self.dtype, name="conv1"),
-            BatchNorm(stem, self.epsilon, name="bn1"),
-        )
-        x = max_pool(relu(conv_norm(x, conv, norm, live_norms)))
-        for stage, blocks in enumerate(row.blocks, start=1):
-            for block in range(blocks):
-                x = Block(
-                    features=stem * 2 ** (stage - 1),
-                    stride=2 if stage > 1 and block == 0 else 1,
+        conv = self.conv(stem, 7, 2, self.dtype, name="conv1")
+        norm = BatchNorm(stem, self.epsilon, name="bn1")
+        x = max_pool(relu(conv_norm(images.astype(self.dtype), conv, norm, norms_by_batch)))
+        outputs = {"stem": x}
+        for stage, (name, num_blocks) in enumerate(zip(STAGES, row.blocks, strict=True)):
+            for i in range(num_blocks):
+                block = Block(
+                    features=stem * 2**stage,
+                    stride=2 if stage > 0 and i == 0 else 1,
                     bottleneck=row.bottleneck,
                     variant=self.variant,
                     epsilon=self.epsilon,
                     dtype=self.dtype,
-                    name=f"layer{stage}_{block}",
-                )(x, live_norms)
-        features = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
-        return nn.Dense(self.num_classes, name="fc")(features), features
+                    conv=self.conv,
+                    name=f"{name}_{i}",
+                )
+                outputs[f"{name}_{i}"] = x = block(x, norms_by_batch)
+            outputs[name] = x
+        outputs["features"] = features = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        return nn.Dense(self.num_classes, name=HEAD)(features), outputs

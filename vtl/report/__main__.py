@@ -12,6 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from vtl.files import whole_file
 from vtl.report import compare, page, runs
 from vtl.report.language import LANGUAGES, Language
 
@@ -43,22 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
     command = f"python -m vtl.report {shlex.join(given)}"
     html = page.make(found, refused, command, Language(options.lang))
     try:
-        _write(options.output, html)
+        with whole_file(options.output) as file:
+            file.write(html.encode())
     except OSError as error:
         _complain(f"cannot write {options.output}: {error.strerror}")
         return 1
     runs_found = f"{len(found)} run{'s' if found[1:] else ''}"
     print(f"{runs_found}: {options.output} ({len(html.encode()) / 1e6:.1f} MB)")
     return 1 if refused else 0
-
-
-def _write(path: Path, html: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(html, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _complain(line: str) -> None:

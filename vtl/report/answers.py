@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from markupsafe import Markup
 
-from vtl.evaluation.conclusion import NETWORK_TITLES
+from vtl.relu_study.conclusion import NETWORK_TITLES
 from vtl.report import commands, figures, photos, relu_study
 from vtl.report.compare import PROTOCOL, DataSet, Difference, difference
 from vtl.report.language import Language

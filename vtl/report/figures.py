@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatter, NullFormatter, ScalarFormatter
 from sklearn.metrics import precision_recall_curve
 
-from vtl.evaluation.conclusion import title as titled
+from vtl.relu_study.conclusion import title as titled
 from vtl.report.compare import PROTOCOL, DataSet
 from vtl.report.language import Language
 from vtl.report.runs import Run

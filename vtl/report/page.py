@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 import vtl
-from vtl.evaluation.conclusion import NETWORK_TITLES, title
+from vtl.relu_study.conclusion import NETWORK_TITLES, title
 from vtl.report import answers, compare, figures, photos, trust
 from vtl.report.compare import PROTOCOL, DataSet
 from vtl.report.language import Language

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from vtl.evaluation import convergence
-from vtl.evaluation.conclusion import NETWORK_TITLES, Protocol, format_epochs, title
+from vtl.relu_study import convergence
+from vtl.relu_study.conclusion import NETWORK_TITLES, Protocol, format_epochs, title
 from vtl.report.language import Language
 from vtl.report.runs import Run
 

@@ -12,12 +12,18 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from vtl.data import batches, deep_features, fetch, images, voc
-from vtl.errors import UserError, check_choice
-from vtl.records import RunDirectory, format_seconds, say, write_json
+from vtl import files
+from vtl.console import format_seconds, say
+from vtl.data import batches, deep_features, images, readers
+from vtl.data.splits import describe_splits
+from vtl.errors import UserError, check_choice, check_least
+from vtl.evaluation import outcome
+from vtl.files import write_json
+from vtl.models.resnet import STAGES
+from vtl.run_directory import RunDirectory
 from vtl.training import steps
 from vtl.training.state import by_batch, check_batch_size, make_mesh, replicated
-from vtl.weights import network, sources
+from vtl.weights import network
 
 BATCHES_BETWEEN_SAVES = 16
 
@@ -30,40 +36,25 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     _check_options(config)
     run_directory = RunDirectory(workdir, config)
-    if run_directory.is_finished:
+    if outcome.was_finished(run_directory, _show):
         _remove_unfinished(workdir)
-        say(f"{workdir} is finished: {workdir / run_directory.read_results()['features']}")
         return
     started = time.perf_counter()
     mesh = make_mesh()
     check_batch_size("batch_size", config.batch_size, mesh)
-    data = config.data
-    names = {role: data[f"{role}_split"] for role in ("train", "test")}
-    splits = voc.read_splits(voc.find_root(data.name, data.root), names)
-    weights = sources.load(config.weights)
-    preprocessing = weights.preprocessing.override(resize=data.resize, image_size=data.image_size)
+    splits = readers.read(config.data)
     # The features are read before the head, so that any will do.
-    architecture = network.architecture_for(
-        weights, depth=config.model.depth, width=config.model.width, num_classes=1
-    )
-    model = network.make_model(architecture, config.model.dtype)
-    variables = network.starting_variables(model, weights, head="zeros", seed=0)
+    net = network.from_config(config, num_classes=1)
+    weights = net.weights
+    if weights is None:
+        raise UserError("weights is empty: features of a random network are of no use")
+    say(f"{network.describe(net.architecture)}, weights: {config.weights}")
+    variables = network.starting_variables(net.model, weights, head="zeros", seed=0)
     variables = jax.device_put(variables, replicated(mesh))
     feature_step = steps.make_feature_step(
-        model, preprocessing, mesh, layer=config.layer, grid=config.pool
+        net.model, net.preprocessing, mesh, layer=config.layer, grid=config.pool
     )
-
-    photos = {
-        role: images.decode_once(
-            split.paths,
-            split.ids,
-            size=preprocessing.stored_size(crops=False),
-            rule=preprocessing.resize,
-            interpolation=preprocessing.interpolation,
-            directory=fetch.cache_dir() / "images",
-        )
-        for role, split in splits.items()
-    }
+    photos = images.decode_splits(splits, net.preprocessing, crops=False)
     run_directory.begin()
     features, num_extracted = {}, 0
     for role in splits:
@@ -76,10 +67,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
             weights_sha256=weights.sha256,
         )
         num_extracted += count
-    path = workdir / f"DF_ResNet{architecture.depth}_{data.name.upper()}.npz"
+    path = workdir / f"DF_ResNet{net.architecture.depth}_{config.data.name.upper()}.npz"
     meta = {
-        "weights": weights.record(preprocessing),
-        "data": voc.describe(data.name, splits),
+        "weights": weights.record(net.preprocessing),
+        "data": describe_splits(config.data.name, splits),
         "layer": config.layer,
         "pool": config.pool,
     }
@@ -88,11 +79,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     rate = num_extracted / seconds if num_extracted else None
     run_directory.write_results(
         {
-            "task": config.task,
-            "variant": config.variant,
-            "status": "finished",
             "features": path.name,
-            "sha256": fetch.file_sha256(path),
+            "sha256": files.file_sha256(path),
             "num_images": {role: len(split) for role, split in splits.items()},
             "num_features": next(iter(features.values())).shape[1],
             "images_per_second": rate,
@@ -105,17 +93,15 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 
 def _check_options(config: ConfigDict) -> None:
-    check_choice("layer", config.layer, steps.FEATURE_LAYERS)
-    check_choice("model.dtype", config.model.dtype, network.DTYPES)
-    if config.data.resize:
-        check_choice("data.resize", config.data.resize, images.RULES)
-    if config.pool < 1:
-        raise UserError(f"pool={config.pool}: the features are averaged over pool x pool cells")
-    if config.data.image_size < 0:
-        raise UserError(f"data.image_size={config.data.image_size}: the least possible is 0")
+    check_choice("layer", config.layer, STAGES)
+    check_least(config, {"pool": 1})
     for role in ("train_split", "test_split"):
         if not config.data[role]:
             raise UserError(f"data.{role} is empty: name a split, as in ImageSets/Main")
+
+
+def _show(run_directory: RunDirectory) -> None:
+    say(str(run_directory.path / run_directory.read_results()["features"]))
 
 
 def extract(

@@ -1,19 +1,26 @@
 """Exercise 4: photos -> trained network -> mAP."""
 
+import functools
 import itertools
-import operator
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vtl.data import fetch, images, voc
-from vtl.errors import UserError, check_choice
-from vtl.evaluation import evaluate, gallery, metrics
-from vtl.records import RunDirectory, by_quantity, say, show_outcome, shown_role
-from vtl.training import augment, fit, loop, optim, steps
+from vtl.console import say
+from vtl.data import images, readers
+from vtl.data.splits import Split, describe_splits
+from vtl.errors import UserError, check_choice, check_least
+from vtl.evaluation import evaluate, gallery, metrics, outcome
+from vtl.models import HEAD
+from vtl.run_directory import RunDirectory
+from vtl.training import augment, fit_linear, loop, optim, steps
 from vtl.training.checkpoint import Checkpoints
 from vtl.training.state import (
     TrainState,
@@ -23,11 +30,13 @@ from vtl.training.state import (
     new_state,
     replicated,
 )
-from vtl.weights import heads, network, sources
-from vtl.weights.preprocessing import TORCHVISION
+from vtl.weights import heads, network
 
 MAP_PROTOCOL = "lab"
 """The protocol of the mAP by epoch, and so of the choice of the best checkpoint."""
+
+Predict = Callable[[steps.EvalStep, Any, np.ndarray], tuple[np.ndarray, ...]]
+"""`evaluate.predict` of a run's batch size and sharding: (step, variables, images) -> arrays."""
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -38,195 +47,106 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     _check_options(config)
     run_directory = RunDirectory(workdir, config)
-    if run_directory.is_finished:
-        say(f"{workdir} is finished; choose another --workdir to run again. Its outcome:")
-        show_outcome(run_directory)
+    if outcome.was_finished(run_directory):
         return
     seconds = {"start": time.perf_counter()}
     mesh = make_mesh()
-    check_batch_size("batch_size", config.batch_size, mesh)
-    check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
+    for option in ("batch_size", "eval_batch_size"):
+        check_batch_size(option, config[option], mesh)
 
-    # Who, what network, what trains.
-    data = config.data
-    names = {role: data[f"{role}_split"] for role in ("train", "val", "test")}
-    splits = voc.read_splits(voc.find_root(data.name, data.root), names)
+    # Which photos, which network, what trains.
+    splits = readers.read(config.data)
     train = splits["train"]
-    weights = sources.load(config.weights) if config.weights else None
-    own = weights.preprocessing if weights else TORCHVISION
-    preprocessing = own.override(resize=data.resize, image_size=data.image_size)
-    architecture = network.architecture_for(
-        weights, depth=config.model.depth, width=config.model.width, num_classes=len(train.classes)
-    )
-    model = network.make_model(architecture, config.model.dtype)
-    shapes = network.shapes_of(model)
-    multipliers = optim.resolve_rules(config.optim.rules, shapes["params"])
-    say(optim.rules_table(config.optim.rules, shapes["params"]))
-    photos = {
-        role: images.decode_once(
-            split.paths,
-            split.ids,
-            size=preprocessing.stored_size(crops=config.augment == "crop_flip"),
-            rule=preprocessing.resize,
-            interpolation=preprocessing.interpolation,
-            directory=fetch.cache_dir() / "images",
-        )
-        for role, split in splits.items()
-    }
+    net = network.from_config(config, len(train.classes))
+    given_head = _given_head(config, net, train.classes)
+    params = network.shapes_of(net.model)["params"]
+    multipliers = optim.resolve_rules(config.optim.rules, params)
+    say(f"{network.describe(net.architecture)}, weights: {config.weights or 'random'}")
+    say(optim.rules_table(config.optim.rules, params))
+    photos = images.decode_splits(splits, net.preprocessing, crops=config.augment == "crop_flip")
+    label_mask = _label_mask(train, config.data.difficult)
+    training_set = loop.TrainingSet(photos["train"], train.labels, label_mask)
     seconds["data"] = time.perf_counter()
 
     # The steps.
-    eval_step = steps.make_eval_step(model, preprocessing, mesh)
-    known = _known_labels(train, config.data.difficult)
-    num_steps = loop.count_steps(config.num_epochs, len(train), config.batch_size)
-    schedule = optim.make_schedule(config.optim, num_steps)
-    optimizer = optim.make_optimizer(config.optim, schedule, multipliers)
-    train_step = steps.make_train_step(
-        model,
-        optimizer,
-        multipliers,
-        batch_norm=config.batch_norm,
-        preprocessing=preprocessing,
-        augmentation=config.augment,
-        seed=config.seed,
-        mesh=mesh,
+    plan = loop.make_plan(config, num_images=len(train), num_epochs=config.num_epochs, mesh=mesh)
+    optimizer = optim.make_optimizer(config.optim, plan.learning_rate, multipliers)
+    train_step = _train_step(config, net, optimizer, multipliers, mesh)
+    eval_step = steps.make_eval_step(net.model, net.preprocessing, mesh)
+    predict: Predict = functools.partial(
+        evaluate.predict, batch_size=config.eval_batch_size, sharding=by_batch(mesh)
     )
 
-    def predict(step: steps.EvalStep, variables: dict, images: np.ndarray) -> tuple:
-        size, whole = config.eval_batch_size, by_batch(mesh)
-        return evaluate.predict(step, variables, images, batch_size=size, sharding=whole)
+    def score(variables: Any, role: str) -> np.ndarray:
+        return predict(eval_step, variables, photos[role])[0]
 
-    def evaluate_epoch(state: TrainState) -> dict[str, float]:
-        roles = ["val"] if "val" in splits else []
-        roles += ["test"] if config.test_every_epoch else []
-        scores = {role: predict(eval_step, state.variables, photos[role])[0] for role in roles}
-        means = {role: _mean_ap(scores[role], splits[role]) for role in roles}
-        return {f"{role}_map_{MAP_PROTOCOL}": v for role, v in means.items() if v is not None}
+    def train_features(variables: Any) -> np.ndarray:
+        # Placed as training places them, lest the step be compiled twice.
+        placed = jax.device_put(variables, replicated(mesh))
+        return predict(eval_step, placed, photos["train"])[1]
 
-    # Where to start, and the training.
-    given_head = None
-    if weights and config.head_from:
-        given_head = heads.load(
-            config.head_from,
-            classes=train.classes,
-            weights_sha256=weights.sha256,
-            num_features=shapes["params"]["fc"]["kernel"].shape[0],
-            preprocessing=preprocessing,
+    def first_state() -> TrainState:
+        variables = network.starting_variables(
+            net.model, net.weights, head=config.head, seed=config.seed
         )
+        if given_head:
+            variables["params"][HEAD] = given_head
+        elif config.head == "probe":
+            say(f"logistic regression on the features of {len(train)} photos starts the head")
+            head = fit_linear.logistic_regression(
+                train_features(variables), train.labels, label_mask, config.head_l2
+            )
+            variables["params"][HEAD] = head._asdict()
+        return new_state(variables, optimizer)
+
+    # The training.
     run_directory.begin()
     best_by = f"val_map_{MAP_PROTOCOL}" if "val" in splits else None
     checkpoints = Checkpoints(workdir / "checkpoints", best_by=best_by)
-
-    def first_state() -> TrainState:
-        variables = network.starting_variables(model, weights, head=config.head, seed=config.seed)
-        if given_head:
-            variables["params"]["fc"] = given_head
-        elif config.head == "probe":
-            say(f"logistic regression on the features of {len(train)} photos starts the head")
-            # Placed as training places them, lest the step be compiled twice.
-            variables = jax.device_put(variables, replicated(mesh))
-            _, features = predict(eval_step, variables, photos["train"])
-            head = fit.logistic_regression(features, train.labels, known, config.head_l2)
-            variables["params"]["fc"] = dict(zip(("kernel", "bias"), head, strict=True))
-        return new_state(variables, optimizer)
-
-    train_state, resumed_from = loop.start(
-        first_state,
-        jax.eval_shape(lambda variables: new_state(variables, optimizer), shapes),
-        num_steps=num_steps,
-        mesh=mesh,
-        run_directory=run_directory,
-        checkpoints=checkpoints,
+    like = jax.eval_shape(
+        lambda variables: new_state(variables, optimizer), network.shapes_of(net.model)
     )
+    train_state, resumed_from = loop.start(first_state, like, plan, run_directory, checkpoints)
     seconds["head"] = time.perf_counter()
+    score_epoch = functools.partial(_score_epoch, config, splits, score)
     train_state = loop.run(
-        train_state,
-        train_step,
-        loop.TrainingSet(photos["train"], train.labels, known),
-        num_steps=num_steps,
-        batch_size=config.batch_size,
-        log_every_steps=config.log_every_steps,
-        seed=config.seed,
-        schedule=schedule,
-        mesh=mesh,
-        run_directory=run_directory,
-        checkpoints=checkpoints,
-        evaluate=evaluate_epoch,
+        train_state, train_step, training_set, plan, run_directory, checkpoints, score_epoch
     )
     seconds["train"] = time.perf_counter()
 
-    # The outcome: of the best step on val, or else of the last one.
-    chosen = checkpoints.best()
-    if chosen is None:
-        chosen = num_steps
-    elif chosen != num_steps:
-        train_state = checkpoints.restore(chosen, train_state, replicated(mesh))
-    checkpoints.close()
-    outcome, variables = {}, train_state.variables
-    for role, split in splits.items():
-        scores, _ = predict(eval_step, variables, photos[role])
-        run_directory.write_scores(
-            role, split.ids, split.classes, scores, split.labels, split.difficult
-        )
-        outcome[role] = metrics.evaluate_scores(
-            scores, split.labels, split.difficult, split.classes, seed=config.seed
-        )
-        if config.gallery_photos and role == shown_role(splits):
-            choices = gallery.choose(scores, split.labels, split.difficult, config.gallery_photos)
-            rows = gallery.chosen_rows(choices)
-            seen = np.asarray(augment.centre_crop(photos[role][rows], preprocessing.crop_size))
-            (maps,) = predict(steps.make_map_step(model, preprocessing, mesh), variables, seen)
-            bias = np.asarray(variables["params"]["fc"]["bias"])
-            arrays = gallery.pack(choices, seen, maps, bias) | {
-                "ids": np.array(split.ids)[rows],
-                "scores": scores[rows],
-                "labels": split.labels[rows],
-                "classes": np.array(split.classes),
-            }
-            run_directory.write_arrays(f"gallery_{role}", arrays)
-    sources.save(
-        workdir / "model.safetensors",
-        variables,
-        architecture,
-        preprocessing,
-        train.classes,
-        multi_label=True,
-    )
+    # The outcome.
+    train_state = _chosen(checkpoints, train_state, mesh)
+    variables = train_state.variables
+    scores = {role: score(variables, role) for role in splits}
+    quantities = outcome.score_splits(run_directory, scores, splits, train.classes, config.seed)
+    if config.gallery_photos:
+        role = outcome.headline_split(splits)
+        arrays = _gallery(config, net, splits[role], scores[role], photos[role], variables, predict)
+        run_directory.write_arrays(f"gallery_{role}", arrays)
+    network.save(workdir / "model.safetensors", variables, net, train.classes, multi_label=True)
     seconds["evaluate"] = time.perf_counter()
     run_directory.write_results(
         {
-            "task": "finetune",
-            "variant": config.variant,
-            "status": "finished",
             "classes": list(train.classes),
-            **by_quantity(outcome),
-            "chosen_step": chosen,
+            **quantities,
+            "chosen_step": int(train_state.step),
             "resumed_from": resumed_from,
-            "trainable_parameters": optim.count_trainable(multipliers, shapes["params"]),
+            "trainable_parameters": optim.count_trainable(multipliers, params),
             "images_per_second": run_directory.last_metric("images_per_second"),
             "seconds": _phases(seconds),
-            "seed": config.seed,
-            "weights": weights.record(preprocessing) if weights else None,
-            "data": voc.describe(data.name, splits),
+            "weights": net.weights.record(net.preprocessing) if net.weights else None,
+            "data": describe_splits(config.data.name, splits),
         }
     )
-    show_outcome(run_directory)
+    outcome.show_outcome(run_directory)
 
 
 def _check_options(config: ConfigDict) -> None:
     check_choice("augment", config.augment, augment.KINDS)
     check_choice("batch_norm", config.batch_norm, ("frozen", "batch"))
     check_choice("data.difficult", config.data.difficult, ("ignore", "negative"))
-    check_choice("model.dtype", config.model.dtype, network.DTYPES)
     check_choice("head", config.head, network.HEADS)
-    least = {"seed": 0, "num_epochs": 0, "log_every_steps": 1, "data.image_size": 0}
-    least |= {"gallery_photos": 0}
-    for option, value in least.items():
-        found = operator.attrgetter(option)(config)
-        if found < value:
-            raise UserError(f"{option}={found}: the least possible is {value}")
-    if config.data.resize:
-        check_choice("data.resize", config.data.resize, images.RULES)
+    check_least(config, {"seed": 0, "num_epochs": 0, "log_every_steps": 1, "gallery_photos": 0})
     if not config.weights and (config.head in ("probe", "keep") or config.head_from):
         raise UserError(
             "without weights there are no features for head=probe, head=keep or head_from: choose "
@@ -234,16 +154,96 @@ def _check_options(config: ConfigDict) -> None:
         )
 
 
-def _known_labels(split: voc.Split, difficult: str) -> np.ndarray:
-    """The labels [N, C] that count in the loss."""
+def _label_mask(split: Split, difficult: str) -> np.ndarray:
+    """Which labels [N, C] count in the loss."""
     return 1 - split.difficult if difficult == "ignore" else np.ones_like(split.labels)
 
 
-def _mean_ap(scores: np.ndarray, split: voc.Split) -> float | None:
+def _given_head(
+    config: ConfigDict, net: network.Network, classes: tuple[str, ...]
+) -> dict[str, np.ndarray] | None:
+    """The params of the probe's head that `head_from` names, None where it names none."""
+    if not config.head_from or net.weights is None:
+        return None
+    return heads.load(
+        config.head_from,
+        classes=classes,
+        weights_sha256=net.weights.sha256,
+        num_features=network.shapes_of(net.model)["params"][HEAD]["kernel"].shape[0],
+        preprocessing=net.preprocessing,
+    )
+
+
+def _train_step(
+    config: ConfigDict,
+    net: network.Network,
+    optimizer: optax.GradientTransformation,
+    multipliers: optim.Multipliers,
+    mesh: Mesh,
+) -> steps.TrainStep:
+    return steps.make_train_step(
+        net.model,
+        optimizer,
+        multipliers,
+        batch_norm=config.batch_norm,
+        preprocessing=net.preprocessing,
+        augmentation=config.augment,
+        seed=config.seed,
+        mesh=mesh,
+    )
+
+
+def _score_epoch(
+    config: ConfigDict,
+    splits: Mapping[str, Split],
+    score: Callable[[Any, str], np.ndarray],
+    state: TrainState,
+) -> dict[str, float]:
+    """The mAP of the val split and, where the config asks for it, of test."""
+    roles = [role for role in ("val", "test") if role in splits]
+    if not config.test_every_epoch:
+        roles = [role for role in roles if role != "test"]
+    means = {role: _mean_ap(score(state.variables, role), splits[role]) for role in roles}
+    return {f"{role}_map_{MAP_PROTOCOL}": v for role, v in means.items() if v is not None}
+
+
+def _mean_ap(scores: np.ndarray, split: Split) -> float | None:
     result = metrics.evaluate_scores(
         scores, split.labels, split.difficult, split.classes, num_resamples=0
     )
     return result["map"][MAP_PROTOCOL]
+
+
+def _chosen(checkpoints: Checkpoints, last: TrainState, mesh: Mesh) -> TrainState:
+    """The best state by the val split, or the last one where nothing is chosen by."""
+    best = checkpoints.best()
+    if best is not None and best != int(last.step):
+        last = checkpoints.restore(best, last, replicated(mesh))
+    checkpoints.close()
+    return last
+
+
+def _gallery(
+    config: ConfigDict,
+    net: network.Network,
+    split: Split,
+    scores: np.ndarray,
+    photos: np.ndarray,
+    variables: Any,
+    predict: Predict,
+) -> dict[str, np.ndarray]:
+    """What gallery_SPLIT.npz holds: the chosen photos, and maps of where each class was seen."""
+    choices = gallery.choose(scores, split.labels, split.difficult, config.gallery_photos)
+    rows = gallery.chosen_rows(choices)
+    seen = np.asarray(augment.centre_crop(photos[rows], net.preprocessing.crop_size))
+    map_step = steps.make_map_step(net.model, net.preprocessing, make_mesh())
+    (maps,) = predict(map_step, variables, seen)
+    return gallery.pack(choices, seen, maps, np.asarray(variables["params"][HEAD]["bias"])) | {
+        "ids": np.array(split.ids)[rows],
+        "scores": scores[rows],
+        "labels": split.labels[rows],
+        "classes": np.array(split.classes),
+    }
 
 
 def _phases(marks: dict[str, float]) -> dict[str, float]:

@@ -11,13 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vtl.data import deep_features, fetch
+from vtl import files
+from vtl.console import say
+from vtl.data import deep_features
 from vtl.data.deep_features import DeepFeatures, FeatureSplit
-from vtl.errors import UserError, check_choice
-from vtl.evaluation import metrics
-from vtl.records import RunDirectory, by_quantity, say, show_outcome
-from vtl.training import fit
-from vtl.training.fit import Linear
+from vtl.errors import UserError, check_choice, check_least
+from vtl.evaluation import metrics, outcome
+from vtl.run_directory import RunDirectory
+from vtl.training import fit_linear
+from vtl.training.fit_linear import Linear
 from vtl.weights import heads
 
 MAP_PROTOCOL = "lab"
@@ -35,9 +37,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     _check_options(config)
     run_directory = RunDirectory(workdir, config)
-    if run_directory.is_finished:
-        say(f"{workdir} is finished; choose another --workdir to run again. Its outcome:")
-        show_outcome(run_directory)
+    if outcome.was_finished(run_directory):
         return
     raw = deep_features.read(config.features)
     _check_meta(raw, config)
@@ -52,15 +52,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     started = time.perf_counter()
     head, details = SOLVERS[config.solver](data, config, run_directory)
     seconds = time.perf_counter() - started
-    outcome = {}
-    for role, split in data.splits.items():
-        scores = predict(head, split.features)
-        run_directory.write_scores(
-            role, split.ids, data.classes, scores, split.labels, split.difficult
-        )
-        outcome[role] = metrics.evaluate_scores(
-            scores, split.labels, split.difficult, data.classes, seed=config.seed
-        )
+    scores = {role: predict(head, split.features) for role, split in data.splits.items()}
+    quantities = outcome.score_splits(run_directory, scores, data.splits, data.classes, config.seed)
     if config.scaling != "l2":  # a linear head on the features as they are does not exist for it
         kernel = np.asarray(head.kernel) / scale[:, None]
         heads.save(
@@ -72,22 +65,18 @@ def run(config: ConfigDict, workdir: Path) -> None:
         )
     run_directory.write_results(
         {
-            "task": config.task,
-            "variant": config.variant,
-            "status": "finished",
             "classes": list(data.classes),
-            **by_quantity(outcome),
+            **quantities,
             **details,
             "trainable_parameters": int(head.kernel.size + head.bias.size),
             "seconds": {"train": seconds},
-            "seed": config.seed,
             "weights": data.meta.get("weights"),
             "data": data.meta.get("data"),
             "features": str(config.features),
-            "features_sha256": fetch.file_sha256(config.features),
+            "features_sha256": files.file_sha256(config.features),
         }
     )
-    show_outcome(run_directory)
+    outcome.show_outcome(run_directory)
 
 
 def _check_options(config: ConfigDict) -> None:
@@ -96,10 +85,8 @@ def _check_options(config: ConfigDict) -> None:
     check_choice("difficult", config.difficult, ("ignore", "negative"))
     if not config.features:
         raise UserError("no features: name them with --config.features=runs/features/FILE.npz")
-    least = {"seed": 0, "num_epochs": 0, "batch_size": 1, "num_seeds": 1, "num_folds": 2}
-    for option, value in least.items():
-        if config[option] < value:
-            raise UserError(f"{option}={config[option]}: the least possible is {value}")
+    check_least(config, {"seed": 0, "num_epochs": 0, "batch_size": 1})
+    check_least(config, {"num_seeds": 1, "num_folds": 2})
     for option in ("learning_rates", "weight_decays", "l2s"):
         if not config[option]:
             raise UserError(f"{option} must not be empty")
@@ -158,8 +145,8 @@ def _scaled(data: DeepFeatures, kind: str, shift: np.ndarray, scale: np.ndarray)
     return dataclasses.replace(data, splits=splits)
 
 
-def _known(split: FeatureSplit, difficult: str) -> np.ndarray:
-    """The labels [N, C] that count in the loss."""
+def _label_mask(split: FeatureSplit, difficult: str) -> np.ndarray:
+    """Which labels [N, C] count in the loss."""
     if difficult == "negative" or split.difficult is None:
         return np.ones_like(split.labels)
     return 1 - split.difficult
@@ -213,7 +200,7 @@ def _sgd_grid(
     """Heads of every point of the grid and every seed, in this order, and losses [G, T]."""
     seeds = range(config.seed, config.seed + config.num_seeds)
     drawn = [
-        fit.seeded(
+        fit_linear.seeded(
             (len(rows), split.features.shape[1]),
             split.labels.shape[1],
             num_epochs=config.num_epochs,
@@ -224,10 +211,10 @@ def _sgd_grid(
     ]
     starts, orders = zip(*drawn, strict=True)
     points = [point for point in grid for _ in starts]
-    fitted, losses = fit.sgd(
+    fitted, losses = fit_linear.sgd(
         split.features[rows],
         split.labels[rows],
-        _known(split, config.difficult)[rows],
+        _label_mask(split, config.difficult)[rows],
         np.stack(orders * len(grid)),
         jax.tree.map(lambda *leaves: jnp.stack(leaves * len(grid)), *starts),
         np.array([rate for rate, _ in points], np.float32),
@@ -252,27 +239,27 @@ def _lbfgs(
     """Logistic regression; each class's L2 has the least cross-entropy over the folds of train."""
     del run_directory
     train = data.splits["train"]
-    known = _known(train, config.difficult)
+    label_mask = _label_mask(train, config.difficult)
     l2 = np.full(len(data.classes), config.l2s[0])
     if len(config.l2s) > 1:
-        losses = [_cross_validate(train, known, value, config) for value in config.l2s]
+        losses = [_cross_validate(train, label_mask, value, config) for value in config.l2s]
         l2 = np.array(config.l2s)[np.argmin(losses, axis=0)]
-    head = fit.logistic_regression(train.features, train.labels, known, l2)
+    head = fit_linear.logistic_regression(train.features, train.labels, label_mask, l2)
     return head, {"l2": dict(zip(data.classes, l2.tolist(), strict=True))}
 
 
 def _cross_validate(
-    train: FeatureSplit, known: np.ndarray, l2: float, config: ConfigDict
+    train: FeatureSplit, label_mask: np.ndarray, l2: float, config: ConfigDict
 ) -> np.ndarray:
     """The held-out cross-entropy [C] of one L2, every row held out once."""
     num_rows, num_folds = len(train.features), config.num_folds
     folds = np.random.default_rng(config.seed).permutation(num_rows) % num_folds
     is_out = (folds[:, None] == np.arange(num_folds))[:, :, None]  # [N, F, 1]
     # Every class of every fold is a column; the labels held out are unknown to it.
-    labels = np.broadcast_to(train.labels[:, None], (num_rows, num_folds, known.shape[1]))
-    columns = num_rows, num_folds * known.shape[1]
-    seen = (known[:, None] * ~is_out).reshape(columns)
-    head = fit.logistic_regression(
+    labels = np.broadcast_to(train.labels[:, None], (num_rows, num_folds, label_mask.shape[1]))
+    columns = num_rows, num_folds * label_mask.shape[1]
+    seen = (label_mask[:, None] * ~is_out).reshape(columns)
+    head = fit_linear.logistic_regression(
         train.features,
         labels.reshape(columns),
         seen,
@@ -282,7 +269,7 @@ def _cross_validate(
     logits = train.features @ np.asarray(head.kernel) + np.asarray(head.bias)
     logits = logits.reshape(labels.shape)
     losses = np.logaddexp(0, logits) - labels * logits
-    return np.sum(losses * known[:, None] * is_out, axis=(0, 1))
+    return np.sum(losses * label_mask[:, None] * is_out, axis=(0, 1))
 
 
 Solver = Callable[[DeepFeatures, ConfigDict, RunDirectory], tuple[Linear, dict]]

@@ -17,7 +17,7 @@ from absl import logging
 from jax.sharding import NamedSharding
 from orbax.checkpoint import checkpoint_managers
 
-from vtl.data.fetch import file_sha256
+from vtl.files import file_sha256, write_json
 from vtl.training.state import TrainState
 
 _MANIFEST = "sha256.json"
@@ -109,9 +109,7 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
             directory = self._path(step)
-            temporary = directory.with_name(f"{step}.{_MANIFEST}.tmp")
-            temporary.write_text(json.dumps(_hashes(directory), indent=1))
-            temporary.replace(directory / _MANIFEST)
+            write_json(directory / _MANIFEST, _hashes(directory))
         except Exception as error:  # for the thread that waits
             self._failure = error
 

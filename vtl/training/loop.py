@@ -11,11 +11,13 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from vtl.console import Progress, say
 from vtl.data import batches
 from vtl.errors import Diverged
-from vtl.records import Progress, RunDirectory, say
-from vtl.training import memory
+from vtl.run_directory import RunDirectory
+from vtl.training import memory, optim
 from vtl.training.checkpoint import Checkpoints
 from vtl.training.state import TrainState, by_batch, replicated
 from vtl.training.steps import TrainStep
@@ -27,11 +29,51 @@ class Interrupted(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSet:
-    """What a training batch is drawn from: images [N, H, W, 3] uint8; labels, known [N, C]."""
+    """What a training batch is drawn from: images [N, H, W, 3] uint8; labels, label_mask [N, C]."""
 
     images: batches.Images
     labels: np.ndarray
-    known: np.ndarray
+    label_mask: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How long to train on how many images, and how often to log and to score.
+
+    Attributes:
+        epoch_size: the images between two scorings and checkpoints, all of them or fewer.
+        seed: of the order of the images.
+        learning_rate: by step; it is recorded with each.
+    """
+
+    num_steps: int
+    batch_size: int
+    epoch_size: int
+    log_every_steps: int
+    seed: int
+    learning_rate: optax.Schedule
+    mesh: Mesh
+
+
+def make_plan(
+    config: ConfigDict,
+    *,
+    num_images: int,
+    num_epochs: float,
+    mesh: Mesh,
+    epoch_size: int | None = None,
+) -> Plan:
+    """The plan of a config's batch_size, log_every_steps, seed and optim, for so many passes."""
+    num_steps = count_steps(num_epochs, num_images, config.batch_size)
+    return Plan(
+        num_steps=num_steps,
+        batch_size=config.batch_size,
+        epoch_size=epoch_size or num_images,
+        log_every_steps=config.log_every_steps,
+        seed=config.seed,
+        learning_rate=optim.make_schedule(config.optim, num_steps),
+        mesh=mesh,
+    )
 
 
 def count_steps(num_epochs: float, num_images: int, batch_size: int) -> int:
@@ -42,9 +84,7 @@ def count_steps(num_epochs: float, num_images: int, batch_size: int) -> int:
 def start(
     first: Callable[[], TrainState],
     shapes: TrainState,
-    *,
-    num_steps: int,
-    mesh: Mesh,
+    plan: Plan,
     run_directory: RunDirectory,
     checkpoints: Checkpoints,
 ) -> tuple[TrainState, int | None]:
@@ -54,10 +94,10 @@ def start(
     """
     resumed_from = checkpoints.latest()
     if resumed_from is None:
-        train_state = jax.device_put(first(), replicated(mesh))
+        train_state = jax.device_put(first(), replicated(plan.mesh))
     else:
-        say(f"going on from step {resumed_from} of {num_steps}")
-        train_state = checkpoints.restore(resumed_from, shapes, replicated(mesh))
+        say(f"going on from step {resumed_from} of {plan.num_steps}")
+        train_state = checkpoints.restore(resumed_from, shapes, replicated(plan.mesh))
     run_directory.cut_metrics(resumed_from or -1)  # the start is scored again
     return train_state, resumed_from
 
@@ -66,45 +106,38 @@ def run(
     train_state: TrainState,
     train_step: TrainStep,
     training_set: TrainingSet,
-    *,
-    num_steps: int,
-    batch_size: int,
-    log_every_steps: int,
-    seed: int,
-    schedule: optax.Schedule,
-    mesh: Mesh,
+    plan: Plan,
     run_directory: RunDirectory,
     checkpoints: Checkpoints,
     evaluate: Callable[[TrainState], dict[str, float]],
-    epoch_size: int | None = None,
 ) -> TrainState:
-    """Train from `train_state.step` to `num_steps`; score and save at 0 and at every epoch's end.
+    """Train from `train_state.step` to the plan's end; score and save at 0 and at each epoch's end.
 
-    `evaluate` returns the scores that are recorded, and saved with the state, at an epoch's end. An
-    epoch is one pass over the images, or `epoch_size` of them.
+    `evaluate` returns the scores that are recorded, and saved with the state, at an epoch's end.
 
     Raises:
         Interrupted: a signal came, and the state was saved.
         Diverged: the loss is not finite; the last good checkpoint stays.
     """
     memory.keep_freed_memory()
-    num_images = len(training_set.images)
-    epoch_size = epoch_size or num_images
-    progress = Progress(int(train_state.step), num_steps, batch_size, epoch_size)
-    learning_rates = np.broadcast_to(schedule(np.arange(num_steps)), num_steps)
+    num_images, batch_size = len(training_set.images), plan.batch_size
+    progress = Progress(int(train_state.step), plan.num_steps, batch_size, plan.epoch_size)
+    learning_rates = np.broadcast_to(plan.learning_rate(np.arange(plan.num_steps)), plan.num_steps)
     pending: list[dict[str, jax.Array]] = []
 
     def load(step: int) -> dict[str, jax.Array]:
-        rows = batches.train_indices(step, num_images=num_images, batch_size=batch_size, seed=seed)
+        rows = batches.train_indices(
+            step, num_images=num_images, batch_size=batch_size, seed=plan.seed
+        )
         arrays = vars(training_set).items()
-        return {name: batches.put(array[rows], by_batch(mesh)) for name, array in arrays}
+        return {name: batches.place(array[rows], by_batch(plan.mesh)) for name, array in arrays}
 
     def flush(done: int) -> None:
         first = done - len(pending) + 1
         lines = [
             {
                 "step": step,
-                "epoch": step * batch_size / epoch_size,
+                "epoch": step * batch_size / plan.epoch_size,
                 **{name: float(value) for name, value in metrics.items()},
                 "learning_rate": float(learning_rates[step - 1]),
             }
@@ -117,7 +150,12 @@ def run(
 
     def score_and_save(done: int) -> None:
         scores = evaluate(train_state)
-        line = {"step": done, "epoch": done * batch_size / epoch_size, **scores, **progress.speed()}
+        line = {
+            "step": done,
+            "epoch": done * batch_size / plan.epoch_size,
+            **scores,
+            **progress.speed(),
+        }
         run_directory.append_metrics([line])
         progress.end_epoch(scores)
         checkpoints.save(train_state, scores)
@@ -126,16 +164,18 @@ def run(
         first = int(train_state.step)
         if first == 0:
             score_and_save(0)
-        loaded = batches.prefetched(load, range(first, num_steps))
+        loaded = batches.prefetched(load, range(first, plan.num_steps))
         for done, batch in enumerate(loaded, start=first + 1):
             train_state, metrics = train_step(train_state, batch)
             pending.append(metrics)
-            ends_epoch = done == num_steps or (done * batch_size) % epoch_size < batch_size
-            if ends_epoch or done % log_every_steps == 0 or interrupted.is_set():
+            ends_epoch = (
+                done == plan.num_steps or (done * batch_size) % plan.epoch_size < batch_size
+            )
+            if ends_epoch or done % plan.log_every_steps == 0 or interrupted.is_set():
                 flush(done)
             if ends_epoch:
                 score_and_save(done)
-            if interrupted.is_set() and done < num_steps:
+            if interrupted.is_set() and done < plan.num_steps:
                 checkpoints.save(train_state)
                 checkpoints.wait()
                 raise Interrupted(f"stopped after step {done}, which is saved")

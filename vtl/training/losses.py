@@ -8,23 +8,25 @@ import jax.numpy as jnp
 import optax
 
 
-def sigmoid_bce_mean(logits: jax.Array, labels: jax.Array, known: jax.Array) -> jax.Array:
-    """Binary cross-entropy of sigmoid(logits), in nats, averaged over the known labels.
+def sigmoid_bce_mean(logits: jax.Array, labels: jax.Array, label_mask: jax.Array) -> jax.Array:
+    """Binary cross-entropy of sigmoid(logits), in nats, averaged over the labels that count.
 
-    logits, labels, known: [B, C]; labels and known hold 0 or 1. A class is known unless it is
-    difficult and the config leaves difficult objects out. 0 where nothing is known.
+    logits, labels, label_mask: [B, C]; labels and label_mask hold 0 or 1. A label counts where the
+    mask is 1; 0 where none does.
     """
     losses = jax.nn.softplus(logits) - labels * logits
-    return jnp.sum(losses * known) / jnp.maximum(jnp.sum(known), 1)
+    return jnp.sum(losses * label_mask) / jnp.maximum(jnp.sum(label_mask), 1)
 
 
-def softmax_cross_entropy_mean(logits: jax.Array, labels: jax.Array, known: jax.Array) -> jax.Array:
+def softmax_cross_entropy_mean(
+    logits: jax.Array, labels: jax.Array, label_mask: jax.Array
+) -> jax.Array:
     """Cross-entropy of softmax(logits), in nats, averaged over the images.
 
-    logits, labels [B, C]; each row of labels has a single 1. What is `known` has no say: there is
-    one label an image, and it is known.
+    logits, labels [B, C]; each row of labels has a single 1, which always counts, whatever
+    `label_mask` says.
     """
-    del known
+    del label_mask
     return jnp.mean(optax.softmax_cross_entropy(logits, labels))
 
 

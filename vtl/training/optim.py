@@ -11,6 +11,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from vtl.errors import UserError, check_choice
+from vtl.models import HEAD
 
 Rules = tuple[tuple[str, float | None], ...]
 Multipliers = dict[str, float | None]
@@ -49,7 +50,7 @@ def _check_rules(rules: Rules) -> None:
         if not (is_pair and isinstance(rule[0], str) and isinstance(rule[1], float | int | None)):
             raise UserError(
                 f"optim.rules: {rule!r} is not a pair of a regex and a multiplier or None, "
-                "as in (('fc/.*', 1.0), ('.*', None))"
+                f"as in (('{HEAD}/.*', 1.0), ('.*', None))"
             )
         if rule[1] is not None and not 0 <= rule[1] < math.inf:
             raise UserError(f"optim.rules: {rule!r} has no multiplier of 0 or more; None freezes")
@@ -85,7 +86,7 @@ def trainable_mask(multipliers: Multipliers) -> Any:
     return _tree({path: value is not None for path, value in multipliers.items()})
 
 
-def live_norms(mode: str, multipliers: Multipliers) -> frozenset[str]:
+def norms_by_batch(mode: str, multipliers: Multipliers) -> frozenset[str]:
     """The BatchNorms that normalise by the batch: all that train in mode `batch`, else none."""
     if mode == "frozen":
         return frozenset()

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from vtl.models.resnet import DEPTHS, ResNet
+from vtl.models import HEAD
+from vtl.models.resnet import STAGES, ResNet
+from vtl.preprocessing import Preprocessing, normalise
 from vtl.training import augment, losses, optim, state
 from vtl.training.state import TrainState
-from vtl.weights.preprocessing import Preprocessing, normalise
 
 Batch = dict[str, jax.Array]
-"""images [B, H, W, 3] uint8, labels [B, C] and known [B, C] in {0, 1}."""
+"""images [B, H, W, 3] uint8, labels [B, C] and label_mask [B, C] in {0, 1}."""
 
 EvalStep = Callable[[Any, jax.Array], tuple[jax.Array, ...]]
 """(variables, images [B, H, W, 3] uint8) -> arrays of a row for each image."""
@@ -39,7 +40,7 @@ def make_train_step(
     Augmentation is a function of (seed, step), so a resumed run sees what it would have seen.
     """
     trainable = optim.trainable_mask(multipliers)
-    norms = optim.live_norms(batch_norm, multipliers)
+    norms = optim.norms_by_batch(batch_norm, multipliers)
     key = jax.random.key(seed)
 
     def train_step(
@@ -50,15 +51,15 @@ def make_train_step(
             step_key, batch["images"], kind=augmentation, size=preprocessing.crop_size
         )
         images = normalise(images, preprocessing)
-        labels, known = (batch[name].astype(jnp.float32) for name in ("labels", "known"))
+        labels, label_mask = (batch[name].astype(jnp.float32) for name in ("labels", "label_mask"))
 
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             params = optim.freeze_gradients(params, trainable)
             variables = {"params": params, "batch_stats": train_state.batch_stats}
             (logits, _), moved = model.apply(
-                variables, images, live_norms=norms, mutable=["batch_stats"]
+                variables, images, norms_by_batch=norms, mutable=["batch_stats"]
             )
-            loss = objective.loss(logits, labels, known)
+            loss = objective.loss(logits, labels, label_mask)
             return loss, (logits, moved["batch_stats"])
 
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
@@ -69,13 +70,13 @@ def make_train_step(
         metrics = {"loss": loss, objective.accuracy_name: objective.accuracy(logits, labels)}
         return TrainState(train_state.step + 1, params, batch_stats, opt_state), metrics
 
-    whole, split = state.replicated(mesh), state.by_batch(mesh)
+    replicated, by_batch = state.replicated(mesh), state.by_batch(mesh)
     return jax.jit(
-        train_step, donate_argnums=0, in_shardings=(whole, split), out_shardings=(whole, whole)
+        train_step,
+        donate_argnums=0,
+        in_shardings=(replicated, by_batch),
+        out_shardings=(replicated, replicated),
     )
-
-
-FEATURE_LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
 
 def make_feature_step(
@@ -88,11 +89,11 @@ def make_feature_step(
     """
 
     def feature_step(variables: Any, images: jax.Array) -> jax.Array:
-        maps = _stage_output(model, preprocessing, variables, images, layer)
-        return _grid_means(maps, grid).reshape(len(images), -1)
+        _, outputs = _evaluate(model, preprocessing, variables, images)
+        return _grid_means(outputs[layer].astype(jnp.float32), grid).reshape(len(images), -1)
 
-    whole, split = state.replicated(mesh), state.by_batch(mesh)
-    return jax.jit(feature_step, in_shardings=(whole, split), out_shardings=split)
+    replicated, by_batch = state.replicated(mesh), state.by_batch(mesh)
+    return jax.jit(feature_step, in_shardings=(replicated, by_batch), out_shardings=by_batch)
 
 
 def make_map_step(model: ResNet, preprocessing: Preprocessing, mesh: Mesh) -> EvalStep:
@@ -103,26 +104,20 @@ def make_map_step(model: ResNet, preprocessing: Preprocessing, mesh: Mesh) -> Ev
     """
 
     def map_step(variables: Any, images: jax.Array) -> tuple[jax.Array]:
-        maps = _stage_output(model, preprocessing, variables, images, FEATURE_LAYERS[-1])
-        return (maps @ variables["params"]["fc"]["kernel"],)
+        _, outputs = _evaluate(model, preprocessing, variables, images)
+        return (outputs[STAGES[-1]].astype(jnp.float32) @ variables["params"][HEAD]["kernel"],)
 
-    whole, split = state.replicated(mesh), state.by_batch(mesh)
-    return jax.jit(map_step, in_shardings=(whole, split), out_shardings=(split,))
+    replicated, by_batch = state.replicated(mesh), state.by_batch(mesh)
+    return jax.jit(map_step, in_shardings=(replicated, by_batch), out_shardings=(by_batch,))
 
 
-def _stage_output(
-    model: ResNet, preprocessing: Preprocessing, variables: Any, images: jax.Array, layer: str
-) -> jax.Array:
-    """What the stage's last block gives, [B, h, w, C] float32."""
-    last_block = f"{layer}_{DEPTHS[model.depth].blocks[FEATURE_LAYERS.index(layer)] - 1}"
+def _evaluate(
+    model: ResNet, preprocessing: Preprocessing, variables: Any, images: jax.Array
+) -> tuple[jax.Array, Any]:
+    """The model's logits and outputs of the central crop of uint8 images."""
     images = normalise(augment.centre_crop(images, preprocessing.crop_size), preprocessing)
-    _, captured = model.apply(
-        variables,
-        images,
-        live_norms=(),
-        capture_intermediates=lambda module, _: module.name == last_block,
-    )
-    return captured["intermediates"][last_block]["__call__"][0].astype(jnp.float32)
+    logits, outputs = model.apply(variables, images, norms_by_batch=())
+    return logits, outputs
 
 
 def _grid_means(maps: jax.Array, grid: int) -> jax.Array:
@@ -151,9 +146,10 @@ def make_eval_step(
     """
 
     def eval_step(variables: Any, images: jax.Array) -> tuple[jax.Array, Any]:
-        images = normalise(augment.centre_crop(images, preprocessing.crop_size), preprocessing)
-        logits, features = model.apply(variables, images, live_norms=())
-        return activation(logits), features
+        logits, outputs = _evaluate(model, preprocessing, variables, images)
+        return activation(logits), outputs["features"]
 
-    whole, split = state.replicated(mesh), state.by_batch(mesh)
-    return jax.jit(eval_step, in_shardings=(whole, split), out_shardings=(split, split))
+    replicated, by_batch = state.replicated(mesh), state.by_batch(mesh)
+    return jax.jit(
+        eval_step, in_shardings=(replicated, by_batch), out_shardings=(by_batch, by_batch)
+    )

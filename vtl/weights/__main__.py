@@ -17,15 +17,15 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from vtl.data import fetch, images
+from vtl import files
+from vtl.data import images
 from vtl.errors import UserError
-from vtl.models.resnet import DEPTHS, VARIANTS, ResNet
-from vtl.weights import network, sources, verify
-from vtl.weights.preprocessing import Preprocessing, normalise
+from vtl.models.resnet import DEPTHS, VARIANTS
+from vtl.preprocessing import Preprocessing, normalise
+from vtl.weights import network, sources, summary, verify
 
 _MARKS = {"good": "ok   ", "note": "note ", "fault": "FAULT"}
 
@@ -65,7 +65,7 @@ def fetch_sources(options: argparse.Namespace) -> None:
         if name not in sources.SOURCES:
             raise UserError(f"{name} is no source; `python -m vtl.weights list` names them")
         path = sources.locate(name)
-        print(f"{name}: {path}, {path.stat().st_size:,} bytes, sha256 {fetch.file_sha256(path)}")
+        print(f"{name}: {path}, {path.stat().st_size:,} bytes, sha256 {files.file_sha256(path)}")
 
 
 def inspect(options: argparse.Namespace) -> None:
@@ -75,11 +75,10 @@ def inspect(options: argparse.Namespace) -> None:
     statistics = sum(t.size for name, t in tensors.items() if name.startswith("batch_stats"))
     parameters = sum(t.size for t in tensors.values()) - statistics
     known = sources.known_as(weights.path, weights.sha256)
-    width = f" of width {own.width:g}" if own.width != 1 else ""
     lines = {
         "file": weights.path,
         "format": f"{weights.format}, stored as {', '.join(weights.dtypes)}",
-        "network": f"ResNet-{own.depth}{width}, {own.variant} stride, eps {own.epsilon:g}",
+        "network": f"{network.describe(own)}, {own.variant} stride, eps {own.epsilon:g}",
         "classes": own.num_classes or "none: there is no head",
         "parameters": f"{parameters:,}, and {statistics:,} running statistics",
         "preprocessing": _describe(weights.preprocessing),
@@ -159,7 +158,7 @@ def classify(options: argparse.Namespace) -> None:
     p = weights.preprocessing
     model, variables = network.as_published(weights)
     squash = jax.nn.sigmoid if weights.multi_label else jax.nn.softmax
-    run = jax.jit(lambda images: squash(model.apply(variables, images, live_norms=())[0]))
+    run = jax.jit(lambda images: squash(model.apply(variables, images, norms_by_batch=())[0]))
     for path in options.photos:
         photo = images.load_rgb(path)
         pixels = images.resize(photo, p.stored_size(crops=False), p.resize, p.interpolation)
@@ -176,42 +175,7 @@ def summarise(options: argparse.Namespace) -> None:
     weights = sources.load(options.file)
     model, _ = network.as_published(weights)
     has_head = weights.architecture.num_classes is not None
-    print(summary(model, weights.preprocessing.crop_size, has_head=has_head))
-
-
-def summary(model: ResNet, image_size: int, *, has_head: bool = True) -> str:
-    """The network as a table of path, output shape and parameters, one line a module."""
-    shapes = network.shapes_of(model)
-    norms = {
-        "/".join(path[:-1]) for path in traverse_util.flatten_dict(shapes["batch_stats"])
-    }  # all of them, so that each is called and seen
-    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-
-    order: list[str] = []  # of the calls, which a tree of shapes forgets
-
-    def apply(variables: dict, images: jax.Array) -> dict[str, jax.Array]:
-        collections = ["batch_stats", "intermediates"]
-        _, seen = model.apply(
-            variables, images, live_norms=norms, capture_intermediates=True, mutable=collections
-        )
-        outputs = traverse_util.flatten_dict(seen["intermediates"], sep="/")
-        order.extend(path.removesuffix("/__call__") for path in outputs)
-        return outputs
-
-    captured = jax.eval_shape(apply, shapes, image)
-    counts: dict[str, int] = {}
-    for path, leaf in traverse_util.flatten_dict(shapes["params"], sep="/").items():
-        module = path.rpartition("/")[0]
-        if module == "fc" and not has_head:
-            continue
-        counts[module] = counts.get(module, 0) + leaf.size
-    lines = [f"{'path':<26}{'output shape':<20}{'parameters':>12}"]
-    for module in filter(counts.__contains__, order):
-        shape = captured[f"{module}/__call__"][0].shape[1:]
-        lines.append(f"{module:<26}{' x '.join(map(str, shape)):<20}{counts[module]:>12,}")
-    statistics = sum(leaf.size for leaf in jax.tree.leaves(shapes["batch_stats"]))
-    lines.append(f"{sum(counts.values()):,} parameters, {statistics:,} running statistics")
-    return "\n".join(lines)
+    print(summary.summary(model, weights.preprocessing.crop_size, has_head=has_head))
 
 
 def main() -> None:

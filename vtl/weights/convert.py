@@ -13,6 +13,7 @@ import numpy as np
 from flax import traverse_util
 
 from vtl.errors import UserError
+from vtl.models import HEAD
 from vtl.models.resnet import DEPTHS, EPSILON
 from vtl.weights import families, layouts
 from vtl.weights.formats import WeightsFile
@@ -20,7 +21,7 @@ from vtl.weights.formats import WeightsFile
 Tensors = dict[str, np.ndarray]
 """Our flat names, such as `params/layer1_0/conv1/kernel` or `batch_stats/bn1/mean` -> float32."""
 
-HEAD = "params/fc/"
+_HEAD_PREFIX = f"params/{HEAD}/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ def _rename(file: WeightsFile) -> Tensors:
         if place is None:
             unknown.append(key)
             continue
-        dimensions = {"conv": 4, "fc": 2}[kind] if place[1] == "kernel" else 1
+        dimensions = {"conv": 4, "head": 2}[kind] if place[1] == "kernel" else 1
         if np.ndim(tensor) != dimensions:
             raise UserError(
                 f"{file.path}: {key} has shape {np.shape(tensor)}, expected {dimensions} dimensions"
@@ -132,7 +133,7 @@ def _architecture(
         raise UserError(f"{file.path}: conv1 is missing")
     if empty := [name for name, tensor in tensors.items() if not tensor.size]:
         raise UserError(f"{file.path}: {_some(empty)} hold no numbers")
-    head = tensors.get(f"{HEAD}kernel")
+    head = tensors.get(f"{_HEAD_PREFIX}kernel")
     return Architecture(
         depth=depths[0],
         width=tensors["params/conv1/kernel"].shape[-1] / 64,
@@ -145,14 +146,14 @@ def _architecture(
 def to_variables(tensors: Tensors, shapes: dict, *, head: dict | None = None) -> dict:
     """Fill the tree `shapes` (of anything with a shape) with `tensors`, each used once.
 
-    With `head` (params of `fc`) it stands in for the file's own; without, the file must have one.
+    `head` holds the head's params, to stand in for the file's own; without it the file needs one.
 
     Raises:
         UserError: a missing, superfluous or misshapen tensor, by its name.
     """
     if head is not None:
-        tensors = {key: value for key, value in tensors.items() if not key.startswith(HEAD)}
-        tensors |= {f"{HEAD}{name}": np.asarray(value) for name, value in head.items()}
+        tensors = {key: value for key, value in tensors.items() if not key.startswith(_HEAD_PREFIX)}
+        tensors |= {f"{_HEAD_PREFIX}{name}": np.asarray(value) for name, value in head.items()}
     wanted = {"/".join(path): leaf for path, leaf in traverse_util.flatten_dict(shapes).items()}
     if missing := wanted.keys() - tensors.keys():
         raise UserError(f"the weights lack {_some(missing)}")

@@ -8,8 +8,10 @@ import numpy as np
 from absl import logging
 
 from vtl.errors import UserError
+from vtl.models import HEAD
+from vtl.preprocessing import Preprocessing
 from vtl.weights import formats
-from vtl.weights.preprocessing import Preprocessing
+from vtl.weights.formats import safetensors
 
 FILE_NAME = "head.safetensors"
 
@@ -22,11 +24,11 @@ def save(
     classes: tuple[str, ...],
     features: dict[str, Any],
 ) -> None:
-    """Write kernel [D, C] and bias [C] as torchvision's `fc`, with the meta of their features."""
+    """Write kernel [D, C] and bias [C] by torchvision's names, with the meta of their features."""
     meta = {"classes": list(classes), "features": features}
-    formats.write_safetensors(
+    safetensors.write(
         directory / FILE_NAME,
-        {"fc.weight": np.ascontiguousarray(kernel.T), "fc.bias": bias},
+        {f"{HEAD}.weight": np.ascontiguousarray(kernel.T), f"{HEAD}.bias": bias},
         {"format": "pt", "vtl_head": json.dumps(meta)},
     )
 
@@ -58,7 +60,7 @@ def load(
             f"head_from={directory}: its features came from other weights "
             f"(sha256 {sha256[:8]}… instead of {weights_sha256[:8]}…)"
         )
-    kernel, bias = file.tensors["fc.weight"].T, file.tensors["fc.bias"]
+    kernel, bias = file.tensors[f"{HEAD}.weight"].T, file.tensors[f"{HEAD}.bias"]
     layer, pool = features.get("layer", "layer4"), features.get("pool", 1)
     if (layer, pool) != ("layer4", 1) or len(kernel) != num_features:
         raise UserError(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from vtl.errors import UserError
+from vtl.models import HEAD
 from vtl.models.resnet import DEPTHS
 
 TORCH_LEAVES = {
@@ -16,8 +17,8 @@ TORCH_LEAVES = {
     ("norm", "bias"): ("params", "bias"),
     ("norm", "running_mean"): ("batch_stats", "mean"),
     ("norm", "running_var"): ("batch_stats", "var"),
-    ("fc", "weight"): ("params", "kernel"),
-    ("fc", "bias"): ("params", "bias"),
+    ("head", "weight"): ("params", "kernel"),
+    ("head", "bias"): ("params", "bias"),
 }
 _KERAS_LEAVES = {
     ("conv", "kernel"): ("params", "kernel"),
@@ -26,8 +27,8 @@ _KERAS_LEAVES = {
     ("norm", "beta"): ("params", "bias"),
     ("norm", "moving_mean"): ("batch_stats", "mean"),
     ("norm", "moving_variance"): ("batch_stats", "var"),
-    ("fc", "kernel"): ("params", "kernel"),
-    ("fc", "bias"): ("params", "bias"),
+    ("head", "kernel"): ("params", "kernel"),
+    ("head", "bias"): ("params", "bias"),
 }
 _KERAS_3_LEAVES = {
     ("conv", "0"): ("params", "kernel"),
@@ -36,15 +37,15 @@ _KERAS_3_LEAVES = {
     ("norm", "1"): ("params", "bias"),
     ("norm", "2"): ("batch_stats", "mean"),
     ("norm", "3"): ("batch_stats", "var"),
-    ("fc", "0"): ("params", "kernel"),
-    ("fc", "1"): ("params", "bias"),
+    ("head", "0"): ("params", "kernel"),
+    ("head", "1"): ("params", "bias"),
 }
-_TORCH_HEADS = ("fc.", "classifier.1.")
+_TORCH_HEADS = (f"{HEAD}.", "classifier.1.")
 _WRAPPERS = ("module", "model", "backbone", "encoder", "resnet")
 IGNORED = re.compile(r".*\.num_batches_tracked|optimizer/vars/\d+")
 _KERAS_HEAD = re.compile(r"predictions|probs|fc1000|dense(_\d+)?")
 _KERAS_DEPTHS = (50, 101, 152)
-_KIND = {"conv": "conv", "downsample_0": "conv", "bn": "norm", "downsample_1": "norm", "fc": "fc"}
+_KIND = {"conv": "conv", "downsample_0": "conv", "bn": "norm", "downsample_1": "norm", HEAD: "head"}
 
 
 class Layout(NamedTuple):
@@ -82,13 +83,13 @@ def wrapper_of(keys: Collection[str]) -> str:
 
 
 def kind_of(module: str) -> str:
-    """What our module at a path is: `conv`, `norm` or `fc`."""
+    """What our module at a path is: `conv`, `norm` or `head`."""
     return _KIND[re.sub(r"^(conv|bn)\d$", r"\1", module.rpartition("/")[2])]
 
 
 def _torch_module(name: str) -> str | None:
     """`layer1.0.downsample.0` -> `layer1_0/downsample_0`."""
-    stem = re.fullmatch(r"conv1|bn1|fc", name)
+    stem = re.fullmatch(rf"conv1|bn1|{HEAD}", name)
     block = re.fullmatch(r"(layer[1-4])\.(\d+)\.(conv[123]|bn[123]|downsample\.[01])", name)
     if block:
         return f"{block[1]}_{block[2]}/{block[3].replace('.', '_')}"
@@ -98,7 +99,7 @@ def _torch_module(name: str) -> str | None:
 def _hugging_face_module(name: str) -> str | None:
     """`encoder.stages.0.layers.0.shortcut.normalization` -> `layer1_0/downsample_1`."""
     if name == "classifier.1":
-        return "fc"
+        return HEAD
     match = re.fullmatch(
         r"(?:embedder\.embedder|encoder\.stages\.([0-3])\.layers\.(\d+)\.(shortcut|layer\.[0-2]))"
         r"\.(convolution|normalization)",
@@ -120,7 +121,7 @@ def _hugging_face_module(name: str) -> str | None:
 def _keras_module(name: str) -> str | None:
     """`conv2_block1_0_bn` or, from 2017, `bn2a_branch1` -> `layer1_0/downsample_1`."""
     if _KERAS_HEAD.fullmatch(name):
-        return "fc"
+        return HEAD
     if name in ("conv1_conv", "conv1"):
         return "conv1"
     if name in ("conv1_bn", "bn_conv1"):
@@ -153,8 +154,8 @@ def _keras_3_order(depth: int) -> list[str]:
     return order
 
 
-def _norm_after(conv: str) -> str:
-    """`layer1_0/downsample_0` -> `layer1_0/downsample_1`."""
+def norm_after(conv: str) -> str:
+    """The BatchNorm behind a convolution: `layer1_0/conv1` -> `layer1_0/bn1`."""
     return re.sub(r"conv(\d)$", r"bn\1", conv).replace("downsample_0", "downsample_1")
 
 
@@ -170,7 +171,7 @@ def _keras_3_module(keys: Collection[str], path: object) -> Callable[[str], str 
     for index, conv in enumerate(orders.get(len(convs), [])):
         suffix = f"_{index}" if index else ""
         numbered[f"conv2d{suffix}"] = conv
-        numbered[f"batch_normalization{suffix}"] = _norm_after(conv)
+        numbered[f"batch_normalization{suffix}"] = norm_after(conv)
 
     def module_of(name: str) -> str | None:
         parent, _, layer = name.removesuffix("/vars").rpartition("/")

@@ -2,39 +2,82 @@
 
 import dataclasses
 import functools
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
-from vtl.errors import UserError
+from vtl.errors import UserError, check_choice, check_least
+from vtl.models import HEAD
 from vtl.models.resnet import DEPTHS, EPSILON, ResNet
+from vtl.preprocessing import RESIZE_RULES, TORCHVISION, Preprocessing
 from vtl.weights import convert, sources
 
 HEADS = ("probe", "zeros", "random", "keep")
+MAX_WIDTH = 16
+"""Times the channels of the published networks."""
+
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def architecture_for(
-    weights: sources.Weights | None, *, depth: int, width: float, num_classes: int
-) -> convert.Architecture:
-    """The architecture of `weights` with a head of `num_classes`; v1.5 where there are none.
+class Network(NamedTuple):
+    """A network for somebody's classes, and what its photos must be.
+
+    `weights` is None where its variables start at random.
+    """
+
+    model: ResNet
+    architecture: convert.Architecture
+    preprocessing: Preprocessing
+    weights: sources.Weights | None
+
+
+def from_config(config: ConfigDict, num_classes: int) -> Network:
+    """The network of `config.weights`, with a head of `num_classes`, as the config feeds it.
+
+    The weights say what it is; where there are none, `config.model` says what to make.
 
     Raises:
-        UserError: there is no such depth, or `weights` are not of this depth and width.
+        UserError: the weights can't be read, or there is no such depth, width, dtype or size.
     """
-    if depth not in DEPTHS:
-        raise UserError(f"model.depth={depth}: choose one of {', '.join(map(str, DEPTHS))}")
-    if weights is None:
-        return convert.Architecture(depth, width, "v1.5", EPSILON["v1.5"], num_classes)
-    own = weights.architecture
-    if (own.depth, own.width) != (depth, width):
-        raise UserError(
-            f"{weights.path} holds a ResNet-{own.depth} of width {own.width:g}, the config asks "
-            f"for model.depth={depth} and model.width={width:g}"
-        )
-    return dataclasses.replace(own, num_classes=num_classes)
+    check_least(config, {"data.image_size": 0})
+    if config.data.resize:
+        check_choice("data.resize", config.data.resize, RESIZE_RULES)
+    changes = {"resize": config.data.resize, "image_size": config.data.image_size}
+    if not config.weights:
+        return untrained(config.model, TORCHVISION.override(**changes), num_classes)
+    check_choice("model.dtype", config.model.dtype, DTYPES)
+    weights = sources.load(config.weights)
+    architecture = dataclasses.replace(weights.architecture, num_classes=num_classes)
+    model = make_model(architecture, config.model.dtype)
+    return Network(model, architecture, weights.preprocessing.override(**changes), weights)
+
+
+def untrained(options: ConfigDict, preprocessing: Preprocessing, num_classes: int) -> Network:
+    """A new network, v1.5, of `options.depth` and `options.width`, computing in `options.dtype`.
+
+    Raises:
+        UserError: there is no such depth, width or dtype.
+    """
+    check_choice("model.dtype", options.dtype, DTYPES)
+    if options.depth not in DEPTHS:
+        depths = ", ".join(map(str, DEPTHS))
+        raise UserError(f"model.depth must be one of {depths}, got {options.depth}")
+    if not 1 / 64 <= options.width <= MAX_WIDTH:
+        raise UserError(f"model.width must be from 1/64 to {MAX_WIDTH}, got {options.width}")
+    architecture = convert.Architecture(
+        options.depth, options.width, "v1.5", EPSILON["v1.5"], num_classes
+    )
+    return Network(make_model(architecture, options.dtype), architecture, preprocessing, None)
+
+
+def describe(architecture: convert.Architecture) -> str:
+    """`ResNet-50`, or `ResNet-50 of width 0.25`."""
+    width = f" of width {architecture.width:g}" if architecture.width != 1 else ""
+    return f"ResNet-{architecture.depth}{width}"
 
 
 def make_model(architecture: convert.Architecture, dtype: str = "float32") -> ResNet:
@@ -44,7 +87,7 @@ def make_model(architecture: convert.Architecture, dtype: str = "float32") -> Re
 
 def initialise(model: ResNet, seed: int) -> Any:
     """Random variables {params, batch_stats}."""
-    return model.init(jax.random.key(seed), jnp.zeros((1, 64, 64, 3)), live_norms=())
+    return model.init(jax.random.key(seed), jnp.zeros((1, 64, 64, 3)), norms_by_batch=())
 
 
 @functools.cache
@@ -74,13 +117,38 @@ def starting_variables(
     if weights is None:
         variables = random()
         if head == "zeros":
-            variables["params"]["fc"] = _zeros(shapes["params"]["fc"])
+            variables["params"][HEAD] = _zeros(shapes["params"][HEAD])
         return variables
     if head == "keep":
         return convert.to_variables(weights.tensors, shapes)
-    new = random()["params"]["fc"] if head == "random" else _zeros(shapes["params"]["fc"])
+    new = random()["params"][HEAD] if head == "random" else _zeros(shapes["params"][HEAD])
     return convert.to_variables(weights.tensors, shapes, head=new)
 
 
 def _zeros(shapes: Any) -> Any:
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def save(
+    path: Path,
+    variables: dict[str, Any],
+    net: Network,
+    classes: tuple[str, ...],
+    *,
+    multi_label: bool,
+    dtype: str = "float32",
+) -> None:
+    """Write a trained network under torchvision's names, with all that `sources.load` needs.
+
+    Raises:
+        OverflowError: a number is beyond `dtype`.
+    """
+    sources.save(
+        path,
+        variables,
+        net.architecture,
+        net.preprocessing,
+        classes,
+        multi_label=multi_label,
+        dtype=dtype,
+    )

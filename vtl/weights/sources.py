@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from vtl import files
 from vtl.data import fetch
 from vtl.errors import UserError
 from vtl.models.resnet import VARIANTS
+from vtl.preprocessing import CAFFE, TORCHVISION, Preprocessing
 from vtl.weights import convert, formats
-from vtl.weights.preprocessing import CAFFE, TORCHVISION, Preprocessing
+from vtl.weights.formats import safetensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +206,7 @@ def load(name_or_path: str) -> Weights:
 
 def _sha256(path: Path) -> str:
     """Of the file, or, where there are several, of their hashes in order."""
-    hashes = [fetch.file_sha256(part) for part in formats.files_of(path)]
+    hashes = [files.file_sha256(part) for part in formats.files_of(path)]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
@@ -240,7 +242,7 @@ def _class_names(names: Any, num_classes: int | None) -> tuple[str, ...] | None:
 
 def place(source: Source) -> Path:
     """Where its file is, or will be once it is fetched."""
-    directory = fetch.cache_dir() / "weights" if source.download.urls else Path(__file__).parent
+    directory = files.cache_dir() / "weights" if source.download.urls else Path(__file__).parent
     return directory / source.download.filename
 
 
@@ -286,14 +288,14 @@ def locate(name_or_path: str) -> Path:
 
 def _shipped(source: Source) -> Path:
     path = place(source)
-    if not path.exists() or fetch.file_sha256(path) != source.download.sha256:
+    if not path.exists() or files.file_sha256(path) != source.download.sha256:
         raise UserError(f"{path} is not what this version of vtl comes with: install vtl again")
     return path
 
 
 def known_as(path: Path, sha256: str) -> str | None:
     """The source whose file this is by its hash or, where none is known, by its name."""
-    md5 = fetch.file_md5(path) if path.suffix in (".h5", ".hdf5") else ""
+    md5 = files.file_md5(path) if path.suffix in (".h5", ".hdf5") else ""
     for name, source in SOURCES.items():
         download = source.download
         if download.sha256 or download.md5:
@@ -340,4 +342,4 @@ def save(
     for name, tensor in tensors.items():
         if not np.array_equal(np.isfinite(tensor), np.isfinite(found[name])):
             raise OverflowError(f"{name} does not fit into {dtype}")
-    formats.write_safetensors(path, tensors, {"format": "pt", "vtl": json.dumps(meta)})
+    safetensors.write(path, tensors, {"format": "pt", "vtl": json.dumps(meta)})

@@ -1,0 +1,173 @@
+import gzip
+import struct
+
+import numpy as np
+import pytest
+
+from vtl.data import fetch as fetch_module
+from vtl.errors import FetchError, UserError
+from vtl.relu_study import mnist
+
+
+def idx(array, magic=None):
+    """An IDX file's bytes, written by hand."""
+    magic = 0x800 + array.ndim if magic is None else magic
+    return struct.pack(f">{1 + array.ndim}I", magic, *array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(0)
+    return {
+        "train-images-idx3-ubyte": rng.integers(0, 256, (7, 4, 5), np.uint8),
+        "train-labels-idx1-ubyte": np.array([5, 0, 4, 1, 9, 2, 1], np.uint8),
+        "t10k-images-idx3-ubyte": rng.integers(0, 256, (3, 4, 5), np.uint8),
+        "t10k-labels-idx1-ubyte": np.array([7, 2, 1], np.uint8),
+    }
+
+
+@pytest.fixture
+def root(tmp_path, arrays):
+    """Two of the files as they are unpacked, two as they are served."""
+    for number, (name, array) in enumerate(arrays.items()):
+        if number % 2:
+            (tmp_path / name).write_bytes(idx(array))
+        else:
+            (tmp_path / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
+    return tmp_path
+
+
+def test_idx_files_are_read_gzipped_or_not(root, arrays):
+    splits = mnist.read("mnist", str(root))
+    for role, prefix in (("train", "train"), ("test", "t10k")):
+        np.testing.assert_array_equal(splits[role].images, arrays[f"{prefix}-images-idx3-ubyte"])
+        np.testing.assert_array_equal(splits[role].labels, arrays[f"{prefix}-labels-idx1-ubyte"])
+        assert splits[role].images.dtype == splits[role].labels.dtype == np.uint8
+
+
+def cut(root, arrays):
+    (root / "train-labels-idx1-ubyte").write_bytes(idx(np.zeros(7, np.uint8))[:-2])
+
+
+def cut_header(root, arrays):
+    (root / "train-labels-idx1-ubyte").write_bytes(b"\0\0\x08")
+
+
+def cut_gzip(root, arrays):
+    path = root / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def no_gzip(root, arrays):
+    (root / "t10k-images-idx3-ubyte.gz").write_bytes(b"<html>not found</html>")
+
+
+def wrong_magic(root, arrays):
+    content = idx(arrays["train-labels-idx1-ubyte"], magic=0x0D01)
+    (root / "train-labels-idx1-ubyte").write_bytes(content)
+
+
+def images_for_labels(root, arrays):
+    content = idx(arrays["train-images-idx3-ubyte"])
+    (root / "train-labels-idx1-ubyte").write_bytes(content)
+
+
+def too_long(root, arrays):
+    path = root / "t10k-labels-idx1-ubyte"
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+def other_length(root, arrays):
+    (root / "train-labels-idx1-ubyte").write_bytes(idx(np.zeros(6, np.uint8)))
+
+
+def other_labels(root, arrays):
+    (root / "train-labels-idx1-ubyte").write_bytes(idx(np.full(7, 10, np.uint8)))
+
+
+def other_size(root, arrays):
+    content = gzip.compress(idx(np.zeros((3, 5, 5), np.uint8)))
+    (root / "t10k-images-idx3-ubyte.gz").write_bytes(content)
+
+
+def empty(root, arrays):
+    (root / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros((0, 4, 5), "u1"))))
+    (root / "t10k-labels-idx1-ubyte").write_bytes(idx(np.zeros(0, np.uint8)))
+
+
+def missing(root, arrays):
+    (root / "t10k-labels-idx1-ubyte").unlink()
+
+
+DAMAGES = {
+    cut: "train-labels-idx1-ubyte is truncated: 5 bytes of data, and its header asks for 7",
+    cut_header: "train-labels-idx1-ubyte is truncated: 3 bytes are not even its header",
+    cut_gzip: "t10k-images-idx3-ubyte.gz can't be read: .*; get it again",
+    no_gzip: "t10k-images-idx3-ubyte.gz can't be read: Not a gzipped file",
+    wrong_magic: "begins with the magic number 0x00000d01 and not 0x00000801",
+    images_for_labels: "begins with the magic number 0x00000803 and not 0x00000801",
+    too_long: "t10k-labels-idx1-ubyte is too long: 4 bytes of data, and its header asks for 3",
+    other_length: "train-images-idx3-ubyte.gz has 7 images, .*labels-idx1-ubyte 6 labels",
+    other_labels: "train-labels-idx1-ubyte has the label 10; digits are 0 to 9",
+    other_size: "the images of train and test in .* are of different sizes",
+    empty: "t10k-images-idx3-ubyte.gz has no images",
+    missing: r"has neither t10k-labels-idx1-ubyte nor t10k-labels-idx1-ubyte\.gz",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_files(root, arrays, damage):
+    damage(root, arrays)
+    with pytest.raises(UserError, match=DAMAGES[damage]) as caught:
+        mnist.read("mnist", str(root))
+    assert "\n" not in str(caught.value)
+
+
+def test_other_names_and_roots(tmp_path):
+    with pytest.raises(UserError, match=r"data\.name is 'cifar': choose one of mnist, digits"):
+        mnist.read("cifar", "")
+    with pytest.raises(UserError, match="nowhere is not a directory"):
+        mnist.read("mnist", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="comes with scikit-learn"):
+        mnist.read("digits", str(tmp_path))
+
+
+def test_without_a_network_it_says_what_to_put_where(tmp_path, monkeypatch):
+    monkeypatch.setenv("VTL_CACHE", str(tmp_path))
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(FetchError, match=r"could not fetch train-images-idx3-ubyte\.gz") as caught:
+        mnist.read("mnist", "")
+    assert "ossci-datasets" in str(caught.value)
+    assert "cvdf-datasets" in str(caught.value)
+    assert f"t10k-labels-idx1-ubyte.gz into {tmp_path / 'mnist'}" in str(caught.value)
+    assert "--config.data.root=" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_cache_is_checked_and_read(root, tmp_path_factory, arrays, monkeypatch):
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("VTL_CACHE", str(cache))
+    (cache / "mnist").mkdir()
+    for name, array in arrays.items():
+        (cache / "mnist" / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
+    with pytest.raises(UserError, match="is not the expected file: the file has md5"):
+        mnist.read("mnist", "")
+    monkeypatch.setattr(fetch_module, "_difference", lambda download, path: "")
+    np.testing.assert_array_equal(
+        mnist.read("mnist", "")["test"].labels, arrays["t10k-labels-idx1-ubyte"]
+    )
+
+
+def test_scikit_learns_digits():
+    splits = mnist.read("digits", "")
+    assert splits["train"].images.shape == (1497, 8, 8)
+    assert splits["test"].images.shape == (300, 8, 8)
+    assert splits["train"].images.max() == 255
+    seen = {image.tobytes() for image in splits["train"].images}
+    assert sum(image.tobytes() in seen for image in splits["test"].images) == 0
+    assert all(set(split.labels) == set(range(10)) for split in splits.values())
+    described = mnist.describe("digits", splits)
+    assert described["num_images"] == {"train": 1497, "test": 300}
+    assert len(set(described["sha256"].values())) == 2

@@ -1,0 +1,318 @@
+import json
+import re
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import vtl
+from vtl import console, files, run_directory
+from vtl.console import Progress, format_seconds
+from vtl.errors import UserError
+from vtl.evaluation import outcome as outcomes
+from vtl.run_directory import RunDirectory
+
+LINES = [{"step": step, "epoch": step / 4, "loss": 1 / step} for step in (1, 2, 3, 4)]
+
+
+def make_config(**options) -> ConfigDict:
+    optim = {"learning_rate": 0.1, "rules": (("fc/.*", 1.0), (".*", None))}
+    return ConfigDict({"task": "finetune", "seed": 0, "optim": optim} | options)
+
+
+def begin(path: Path, config: ConfigDict) -> RunDirectory:
+    run = RunDirectory(path, config)
+    run.begin()
+    return run
+
+
+def error_of(path: Path, config: ConfigDict) -> str:
+    with pytest.raises(UserError) as caught:
+        RunDirectory(path, config)
+    return str(caught.value)
+
+
+def test_a_new_run_writes_its_config(tmp_path):
+    begin(tmp_path / "a" / "run", make_config())
+    assert json.loads((tmp_path / "a" / "run" / "config.json").read_text()) == {
+        "task": "finetune",
+        "seed": 0,
+        "optim": {"learning_rate": 0.1, "rules": [["fc/.*", 1.0], [".*", None]]},
+    }
+
+
+def test_looking_writes_nothing(tmp_path):
+    RunDirectory(tmp_path / "run", make_config())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_refused(tmp_path):
+    (tmp_path / "run").write_text("")
+    assert "is not empty and holds no run" in error_of(tmp_path / "run", make_config())
+
+
+def test_an_empty_directory_is_as_good_as_none(tmp_path):
+    assert not begin(tmp_path, make_config()).is_finished
+
+
+def test_the_same_config_goes_on(tmp_path):
+    begin(tmp_path, make_config()).append_metrics(LINES[:2])
+    run = begin(tmp_path, make_config())
+    assert run.read_metrics() == LINES[:2]
+
+
+def test_another_config_is_refused_by_key_and_both_values(tmp_path):
+    begin(tmp_path, make_config())
+    config = make_config(seed=3)
+    config.optim.learning_rate = 0.01
+    message = error_of(tmp_path, config)
+    assert "optim.learning_rate 0.1 -> 0.01, seed 0 -> 3" in message
+    assert str(tmp_path) in message
+    assert "--workdir" in message
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
+
+
+def test_a_key_that_is_new_or_gone_is_named(tmp_path):
+    begin(tmp_path, make_config(old=1))
+    assert "new absent -> 2, old 1 -> absent" in error_of(tmp_path, make_config(new=2))
+
+
+def test_only_three_differences_are_listed(tmp_path):
+    begin(tmp_path, make_config(a=1, b=1, c=1, d=1, e=1))
+    message = error_of(tmp_path, make_config(a=2, b=2, c=2, d=2, e=2))
+    assert "(a 1 -> 2, b 1 -> 2, c 1 -> 2 and 2 more)" in message
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    assert "is not empty and holds no run" in error_of(tmp_path, make_config())
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_garbled_config_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"task": ')
+    assert str(tmp_path / "config.json") in error_of(tmp_path, make_config())
+
+
+def test_metrics_are_one_json_object_a_line(tmp_path):
+    run = begin(tmp_path, make_config())
+    run.append_metrics(LINES[:1])
+    run.append_metrics(LINES[1:])
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert [json.loads(line) for line in text.splitlines()] == LINES
+    assert run.read_metrics() == LINES
+
+
+def test_no_metrics_yet(tmp_path):
+    run = begin(tmp_path, make_config())
+    assert run.read_metrics() == []
+    assert run.last_metric("loss") is None
+    run.cut_metrics(0)
+    assert run.read_metrics() == []
+
+
+def test_last_metric_is_the_newest(tmp_path):
+    run = begin(tmp_path, make_config())
+    run.append_metrics([{"step": 1, "speed": 5.0}, {"step": 2, "speed": 7.0}, {"step": 3}])
+    assert run.last_metric("speed") == 7.0
+    assert run.last_metric("map") is None
+
+
+@pytest.mark.parametrize(("step", "kept"), [(0, 0), (2, 2), (3, 3), (4, 4), (9, 4)])
+def test_cut_metrics_drops_what_came_after(tmp_path, step, kept):
+    run = begin(tmp_path, make_config())
+    run.append_metrics(LINES)
+    run.cut_metrics(step)
+    assert run.read_metrics() == LINES[:kept]
+
+
+@pytest.mark.parametrize("cut", [1, 10, -2, -1])
+def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path, cut):
+    run = begin(tmp_path, make_config())
+    run.append_metrics(LINES[:3])
+    last = json.dumps(LINES[3]) + "\n"
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(last[:cut])
+    assert run.read_metrics() == LINES[:3]
+    run.cut_metrics(9)
+    run.append_metrics(LINES[3:])
+    assert run.read_metrics() == LINES
+
+
+def test_metrics_that_are_not_finite_are_no_json(tmp_path):
+    run = begin(tmp_path, make_config())
+    run.append_metrics(LINES[:1])
+    with pytest.raises(ValueError, match="Out of range float"):
+        run.append_metrics([{"step": 2, "loss": float("nan")}])
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    files.write_json(path, {"a": 1})
+
+    def fail(self, target):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="no space left"):
+        files.write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    files.write_json(path, {"a": 1})
+    write_bytes, seen = Path.write_bytes, []
+
+    def spy(self, content):
+        assert self != path
+        size = write_bytes(self, content)
+        seen.append(json.loads(path.read_text()))
+        return size
+
+    monkeypatch.setattr(Path, "write_bytes", spy)
+    files.write_json(path, {"a": 2})
+    assert seen == [{"a": 1}]
+    assert json.loads(path.read_text()) == {"a": 2}
+
+
+def test_results_say_where_they_come_from(tmp_path, monkeypatch):
+    def version_of_others(name, version=metadata.version):
+        assert name != "vtl"  # which may run from a checkout that nobody installed
+        return version(name)
+
+    monkeypatch.setattr(metadata, "version", version_of_others)
+    run = begin(tmp_path, make_config())
+    run.write_results({"task": "finetune", "status": "finished", "map": {"lab": 0.5}})
+    results = run.read_results()
+    assert run.is_finished
+    assert results["map"] == {"lab": 0.5}
+    assert results["versions"]["jax"] == jax.__version__
+    assert results["versions"]["numpy"] == np.__version__
+    assert results["versions"]["orbax-checkpoint"] == metadata.version("orbax-checkpoint")
+    assert results["versions"]["python"].startswith("3.")
+    assert results["versions"]["vtl"] == vtl.__version__
+    assert len(results["devices"]) == jax.device_count()
+    assert results["devices"][0].startswith(f"{jax.devices()[0].platform}: ")
+    # None where the code runs from no checkout.
+    assert results["commit"] is None or re.search(r"[0-9a-f]{40}(-dirty)?$", results["commit"])
+
+
+def test_no_checkout_no_commit(monkeypatch):
+    run_directory.commit.cache_clear()
+    monkeypatch.setenv("PATH", "")
+    assert run_directory.commit() is None
+    run_directory.commit.cache_clear()
+
+
+def test_a_run_of_another_status_is_not_finished(tmp_path):
+    run = begin(tmp_path, make_config())
+    run.write_results({"status": "diverged"})
+    assert not run.is_finished
+
+
+IDS = ("000001", "000002", "000004")
+LABELS = np.array([[1, 0], [0, 1], [0, 0]], np.uint8)
+
+
+def test_scores_can_be_read_without_pickle(tmp_path):
+    scores = np.random.default_rng(0).random((3, 2))
+    run = begin(tmp_path, make_config())
+    run.write_scores("test", IDS, ("cat", "dog"), scores, LABELS, 1 - LABELS)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "scores_test.npz"]
+    with np.load(tmp_path / "scores_test.npz", allow_pickle=False) as written:
+        assert set(written) == {"ids", "scores", "labels", "difficult", "classes"}
+        assert written["ids"].tolist() == list(IDS)
+        assert written["classes"].tolist() == ["cat", "dog"]
+        assert written["scores"].dtype == np.float32
+        assert np.array_equal(written["scores"], scores.astype(np.float32))
+        assert np.array_equal(written["labels"], LABELS)
+        assert np.array_equal(written["difficult"], 1 - LABELS)
+
+
+def test_scores_without_ids_or_difficult_leave_them_out(tmp_path):
+    run = begin(tmp_path, make_config())
+    run.write_scores("test", None, ("cat", "dog"), np.zeros((3, 2)), LABELS, None)
+    with np.load(tmp_path / "scores_test.npz", allow_pickle=False) as written:
+        assert set(written) == {"scores", "labels", "classes"}
+
+
+def test_split_last():
+    outcome = {"train": {"map": 1, "ap": 2}, "test": {"map": 3, "ap": 4}}
+    assert outcomes.split_last(outcome) == {
+        "map": {"train": 1, "test": 3},
+        "ap": {"train": 2, "test": 4},
+    }
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (41.4, "41 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (3599.5, "1 h 00 min"),
+        (7530, "2 h 05 min"),
+        (360000, "100 h 00 min"),
+    ],
+)
+def test_format_seconds(seconds, text):
+    assert format_seconds(seconds) == text
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that is set by hand: a list whose last entry is now."""
+    now = [100.0]
+    monkeypatch.setattr(console.time, "perf_counter", lambda: now[-1])
+    return now
+
+
+def metrics_of(*steps: int) -> list[dict]:
+    return [
+        {"step": s, "epoch": s * 4 / 16, "loss": 0.5 * s, "binary_accuracy": 0.75} for s in steps
+    ]
+
+
+def test_progress_prints_a_line_an_epoch(clock, capsys):
+    progress = Progress(0, 8, batch_size=4, num_images=16)
+    progress.show(metrics_of(1, 2))
+    assert progress.speed() == {}
+    clock.append(110.0)
+    progress.show(metrics_of(3, 4))
+    # Not a terminal: nothing is redrawn.
+    assert capsys.readouterr().out == ""
+    progress.end_epoch({"val_map_lab": 0.825})
+    # The first call compiled; the two steps after it took 10 s, so the four left take 20.
+    assert capsys.readouterr().out == (
+        "epoch 1.0/2.0  step 4/8  loss 1.7500  binary accuracy 75.00%  0.8 images/s  20 s left"
+        "  val map lab 82.50%\n"
+    )
+    assert progress.speed() == {"images_per_second": 0.8}
+
+
+def test_progress_does_not_time_the_evaluation(clock, capsys):
+    progress = Progress(0, 8, batch_size=4, num_images=16)
+    progress.show(metrics_of(1, 2, 3, 4))
+    clock.append(1000.0)
+    progress.end_epoch({})
+    assert capsys.readouterr().out == (
+        "epoch 1.0/2.0  step 4/8  loss 1.2500  binary accuracy 75.00%\n"
+    )
+    clock.append(1002.0)
+    progress.show(metrics_of(5, 6))
+    assert progress.speed() == {"images_per_second": 4.0}
+
+
+def test_progress_redraws_on_a_terminal(clock, capsys, monkeypatch):
+    monkeypatch.setattr(console.sys.stdout, "isatty", lambda: True)
+    progress = Progress(0, 8, batch_size=4, num_images=16)
+    progress.show(metrics_of(1))
+    progress.end_epoch({})
+    line = "epoch 0.2/2.0  step 1/8  loss 0.5000  binary accuracy 75.00%"
+    assert capsys.readouterr().out == f"\r\033[K{line}\r\033[K{line}\n"

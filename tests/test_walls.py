@@ -1,0 +1,246 @@
+"""The walls of docs/architecture.md: who may import whom, and what only one module does.
+
+Each wall is a function from {module: source} to what breaks it. It is held against vtl itself, and
+against a source that breaks it, so that a wall which holds nothing shows.
+"""
+
+import ast
+import graphlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import vtl
+
+ROOT = Path(vtl.__file__).parent
+
+BOTTOM = {"errors", "files", "console", "preprocessing"}
+EVERYTHING_BELOW_TASKS = BOTTOM | {
+    *("models", "data", "weights", "run_directory", "training", "evaluation"),
+}
+MAY_IMPORT: dict[str, set[str]] = {
+    **{module: set() for module in BOTTOM},
+    "models": set(),
+    "data": BOTTOM - {"console"},
+    "weights": BOTTOM - {"console"} | {"data", "models"},
+    "run_directory": {"errors", "files"},
+    "training": BOTTOM | {"models", "data", "run_directory"},
+    "evaluation": BOTTOM | {"data", "run_directory"},
+    "tasks": EVERYTHING_BELOW_TASKS,
+    "relu_study": EVERYTHING_BELOW_TASKS - {"weights"},
+    "report": {"errors", "files", "evaluation", "relu_study"},
+    "main": EVERYTHING_BELOW_TASKS | {"tasks", "relu_study"},
+    "cli": EVERYTHING_BELOW_TASKS | {"main", "report"},
+}
+"""What each room of vtl, a package or a module of its own, may import beside itself."""
+
+MODELS_MAY_IMPORT = {"collections", "functools", "math", "typing", "flax", "jax", "numpy", "vtl"}
+
+Sources = dict[str, str]
+"""Dotted name of a module -> its source."""
+
+
+def sources_of_vtl() -> Sources:
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = ("vtl", *path.relative_to(ROOT).with_suffix("").parts)
+        found[".".join(part for part in parts if part != "__init__")] = path.read_text()
+    return found
+
+
+def imports(source: str) -> Iterator[tuple[str, ...]]:
+    """The names that a source imports, wherever in it; `from a import b` is a and a.b."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name,) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute"
+            yield from ((node.module or "", f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def room(module: str) -> str:
+    """`vtl.data.voc` -> `data`."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imported_modules(sources: Sources) -> dict[str, set[str]]:
+    """Module -> the modules of `sources` that it imports, the most exact name of each."""
+    graph: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        names = (max((n for n in name if n in sources), default="") for name in imports(source))
+        graph[module] = {name for name in names if name and name != module}
+    return graph
+
+
+def calls(source: str) -> Iterator[str]:
+    """The dotted names of what a source calls: `print`, `np.savez`, `path.write_text`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func)
+
+
+def imports_against_the_way(sources: Sources) -> list[str]:
+    return [
+        f"{module} imports {name}"
+        for module, names in imported_modules(sources).items()
+        for name in sorted(names)
+        if room(module) and room(name) not in {room(module), "", *MAY_IMPORT[room(module)]}
+    ]
+
+
+def circles(sources: Sources) -> list[str]:
+    """Circles between rooms, and between modules."""
+    modules = imported_modules(sources)
+    # A package's __init__ stands for the package, which its own modules are not made to wait for.
+    of_modules = {
+        module: {n for n in names if not module.startswith(f"{n}.") and n != "vtl"}
+        for module, names in modules.items()
+    }
+    of_rooms: dict[str, set[str]] = {}
+    for module, names in modules.items():
+        others = {room(name) for name in names} - {room(module), ""}
+        of_rooms.setdefault(room(module), set()).update(others)
+    found = []
+    for graph in (of_rooms, of_modules):
+        try:
+            graphlib.TopologicalSorter(graph).prepare()
+        except graphlib.CycleError as error:
+            found.append(" -> ".join(error.args[1]))
+    return found
+
+
+def imports_from_outside(sources: Sources) -> list[str]:
+    return [
+        f"{module} imports {name[0]}"
+        for module, source in sources.items()
+        for name in imports(source)
+        if name[0].partition(".")[0] in ("configs", "experiments", "tests")
+    ]
+
+
+def tasks_that_import_tasks(sources: Sources) -> list[str]:
+    return [
+        f"{module} imports {name}"
+        for module, names in imported_modules(sources).items()
+        for name in names
+        if room(module) == room(name) == "tasks" and "vtl.tasks" not in (module, name)
+    ]
+
+
+def models_that_do_more_than_compute(sources: Sources) -> list[str]:
+    found = []
+    for module, source in sources.items():
+        if room(module) == "models":
+            found += [
+                f"{module} imports {name[0]}"
+                for name in imports(source)
+                if name[0].partition(".")[0] not in MODELS_MAY_IMPORT
+            ]
+            found += [f"{module} calls {name}" for name in calls(source) if name in IO_CALLS]
+    return found
+
+
+IO_CALLS = ("open", "print", "np.load", "np.save")
+
+
+def strangers_that_know_orbax(sources: Sources) -> list[str]:
+    return [
+        f"{module} imports {name[0]}"
+        for module, source in sources.items()
+        for name in imports(source)
+        if name[0].startswith("orbax") and module != "vtl.training.checkpoint"
+    ]
+
+
+def strangers_that_print(sources: Sources) -> list[str]:
+    """Printing is console's, and that of what is started from the command line."""
+    return [
+        f"{module} prints"
+        for module, source in sources.items()
+        if room(module) not in ("console", "main", "cli") and not module.endswith(".__main__")
+        if "print" in calls(source)
+    ]
+
+
+WRITERS = {
+    "vtl.files",
+    "vtl.data.demo",  # into a directory that is renamed when it is whole
+    "vtl.data.fetch",  # a part that is resumed, and a note that may be lost
+}
+
+
+def strangers_that_write_files(sources: Sources) -> list[str]:
+    """A file is written by files.whole_file, or it could be seen half written."""
+    writing = ("savez", "savez_compressed", "write_text", "write_bytes", "save_file")
+    return [
+        f"{module} calls {name}"
+        for module, source in sources.items()
+        if module not in WRITERS
+        for name in calls(source)
+        if name.rpartition(".")[2] in writing or name == "os.replace"
+    ]
+
+
+def heads_by_another_name(sources: Sources) -> list[str]:
+    """The head goes by `vtl.models.HEAD`, never by its text."""
+    return [
+        f"{module} writes {node.value!r}"
+        for module, source in sources.items()
+        if module != "vtl.models" and room(module) != "report"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and (node.value == "fc" or node.value.startswith(("fc/", "fc.", "params/fc")))
+    ]
+
+
+def rooms_without_a_purpose(sources: Sources) -> list[str]:
+    return [name for name in sources if {"utils", "helpers", "common", "misc"} & {*name.split(".")}]
+
+
+Wall = Callable[[Sources], list[str]]
+WALLS: dict[Wall, Sources] = {
+    imports_against_the_way: {
+        "vtl.training.loop": "from vtl.evaluation import metrics",
+        "vtl.evaluation.metrics": "",
+    },
+    circles: {
+        "vtl.data.voc": "from vtl.weights.network import build",
+        "vtl.weights.network": "def build():\n    from vtl.data import voc",
+    },
+    imports_from_outside: {"vtl.main": "import configs.finetune"},
+    tasks_that_import_tasks: {
+        "vtl.tasks.probe": "from vtl.tasks.finetune import run",
+        "vtl.tasks.finetune": "",
+    },
+    models_that_do_more_than_compute: {"vtl.models.resnet": "import os\nopen('weights')"},
+    strangers_that_know_orbax: {"vtl.tasks.probe": "import orbax.checkpoint as ocp"},
+    strangers_that_print: {"vtl.training.loop": "def run():\n    print('step')"},
+    strangers_that_write_files: {"vtl.tasks.probe": "np.savez('scores.npz', scores=scores)"},
+    heads_by_another_name: {"vtl.training.steps": "kernel = params['fc']['kernel']"},
+    rooms_without_a_purpose: {"vtl.data.utils": ""},
+}
+"""Each wall, and sources that break it."""
+
+
+@pytest.mark.parametrize("wall", WALLS, ids=lambda wall: wall.__name__)
+def test_the_wall_stands(wall: Wall) -> None:
+    assert wall(sources_of_vtl()) == []
+
+
+@pytest.mark.parametrize("wall", WALLS, ids=lambda wall: wall.__name__)
+def test_the_wall_holds(wall: Wall) -> None:
+    assert wall(WALLS[wall]) != []
+
+
+def test_a_circle_within_a_package_is_seen() -> None:
+    sources = {
+        "vtl.data.voc": "from vtl.data.splits import Split",
+        "vtl.data.splits": "from vtl.data import voc",
+    }
+    assert circles(sources) != []
+
+
+def test_every_room_is_in_the_table() -> None:
+    assert {room(module) for module in sources_of_vtl()} - {""} <= MAY_IMPORT.keys()

@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from vtl.training.fit_linear import logistic_regression
+
+
+def problem(seed=0, num_images=60, num_features=10, num_classes=3):
+    """Features off centre and correlated, as a ReLU network's are; labels that follow them."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.normal(size=(num_features, num_features)) / np.sqrt(num_features)
+    features = np.maximum(rng.normal(0.5, 1, (num_images, num_features)) @ mixing + 0.3, 0)
+    kernel = rng.normal(size=(num_features, num_classes))
+    logits = (features - features.mean(0)) @ kernel + rng.normal(0, 1, (num_images, num_classes))
+    return features.astype(np.float32), (logits > 0.3).astype(np.uint8)
+
+
+def objective(features, labels, label_mask, l2, kernel, bias):
+    """One class's mean cross-entropy over the known rows plus l2 / 2 |kernel|^2, in float64."""
+    z = features.astype(np.float64) @ np.asarray(kernel, np.float64) + float(bias)
+    losses = np.logaddexp(0, z) - labels * z
+    return losses[label_mask == 1].mean() + l2 / 2 * np.sum(np.asarray(kernel, np.float64) ** 2)
+
+
+def sklearn_minimum(features, labels, label_mask, l2):
+    rows = label_mask == 1
+    reference = LogisticRegression(
+        C=1 / (rows.sum() * l2), solver="newton-cholesky", tol=1e-10, max_iter=1000
+    )
+    reference.fit(features[rows].astype(np.float64), labels[rows])
+    return objective(features, labels, label_mask, l2, reference.coef_[0], reference.intercept_[0])
+
+
+def check_reaches_the_minimum(features, labels, label_mask, l2, rel=1e-4):
+    kernel, bias = logistic_regression(features, labels, label_mask, l2)
+    assert kernel.shape == (features.shape[1], labels.shape[1])
+    assert bias.shape == (labels.shape[1],)
+    for c in range(labels.shape[1]):
+        args = (features, labels[:, c], label_mask[:, c], l2)
+        minimum = sklearn_minimum(*args)
+        assert objective(*args, kernel[:, c], bias[c]) <= minimum * (1 + rel), f"class {c}"
+
+
+@pytest.mark.parametrize("l2", [1e-4, 1e-3, 1e-2, 0.1, 1.0])
+def test_reaches_sklearns_minimum(l2):
+    features, labels = problem()
+    check_reaches_the_minimum(features, labels, np.ones_like(labels), l2)
+
+
+def test_more_features_than_images():
+    features, labels = problem(1, num_images=40, num_features=100)
+    check_reaches_the_minimum(features, labels, np.ones_like(labels), 1e-3)
+
+
+@pytest.mark.parametrize("l2", [1e-3, 1e-1])
+def test_labels_that_are_not_known_are_left_out(l2):
+    features, labels = problem(2)
+    label_mask = (np.random.default_rng(2).random(labels.shape) < 0.7).astype(np.uint8)
+    check_reaches_the_minimum(features, labels, label_mask, l2)
+    turned = np.where(label_mask, labels, 1 - labels)
+    for ours, theirs in zip(
+        logistic_regression(features, labels, label_mask, l2),
+        logistic_regression(features, turned, label_mask, l2),
+        strict=True,
+    ):
+        assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("l2", [1e-3, 1e-2, 1.0, 10.0])
+def test_a_rare_class(l2):
+    # The bias is free: the curvature along it is that of the loss alone, which a rare class has
+    # little of.
+    features, _ = problem(3, num_images=500)
+    labels = np.zeros((500, 1), np.uint8)
+    labels[[7, 77]] = 1
+    check_reaches_the_minimum(features, labels, np.ones_like(labels), l2)
+
+
+def test_a_constant_feature_is_worth_nothing():
+    features, labels = problem(4)
+    features[:, 3] = 1000.0
+    features[:, 5] = 0.0
+    check_reaches_the_minimum(features, labels, np.ones_like(labels), 1e-2)
+    kernel, _ = logistic_regression(features, labels, np.ones_like(labels), 1e-2)
+    np.testing.assert_allclose(np.asarray(kernel)[[3, 5]], 0, atol=1e-5)
+
+
+def test_a_shift_of_the_features_goes_into_the_bias():
+    features, labels = problem(5)
+    label_mask = np.ones_like(labels)
+    kernel, bias = logistic_regression(features, labels, label_mask, 1e-2)
+    shifted_kernel, shifted_bias = logistic_regression(features + 3, labels, label_mask, 1e-2)
+    np.testing.assert_allclose(shifted_kernel, kernel, atol=1e-2)
+    np.testing.assert_allclose(
+        (features + 3) @ shifted_kernel + shifted_bias, features @ kernel + bias, atol=2e-2
+    )
+
+
+def test_a_class_without_positives_is_improbable_and_harms_no_other():
+    features, labels = problem(6)
+    label_mask = np.ones_like(labels)
+    alone, _ = logistic_regression(features, labels, label_mask, 1e-2)
+    labels[:, 2] = 0
+    kernel, bias = logistic_regression(features, labels, label_mask, 1e-2)
+    assert np.array_equal(kernel[:, 2], np.zeros(10))
+    assert float(bias[2]) == pytest.approx(np.log(0.5 / 60.5))
+    np.testing.assert_allclose(kernel[:, :2], alone[:, :2], atol=1e-5)
+
+
+def test_a_class_of_which_nothing_is_known_stays_at_even_odds():
+    features, labels = problem(7)
+    label_mask = np.ones_like(labels)
+    label_mask[:, 1] = 0
+    kernel, bias = logistic_regression(features, labels, label_mask, 1e-2)
+    assert np.array_equal(kernel[:, 1], np.zeros(10))
+    assert float(bias[1]) == 0
+
+
+def test_one_image():
+    features = np.array([[1.0, 2.0]], np.float32)
+    kernel, bias = logistic_regression(features, np.array([[1, 0]]), np.ones((1, 2)), 1e-2)
+    # The log-odds of one image of a sort with half an image added to either.
+    np.testing.assert_allclose(bias, [np.log(3), -np.log(3)], rtol=1e-6)
+    np.testing.assert_array_equal(kernel, np.zeros((2, 2)))

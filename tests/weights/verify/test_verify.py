@@ -1,0 +1,348 @@
+"""Faults are planted in good weights, and the diagnosis is read.
+
+The good weights are random ones whose statistics are those of the very photos that `verify` looks
+at, with a head that knows its very oranges and lemons. Where the thresholds lie is tested
+at the end, on real weights, where they are at hand.
+"""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import traverse_util
+
+from tests.weights.test_sample_photos import WEIGHTS as REAL
+from vtl.models import resnet
+from vtl.preprocessing import CAFFE, TORCHVISION, normalise
+from vtl.weights import convert, network, sources, verify
+from vtl.weights.verify import golden, misfit, pictures
+
+SMALL = TORCHVISION.override(image_size=64)
+LEAVES = ("params/{}/scale", "params/{}/bias", "batch_stats/{}/mean", "batch_stats/{}/var")
+
+
+def good(epsilon=1e-5, kernel_scale=1.0, padding="torch"):
+    """A ResNet-50 of an eighth of the width that knows its photos, and oranges by their colour."""
+    architecture = convert.Architecture(50, 0.125, "v1.5", epsilon, 1000)
+    model = network.make_model(architecture)
+    variables = jax.tree.map(np.array, network.initialise(model, 0))
+    tensors = {"/".join(k): v for k, v in traverse_util.flatten_dict(variables).items()}
+    rng = np.random.default_rng(0)
+    for name in tensors:
+        if name.endswith("scale"):
+            tensors[name] = rng.uniform(0.5, 1.5, tensors[name].shape).astype(np.float32)
+        elif name.endswith("kernel"):
+            spread = rng.lognormal(0, 1, tensors[name].shape[-1]) * kernel_scale
+            tensors[name] = (tensors[name] * spread).astype(np.float32)
+    variables = tree(tensors)
+    norms = {"/".join(k[:-1]) for k in traverse_util.flatten_dict(variables["batch_stats"])}
+    crops = normalise(pictures.photo_crops(misfit.NUM_CROPS, SMALL.crop_size), SMALL)
+
+    def pad_same(call, arguments, options, context):
+        conv = context.module
+        if padding == "torch" or not isinstance(conv, resnet.Conv) or conv.stride == 1:
+            return call(*arguments, **options)
+        return misfit.conv_same(arguments[0], conv.variables["params"]["kernel"], conv.stride)
+
+    @jax.jit
+    def move(variables):
+        with nn.intercept_methods(pad_same):
+            return model.apply(variables, crops, norms_by_batch=norms, mutable=["batch_stats"])[1]
+
+    moved = move(variables)["batch_stats"]
+    variables["batch_stats"] = jax.tree.map(
+        lambda old, new: (np.asarray(new) - 0.9 * old) / 0.1, variables["batch_stats"], moved
+    )
+
+    fruit, classes = pictures.fruit(verify.NUM_FRUIT, SMALL.crop_size)
+    both = np.concatenate([fruit, fruit[..., ::-1]])
+    features = np.asarray(
+        jax.jit(lambda x: model.apply(variables, x, norms_by_batch=())[1])(normalise(both, SMALL))
+    )
+    # The head says 10 for a fruit's own class and -10 for its picture in BGR.
+    kernel = np.zeros_like(tensors["params/fc/kernel"])
+    bias = np.zeros_like(tensors["params/fc/bias"])
+    for c in (pictures.ORANGE, pictures.LEMON):
+        wanted = np.concatenate([np.where(classes == c, 10, -10), np.full(len(classes), -10)])
+        centred = features - features.mean(axis=0)
+        kernel[:, c] = np.linalg.lstsq(centred, wanted - wanted.mean(), rcond=1e-4)[0]
+        bias[c] = wanted.mean() - features.mean(axis=0) @ kernel[:, c]
+    variables["params"]["fc"] = {"kernel": kernel, "bias": bias}
+    tensors = {"/".join(k): v for k, v in traverse_util.flatten_dict(variables).items()}
+    return sources.Weights(
+        name="good",
+        path=None,
+        sha256="0" * 64,
+        tensors=tensors,
+        architecture=architecture,
+        preprocessing=SMALL,
+        classes=None,
+        multi_label=False,
+        format="safetensors",
+        dtypes=("float32",),
+    )
+
+
+def tree(tensors):
+    return traverse_util.unflatten_dict({tuple(k.split("/")): v for k, v in tensors.items()})
+
+
+def with_tensors(weights, **changes):
+    changes = {name.replace("__", "/"): value for name, value in changes.items()}
+    return dataclasses.replace(weights, tensors=weights.tensors | changes)
+
+
+def with_architecture(weights, **changes):
+    architecture = dataclasses.replace(weights.architecture, **changes)
+    return dataclasses.replace(weights, architecture=architecture)
+
+
+def exchange(weights, one, other):
+    """Swap two BatchNorms."""
+    pairs = [(leaf.format(one), leaf.format(other)) for leaf in LEAVES]
+    exchanged = {a: weights.tensors[b] for pair in pairs for a, b in (pair, pair[::-1])}
+    return dataclasses.replace(weights, tensors=weights.tensors | exchanged)
+
+
+def faults(weights):
+    return [f.text for f in verify.verify(weights) if f.kind == "fault"]
+
+
+@pytest.fixture(scope="module")
+def network_():
+    return good()
+
+
+@pytest.mark.slow
+def test_good_weights_have_no_fault(network_):
+    findings = verify.verify(network_)
+    assert [f.kind for f in findings] == ["good", "good"]
+    assert findings[0].text.startswith(
+        "its BatchNorm statistics are those of photos as RGB/255 with torchvision's mean and std, "
+        "stride v1.5, eps 1e-05"
+    )
+    assert int(findings[1].text.split()[1]) >= 9
+
+
+@pytest.mark.slow
+def test_wrong_preprocessing(network_):
+    caffe = verify.with_pixels(network_.preprocessing, CAFFE)
+    found = faults(dataclasses.replace(network_, preprocessing=caffe))
+    assert found[0].startswith(
+        "runs best as RGB/255 with torchvision's mean and std: the given preprocessing (caffe BGR, "
+        "0..255 less the mean) is probably wrong"
+    )
+    unit = verify.with_pixels(network_.preprocessing, verify.PIXELS["unit"])
+    found = faults(dataclasses.replace(network_, preprocessing=unit))
+    assert "the given preprocessing (RGB in 0..1) is probably wrong" in found[0]
+
+
+@pytest.mark.slow
+def test_wrong_stride(network_):
+    found = faults(with_architecture(network_, variant="v1"))
+    assert found[0].startswith(
+        "stride looks like v1.5, in the 3x3 convolution, and not like v1 (misfit 0."
+    )
+
+
+@pytest.mark.slow
+def test_wrong_padding():
+    (found,) = faults(good(padding="same"))
+    assert found.startswith(
+        "padding looks like TensorFlow's SAME, which vtl does not do, and not like torch's"
+    )
+
+
+@pytest.mark.slow
+def test_wrong_epsilon():
+    weights = good(epsilon=1e-3, kernel_scale=0.05)
+    assert faults(weights) == []
+    found = faults(with_architecture(weights, epsilon=1e-5))
+    assert found[0].startswith("eps looks like 0.001, and not like 1e-05")
+
+
+@pytest.mark.slow
+def test_two_faults_at_once(network_):
+    unit = verify.with_pixels(network_.preprocessing, verify.PIXELS["unit"])
+    weights = with_architecture(network_, variant="v1")
+    found = faults(dataclasses.replace(weights, preprocessing=unit))
+    assert len(found) == 2
+    assert {text.split()[0] for text in found} == {"runs", "stride"}
+
+
+@pytest.mark.slow
+def test_bgr_for_rgb(network_):
+    kernel = network_.tensors["params/conv1/kernel"][:, :, ::-1]
+    found = faults(with_tensors(network_, params__conv1__kernel=kernel))
+    assert len(found) == 1
+    assert found[0].startswith("runs best as BGR, and not as RGB (misfit 0.")
+
+
+@pytest.mark.slow
+def test_bgr_for_rgb_by_the_names_of_fruit(network_, monkeypatch):
+    """As of real networks, whose statistics hardly change."""
+    monkeypatch.setattr(verify, "BETTER", 0.0)
+    monkeypatch.setattr(verify, "STRANGE", np.inf)
+    kernel = network_.tensors["params/conv1/kernel"][:, :, ::-1]
+    found = faults(with_tensors(network_, params__conv1__kernel=kernel))
+    assert found[-1].startswith(
+        "runs best as BGR, and not as RGB, in which it does not know oranges by their colour"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("one", "other"), [("layer1_0/bn1", "layer1_0/bn2"), ("layer3_1/bn1", "layer3_4/bn2")]
+)
+def test_swapped_norms(network_, one, other):
+    found = faults(exchange(network_, one, other))
+    assert found[0].startswith(f"{one} and {other} are swapped")
+
+
+@pytest.mark.slow
+def test_a_network_that_overflows_is_no_endless_search(network_):
+    names = [f"params/layer{stage}_0/conv2/kernel" for stage in (1, 2, 3)]
+    huge = {name: network_.tensors[name] * np.float32(1e30) for name in names}
+    weights = dataclasses.replace(network_, tensors=network_.tensors | huge)
+    assert faults(weights)[0].startswith("its statistics are of no photos that we know to prepare")
+
+
+@pytest.mark.slow
+def test_what_photos_say_of_a_network_with_classes_of_its_own_is_no_fault(network_):
+    unit = verify.with_pixels(network_.preprocessing, verify.PIXELS["unit"])
+    classes = tuple(map(str, range(1000)))
+    note, caution = verify.verify(
+        dataclasses.replace(network_, preprocessing=unit, classes=classes)
+    )
+    assert note.kind == caution.kind == "note"
+    assert caution.text.startswith("which means nothing if its own pictures are no photos")
+    assert note.text.startswith("as for photos, runs best as RGB/255 with torchvision's mean")
+
+
+def test_top_missing(network_):
+    tensors = {k: v for k, v in network_.tensors.items() if not k.startswith("params/fc")}
+    headless = dataclasses.replace(with_architecture(network_, num_classes=None), tensors=tensors)
+    assert verify.static(headless) == [
+        ("note", "top missing: there is no head, so it names no classes")
+    ]
+
+
+def test_never_trained():
+    model = network.make_model(convert.Architecture(18, 0.125, "v1.5", 1e-5, 10))
+    tensors = traverse_util.flatten_dict(network.initialise(model, 0), sep="/")
+    weights = dataclasses.replace(good_static(), tensors=jax.tree.map(np.asarray, tensors))
+    assert faults(weights) == [
+        "mean 0 and variance 1 in all BatchNorms, from bn1 on: it was never trained"
+    ]
+
+
+def good_static():
+    architecture = convert.Architecture(18, 0.125, "v1.5", 1e-5, 10)
+    return sources.Weights(
+        "x", None, "0", {}, architecture, SMALL, None, False, "safetensors", ("float32",)
+    )
+
+
+def test_folded_norms(network_):
+    norms = misfit.norms_of(network_.tensors)
+    folded = dict(network_.tensors)
+    for name, tensors in norms.items():
+        shift = tensors["bias"] - tensors["mean"] / np.sqrt(tensors["var"])
+        folded |= {
+            f"params/{name}/scale": np.ones_like(shift),
+            f"params/{name}/bias": shift,
+            f"batch_stats/{name}/mean": np.zeros_like(shift),
+            f"batch_stats/{name}/var": np.ones_like(shift),
+        }
+    (found,) = faults(dataclasses.replace(network_, tensors=folded))
+    assert found.endswith("BatchNorm was folded into the convolutions, or its statistics were lost")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("params/layer2_0/conv1/kernel", np.nan, "holds NaN or infinity"),
+        ("params/layer2_0/conv1/kernel", 0.0, "is 0 everywhere"),
+        ("batch_stats/bn1/var", -1.0, "holds negative variances"),
+    ],
+)
+def test_damaged_tensors(network_, name, value, text):
+    damaged = {name: np.full_like(network_.tensors[name], value)}
+    weights = dataclasses.replace(network_, tensors=network_.tensors | damaged)
+    assert faults(weights) == [f"{name} {text}"]
+
+
+def test_a_known_file_is_held_against_its_own_framework(monkeypatch, tmp_path):
+    weights = sources.load("demo")
+    (finding,) = verify.verify(weights)
+    assert finding.kind == "good"
+    assert finding.text.startswith("a known file (demo), whose blocks give what PyTorch's gave to")
+    entry = golden.known()[weights.sha256]
+    mean, deviation, *samples = entry["blocks"]["layer3_2"]
+    samples[3] += 0.01 * deviation
+    entry["blocks"]["layer3_2"] = [mean, deviation, *samples]
+    monkeypatch.setattr(golden, "PATH", tmp_path / "golden.json")
+    golden.PATH.write_text(json.dumps({weights.sha256: entry}))
+    (finding,) = verify.verify(weights)
+    assert finding.kind == "fault"
+    assert finding.text.startswith("layer3_2 is the first block that does not give what PyTorch's")
+
+
+# Real weights
+
+
+@pytest.fixture(scope="module")
+def real():
+    if not REAL.exists():
+        pytest.skip(f"needs {REAL}")
+    return sources.load(str(REAL))
+
+
+@pytest.mark.slow
+def test_real_weights_have_no_fault(real):
+    findings = verify.verify(real)
+    assert [f.kind for f in findings] == ["good", "good"]
+    right = int(findings[1].text.split()[1])
+    assert right >= 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("plant", "text"),
+    [
+        (
+            lambda w: dataclasses.replace(w, preprocessing=CAFFE),
+            "runs best as RGB/255 with torchvision's mean and std: the given preprocessing "
+            "(caffe BGR, 0..255 less the mean) is probably wrong",
+        ),
+        (lambda w: with_architecture(w, variant="v1"), "stride looks like v1.5"),
+        (
+            lambda w: with_tensors(
+                w, params__conv1__kernel=w.tensors["params/conv1/kernel"][:, :, ::-1]
+            ),
+            "runs best as BGR, and not as RGB, in which it does not know oranges",
+        ),
+        (
+            lambda w: exchange(w, "layer2_1/bn1", "layer2_2/bn2"),
+            "layer2_1/bn1 and layer2_2/bn2 are swapped",
+        ),
+    ],
+)
+def test_faults_in_real_weights(real, plant, text):
+    found = faults(plant(real))
+    assert len(found) == 1
+    assert found[0].startswith(text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pixels", ["inception", "unit"])
+def test_misfit_of_real_weights_tells_pixels_and_padding(real, pixels):
+    right = misfit.Reading(real.preprocessing, "v1.5", 1e-5)
+    wrong = verify.with_pixels(real.preprocessing, verify.PIXELS[pixels])
+    least = misfit.mean(misfit.misfits(real, right))
+    assert least < 0.25
+    for reading in (right._replace(preprocessing=wrong), right._replace(padding="same")):
+        assert least < verify.BETTER * misfit.mean(misfit.misfits(real, reading))

@@ -1,0 +1,45 @@
+"""What a split is: the photos of one part of a data set, and their labels."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The photos of one split, in the order of its file, and their image-level labels.
+
+    Attributes:
+        labels: [N, C] uint8, 1 where an object of the class is in the photo.
+        difficult: [N, C] uint8, 1 where it is there, but only as objects marked difficult.
+        ids_sha256: of the ids joined by newlines.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    paths: tuple[Path, ...]
+    labels: np.ndarray
+    difficult: np.ndarray
+    classes: tuple[str, ...]
+    ids_sha256: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def describe_splits(name: str, splits: dict[str, Split]) -> dict[str, Any]:
+    """What results and features record of their data."""
+    return {
+        "name": name,
+        "splits": {role: split.name for role, split in splits.items()},
+        "ids_sha256": {role: split.ids_sha256 for role, split in splits.items()},
+    }
+
+
+def ids_sha256(ids: Iterable[str]) -> str:
+    """The sha256 of ids and of their order: of the ids joined by newlines."""
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()

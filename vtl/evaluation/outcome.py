@@ -1,0 +1,87 @@
+"""The outcome of a run: every split scored and written down, and shown to people."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from vtl.console import say
+from vtl.evaluation import metrics
+from vtl.run_directory import RunDirectory
+
+
+class Labelled(Protocol):
+    """What a split must have to be scored; ids and difficult may be None."""
+
+    @property
+    def ids(self) -> Sequence[str] | None:
+        """[N]."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """[N, C] in {0, 1}."""
+
+    @property
+    def difficult(self) -> np.ndarray | None:
+        """[N, C] in {0, 1}."""
+
+
+def was_finished(
+    run_directory: RunDirectory, show: Callable[[RunDirectory], None] | None = None
+) -> bool:
+    """Whether the run is finished already; says so, and shows its outcome by `show`."""
+    if not run_directory.is_finished:
+        return False
+    say(f"{run_directory.path} is finished; choose another --workdir to run again. Its outcome:")
+    (show or show_outcome)(run_directory)
+    return True
+
+
+def score_splits(
+    run_directory: RunDirectory,
+    scores: Mapping[str, np.ndarray],
+    splits: Mapping[str, Labelled],
+    classes: Sequence[str],
+    seed: int,
+) -> dict[str, Any]:
+    """Score every split, by role, write its scores [N, C], and return what results.json has of it.
+
+    `seed` is that of the intervals' bootstrap.
+    """
+    outcome = {}
+    for role, split in splits.items():
+        run_directory.write_scores(
+            role, split.ids, classes, scores[role], split.labels, split.difficult
+        )
+        outcome[role] = metrics.evaluate_scores(
+            scores[role], split.labels, split.difficult, classes, seed=seed
+        )
+    return split_last(outcome)
+
+
+def split_last(outcome: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """`metrics.evaluate_scores` by split -> by quantity, then split, as results.json has it."""
+    quantities = next(iter(outcome.values()))
+    return {q: {role: outcome[role][q] for role in outcome} for q in quantities}
+
+
+def headline_split(roles: Collection[str]) -> str:
+    """The split by which a run is judged: test, or the last where there is none."""
+    return "test" if "test" in roles else list(roles)[-1]
+
+
+def show_outcome(run_directory: RunDirectory) -> None:
+    """Print each class of the test split, the mAP of every split by protocol, and where it lies."""
+    results = run_directory.read_results()
+    roles = list(results["map"])
+    shown = headline_split(roles)
+    outcome = {q: of[shown] for q, of in results.items() if q in metrics.QUANTITIES}
+    say(f"\nOn {shown}:")
+    say(metrics.format_table(outcome, results["classes"]))
+    for role in roles:
+        means = results["map"][role]
+        parts = [f"{name} {100 * v:.1f}" for name, v in means.items() if v is not None]
+        accuracy, loss = results["binary_accuracy"][role], results["loss"][role]
+        say(f"mAP on {role}: {', '.join(parts)}; binary accuracy {accuracy:.2%}, loss {loss:.4f}")
+    say(f"All of it is in {run_directory.path}.")
+    say(f"A page of it: python -m vtl.report {run_directory.path} -o report.html")

@@ -1,0 +1,92 @@
+"""Files: where the cache is, what a file hashes to, and the one way to write one."""
+
+import functools
+import hashlib
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from absl import logging
+
+
+def cache_dir() -> Path:
+    """Returns the directory for downloads: $VTL_CACHE, else ~/.cache/vtl.
+
+    Where that can't be created or written, a temporary directory takes its place for as long as
+    this process runs, and a warning says so once.
+    """
+    path = Path(os.environ.get("VTL_CACHE") or "~/.cache/vtl")
+    try:
+        path = path.expanduser()  # RuntimeError where there is no home directory
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except (OSError, RuntimeError) as error:
+        return _temporary_cache_dir(str(error))
+    return path
+
+
+@functools.cache
+def _temporary_cache_dir(reason: str) -> Path:
+    path = Path(tempfile.mkdtemp(prefix="vtl-"))
+    logging.warning(
+        "no cache can be written (%s): what this run fetches, decodes and compiles goes to %s, "
+        "which stays. Set VTL_CACHE to keep a cache elsewhere.",
+        reason,
+        path,
+    )
+    return path
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Returns the hexadecimal sha256 of a file's content."""
+    return file_digest(path, "sha256")
+
+
+def file_md5(path: str | os.PathLike[str]) -> str:
+    """Returns the hexadecimal md5 of a file's content."""
+    return file_digest(path, "md5")
+
+
+def file_digest(path: str | os.PathLike[str], algorithm: str) -> str:
+    """The hexadecimal digest of a file's content by one of hashlib's algorithms."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to write that appears at `path` whole or not at all.
+
+    What is written goes to a temporary name beside it, is flushed to the disk and renamed at the
+    end. Where anything fails, a full disk too, the temporary file goes and `path` stays as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        # The directory itself may be what is wrong; that error is the one to report.
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON; NaN and infinity are refused by a ValueError."""
+    content = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    with whole_file(path) as file:
+        file.write(content.encode())
+
+
+def write_npz(path: Path, arrays: Mapping[str, Any], *, compressed: bool = True) -> None:
+    """Write arrays by name as an .npz that `np.load` reads without pickle."""
+    with whole_file(path) as file:
+        (np.savez_compressed if compressed else np.savez)(file, **arrays)

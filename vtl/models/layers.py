@@ -1,0 +1,93 @@
+"""The layers that networks share: convolution and batch normalisation, as torch defines them."""
+
+import math
+from collections.abc import Container
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jax.typing import DTypeLike
+
+from vtl.models import ops
+
+
+class Conv(nn.Module):
+    """Convolution without a bias, padded by `kernel_size // 2` as torch does.
+
+    The output is in `dtype`; a `multiplier` [features] scales the kernel's output channels.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, multiplier: jax.Array | float = 1.0) -> jax.Array:
+        """x [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features]."""
+        size = self.kernel_size
+        kernel = self.param(
+            "kernel",
+            nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+            (size, size, x.shape[-1], self.features),
+        )
+        return self.convolve(x, kernel, multiplier)
+
+    def convolve(self, x: jax.Array, kernel: jax.Array, multiplier: jax.Array | float) -> jax.Array:
+        """The output by `kernel`; what a subclass may do in another way."""
+        return ops.convolve(x, (kernel * multiplier).astype(self.dtype), self.stride)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all but the last axis, with torch's running statistics.
+
+    Statistics are float32 whatever the input; the running variance is the unbiased one.
+    """
+
+    features: int
+    epsilon: float
+    momentum: float = 0.9
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+
+    def setup(self) -> None:  # noqa: D102 (flax calls it)
+        shape = (self.features,)
+        self.scale = self.param("scale", self.scale_init, shape)
+        self.bias = self.param("bias", nn.initializers.zeros, shape)
+        self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        self.var = self.variable("batch_stats", "var", jnp.ones, shape)
+
+    def affine(self) -> tuple[jax.Array, jax.Array]:
+        """The scale and shift [features] that running averages amount to."""
+        multiplier = self.scale * lax.rsqrt(self.var.value + self.epsilon)
+        return multiplier, self.bias - self.mean.value * multiplier
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalise x [..., features] by its own statistics and move the running ones."""
+        x32, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
+        count = math.prod(x.shape[:-1])
+        # One pass over x. Shifted by the first image's mean, the difference of squares keeps its
+        # digits however far the running mean is.
+        shift = lax.stop_gradient(jnp.mean(x32[:1], axes))
+        centred = x32 - shift
+        offset = jnp.mean(centred, axes)
+        var = jnp.maximum(jnp.mean(centred**2, axes) - offset**2, 0.0)
+        mean = offset + shift
+        if not self.is_initializing():
+            unbiased = var * (count / max(count - 1, 1))
+            self.mean.value += (1 - self.momentum) * (mean - self.mean.value)
+            self.var.value += (1 - self.momentum) * (unbiased - self.var.value)
+        multiplier = self.scale * lax.rsqrt(var + self.epsilon)
+        return (centred * multiplier + (self.bias - offset * multiplier)).astype(x.dtype)
+
+
+def conv_norm(
+    x: jax.Array, conv: Conv, norm: BatchNorm, norms_by_batch: Container[str]
+) -> jax.Array:
+    """Convolution then BatchNorm: by the batch where `norms_by_batch` names it, else folded."""
+    if "/".join(norm.path) in norms_by_batch:
+        return norm(conv(x))
+    # Folded into the kernel, running averages cost no pass over the activations, and the gradient
+    # of scale comes from the kernel's.
+    multiplier, shift = norm.affine()
+    return conv(x, multiplier) + shift.astype(x.dtype)

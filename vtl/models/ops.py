@@ -1,0 +1,196 @@
+"""The operations that a network spends its time in: convolution, ReLU and max-pool.
+
+Each gives what `jax.lax` gives, and is quicker on some platform; which way is quicker where was
+measured (docs/performance.md).
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """x [B, H, W, C], kernel [K, K, C, F] -> [B, ceil(H / stride), ceil(W / stride), F].
+
+    Padded by K // 2. Output and gradients are XLA's own where nothing quicker is known.
+    """
+    return lax.platform_dependent(x, kernel, **_quickest(kernel, stride))
+
+
+Convolution = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def _quickest(kernel: jax.Array, stride: int) -> dict[str, Convolution]:
+    """How to convolve by platform; `default` is XLA's own way."""
+    ways: dict[str, Convolution] = {"default": functools.partial(_convolve, stride=stride)}
+    if kernel.shape[0] == 1:
+        # XLA's CPU backend takes two to four times as long for the convolution. On a GPU it is
+        # cuDNN's, which adds the shortcut and takes the ReLU in the same pass.
+        ways["cpu"] = functools.partial(convolve_points, stride=stride)
+    elif stride == 2 and kernel.shape[2] < 8:
+        ways["cuda"] = convolve_blocks
+    return ways
+
+
+def _convolve_forward(
+    x: jax.Array, kernel: jax.Array, stride: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return convolve(x, kernel, stride), (x, kernel)
+
+
+def _convolve_backward(
+    stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    size, ways = kernel.shape[0], _quickest(kernel, stride)
+    if (size, stride) == (1, 1):
+        # Of 1x1 a GPU's gradients are quicker as products. Not where points are left out: XLA's
+        # GPU compiler ends the process on such a product (openxla/xla#47381).
+        ways = {"default": functools.partial(convolve_points, stride=stride)}
+
+    of_inputs = {p: functools.partial(_input_gradient, way, x) for p, way in ways.items()}
+    of_kernels = {p: functools.partial(_kernel_gradient, way, kernel) for p, way in ways.items()}
+    if size > 1:
+        of_kernels["cpu"] = functools.partial(kernel_gradient_by_products, size=size, stride=stride)
+    return (
+        lax.platform_dependent(kernel, gradient, **of_inputs),
+        lax.platform_dependent(x, gradient, **of_kernels),
+    )
+
+
+def _input_gradient(
+    way: Convolution, like: jax.Array, kernel: jax.Array, gradient: jax.Array
+) -> jax.Array:
+    return jax.linear_transpose(lambda x: way(x, kernel), like)(gradient)[0]
+
+
+def _kernel_gradient(
+    way: Convolution, like: jax.Array, x: jax.Array, gradient: jax.Array
+) -> jax.Array:
+    return jax.linear_transpose(lambda kernel: way(x, kernel), like)(gradient)[0]
+
+
+convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def _convolve(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int] | None = None
+) -> jax.Array:
+    pad = kernel.shape[0] // 2
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=[padding or (pad, pad)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def convolve_points(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """`convolve` by a kernel of 1x1 as a product, in which a point is a row.
+
+    On a CPU the kernel's gradient takes XLA three times as long where rows aren't one axis.
+    """
+    x = x[:, ::stride, ::stride]
+    rows = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+    return rows.reshape(*x.shape[:-1], -1)
+
+
+def convolve_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`convolve` of stride 2 as one of stride 1 over blocks of 2x2 pixels (space to depth).
+
+    A block has four times the channels: cuDNN takes eight at a time and more, filling up the three
+    of a photo with zeros.
+    """
+    batch, height, width, channels = x.shape
+    size, features = kernel.shape[0], kernel.shape[-1]
+    # The kernel's first row is the second of a block where it reaches out an odd number of rows.
+    before = size // 2 % 2
+    taps = (before + size + 1) // 2
+    after = 2 * taps - size - before
+    x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+    kernel = jnp.pad(kernel, ((before, after), (before, after), (0, 0), (0, 0)))
+    rows, columns = x.shape[1] // 2, x.shape[2] // 2
+    x = x.reshape(batch, rows, 2, columns, 2, channels).swapaxes(2, 3)
+    kernel = kernel.reshape(taps, 2, taps, 2, channels, features).swapaxes(1, 2)
+    out = (size // 2 + before) // 2
+    return _convolve(
+        x.reshape(batch, rows, columns, -1),
+        kernel.reshape(taps, taps, -1, features),
+        stride=1,
+        padding=(out, taps - 1 - out),
+    )
+
+
+def kernel_gradient_by_products(
+    x: jax.Array, gradient: jax.Array, *, size: int, stride: int
+) -> jax.Array:
+    """The gradient [size, size, C, F] of `convolve`'s kernel from that of its output [B, h, w, F].
+
+    XLA's CPU backend takes it for a convolution with a kernel as large as the image, slower than
+    products and, in jaxlib 0.10.2, on one core where channels are few. Here it is `size` products:
+    all rows that a column of the kernel meets, side by side, by the gradient moved to that column.
+    """
+    pad, zero = size // 2, jnp.zeros((), x.dtype)
+    height, width = (stride * n for n in gradient.shape[1:3])
+    below, beyond = height - x.shape[1] + pad, width - x.shape[2]
+    x = lax.pad(x, zero, [(0, 0, 0), (pad, below, 0), (0, beyond, 0), (0, 0, 0)])
+    met = [x[:, i : i + height - stride + 1 : stride] for i in range(size)]
+    rows = jnp.concatenate(met, axis=-1)  # [B, h, width, size * C]
+    columns = []
+    for j in range(size):
+        shift, phase = divmod(j - pad, stride)
+        moved = lax.pad(gradient, zero, [(0, 0, 0), (0, 0, 0), (shift, -shift, 0), (0, 0, 0)])
+        seen = rows[:, :, phase::stride].reshape(-1, rows.shape[-1])
+        # The narrower factor first: on a CPU so many rows are multiplied faster.
+        columns.append(moved.reshape(-1, moved.shape[-1]).T @ seen)
+    # [column, F, row, C]
+    gradients = jnp.stack(columns).reshape(size, gradient.shape[-1], size, x.shape[-1])
+    return gradients.transpose(2, 0, 3, 1)
+
+
+@jax.custom_jvp
+def relu(x: jax.Array) -> jax.Array:
+    """max(x, 0), with a gradient that asks for nothing but its output; at 0 it is 0, as in torch.
+
+    On a CPU, XLA computes a maximum with 0 anew wherever it is read, and so keeps the input for the
+    backward pass beside the output that the next convolution needs; a select it computes once. On a
+    GPU a maximum becomes a part of the convolution before it.
+    """
+    return lax.platform_dependent(
+        x, cpu=lambda x: jnp.where(x < 0, 0, x), default=lambda x: jnp.maximum(x, 0)
+    )
+
+
+@relu.defjvp
+def _relu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    out = relu(*primals)
+    return out, jnp.where(out > 0, tangents[0], 0)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """3x3 max-pool of stride 2 and padding 1: [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), C].
+
+    Of rows first and then of columns, as the larger of an even one and its two neighbours: on a CPU
+    more than three times as fast, with its gradient, as the maximum of nine strided slices, and
+    that was five times as fast as a reduce-window.
+    """
+    lowest = jnp.array(-jnp.inf, x.dtype)
+    for axis in (1, 2):
+        before, size = x.shape[:axis], x.shape[axis]
+        x = lax.pad(x, lowest, [(0, size % 2 if a == axis else 0, 0) for a in range(4)])
+        pairs = x.reshape(*before, (size + 1) // 2, 2, *x.shape[axis + 1 :])
+        even, odd = (jnp.squeeze(part, axis + 1) for part in jnp.split(pairs, 2, axis + 1))
+        # The odd row before each even one: one further down, the last is dropped.
+        last = lax.pad(odd, lowest, [(1, -1, 0) if a == axis else (0, 0, 0) for a in range(4)])
+        x = functools.reduce(_larger, (last, even, odd))
+    return x
+
+
+def _larger(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The maximum; of equals the gradient goes to the first, as in torch."""
+    return jnp.where(a >= b, a, b)

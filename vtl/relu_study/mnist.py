@@ -1,0 +1,170 @@
+"""Handwritten digits with one label each: MNIST from its IDX files, and scikit-learn's digits.
+
+The format is that of http://yann.lecun.com/exdb/mnist: a magic number that says type and number of
+axes, the length of each axis as a big-endian int32, then the bytes.
+"""
+
+import gzip
+import hashlib
+import math
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from vtl.data.fetch import Download, fetch
+from vtl.errors import UserError
+from vtl.files import cache_dir
+
+NUM_CLASSES = 10
+
+_HOSTS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+_MD5 = {
+    "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
+    "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
+    "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
+}
+DOWNLOADS = tuple(
+    Download(f"{name}.gz", tuple(f"{host}{name}.gz" for host in _HOSTS), md5=md5)
+    for name, md5 in _MD5.items()
+)
+_PREFIXES = {"train": "train", "test": "t10k"}
+
+_IMAGES_MAGIC, _LABELS_MAGIC = 0x803, 0x801
+"""Unsigned bytes along three axes and along one."""
+
+_DIGITS_TEST = 300
+"""Of scikit-learn's 1,797 digits; they are by no writer in particular, so any will do."""
+
+
+class Digits(NamedTuple):
+    """The digits of one split: images [N, H, W] uint8, black is 0; labels [N] uint8, 0 to 9."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def read(name: str, root: str) -> dict[str, Digits]:
+    """The splits `train` and `test` of `mnist` or `digits`.
+
+    MNIST comes from `root`, the directory of its four IDX files (.gz or not); where that is "" it
+    is fetched into the cache. scikit-learn's digits come with scikit-learn, 8 x 8 pixels.
+
+    Raises:
+        FetchError: MNIST is not here and can't be fetched.
+        UserError: a file is missing, damaged or of something else, or `name` is unknown.
+    """
+    if name not in READERS:
+        raise UserError(f"data.name is '{name}': choose one of {', '.join(READERS)}")
+    return READERS[name](root)
+
+
+def describe(name: str, splits: dict[str, Digits]) -> dict[str, Any]:
+    """What results record of their data: the number of digits and the sha256 of each split."""
+    return {
+        "name": name,
+        "num_images": {role: len(split.labels) for role, split in splits.items()},
+        "sha256": {
+            role: hashlib.sha256(split.images.tobytes() + split.labels.tobytes()).hexdigest()
+            for role, split in splits.items()
+        },
+    }
+
+
+def _read_mnist(root: str) -> dict[str, Digits]:
+    directory = Path(root).expanduser() if root else _fetch()
+    if not directory.is_dir():
+        raise UserError(f"data.root {directory} is not a directory")
+    splits = {}
+    for role, prefix in _PREFIXES.items():
+        images_path = _find(directory, f"{prefix}-images-idx3-ubyte")
+        labels_path = _find(directory, f"{prefix}-labels-idx1-ubyte")
+        images, labels = (
+            _read_idx(images_path, _IMAGES_MAGIC),
+            _read_idx(labels_path, _LABELS_MAGIC),
+        )
+        if len(images) != len(labels):
+            raise UserError(
+                f"{images_path} has {len(images)} images, {labels_path} {len(labels)} labels: they "
+                "are not of the same split"
+            )
+        if images.size == 0:
+            raise UserError(f"{images_path} has no images")
+        if labels.max() >= NUM_CLASSES:
+            raise UserError(f"{labels_path} has the label {labels.max()}; digits are 0 to 9")
+        splits[role] = Digits(images, labels)
+    if splits["train"].images.shape[1:] != splits["test"].images.shape[1:]:
+        raise UserError(f"the images of train and test in {directory} are of different sizes")
+    return splits
+
+
+def _fetch() -> Path:
+    directory = cache_dir() / "mnist"
+    for download in DOWNLOADS:
+        try:
+            fetch(download, directory)
+        except UserError as error:
+            names = ", ".join(each.filename for each in DOWNLOADS)
+            raise type(error)(
+                f"{error}; put {names} into {directory}, or say where they are with "
+                "--config.data.root=DIRECTORY"
+            ) from error
+    return directory
+
+
+def _find(directory: Path, name: str) -> Path:
+    for path in (directory / name, directory / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise UserError(f"data.root {directory} has neither {name} nor {name}.gz")
+
+
+def _read_idx(path: Path, magic: int) -> np.ndarray:
+    """The array of an IDX file of unsigned bytes, whose first bytes must be `magic`."""
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(
+            f"{path} can't be read: {' '.join(str(error).split())}; get it again"
+        ) from None
+    header_size = 4 * (1 + (magic & 0xFF))
+    if len(content) < header_size:
+        raise UserError(f"{path} is truncated: {len(content)} bytes are not even its header")
+    header = np.frombuffer(content[:header_size], ">u4")
+    if header[0] != magic:
+        raise UserError(
+            f"{path} begins with the magic number {header[0]:#010x} and not {magic:#010x}: it "
+            "holds something else"
+        )
+    shape = tuple(int(length) for length in header[1:])
+    found, expected = len(content) - header_size, math.prod(shape)
+    if found != expected:
+        what = "is truncated" if found < expected else "is too long"
+        raise UserError(
+            f"{path} {what}: {found:,} bytes of data, and its header asks for {expected:,}"
+        )
+    return np.frombuffer(content, np.uint8, offset=header_size).reshape(shape)
+
+
+def _read_digits(root: str) -> dict[str, Digits]:
+    if root:
+        raise UserError(
+            f"data.root={root}: data.name=digits comes with scikit-learn, without files"
+        )
+    bunch = load_digits()
+    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)
+    labels = bunch.target.astype(np.uint8)
+    order = np.random.default_rng(0).permutation(len(labels))
+    rows = {"train": order[_DIGITS_TEST:], "test": order[:_DIGITS_TEST]}
+    return {role: Digits(images[chosen], labels[chosen]) for role, chosen in rows.items()}
+
+
+READERS = {"mnist": _read_mnist, "digits": _read_digits}

@@ -1,0 +1,190 @@
+"""The run directory: config.json, metrics.jsonl, results.json, scores."""
+
+import errno
+import functools
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vtl import __version__
+from vtl.errors import UserError
+from vtl.files import whole_file, write_json, write_npz
+
+
+class RunDirectory:
+    """One run's files. Each is written under a temporary name and renamed."""
+
+    def __init__(self, path: Path, config: ConfigDict):
+        """Look at `path`: nothing yet, or a run of the same `config` to go on with.
+
+        Raises:
+            UserError: the directory holds a run of another config, or something else.
+        """
+        self.path = path
+        self._config = json.loads(config.to_json())
+        if (path / "config.json").exists():
+            before = _read_json(path / "config.json")
+            if before != self._config:
+                raise UserError(
+                    f"{path} holds a run of another config ({_differences(before, self._config)}): "
+                    "choose another --workdir, or remove it"
+                )
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path} is not empty and holds no run: choose another --workdir")
+
+    def begin(self) -> None:
+        """Make the directory and write config.json: from here on it is a run of this config.
+
+        Raises:
+            UserError: nothing can be written there.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.path / "config.json", self._config)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            raise UserError(
+                f"cannot write into --workdir={self.path}: {error.strerror}; choose another"
+            ) from error
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether results.json says so."""
+        results = self.path / "results.json"
+        return results.exists() and _read_json(results)["status"] == "finished"
+
+    def read_results(self) -> dict:
+        """The outcome of a finished run."""
+        return _read_json(self.path / "results.json")
+
+    def append_metrics(self, lines: list[dict]) -> None:
+        """Add lines to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+
+    def read_metrics(self) -> list[dict]:
+        """All whole lines of metrics.jsonl so far."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def last_metric(self, name: str) -> float | None:
+        """The newest value of one metric."""
+        return next((line[name] for line in reversed(self.read_metrics()) if name in line), None)
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop the lines after `step`, which a resumed run writes again."""
+        kept = [json.dumps(line) + "\n" for line in self.read_metrics() if line["step"] <= step]
+        with whole_file(self.path / "metrics.jsonl") as file:
+            file.write("".join(kept).encode())
+
+    def write_results(self, results: dict) -> None:
+        """Write results.json: the run is finished, with what every run records of itself."""
+        of_every_run = {"task": self._config["task"], "variant": self._config["variant"]}
+        of_every_run |= {"status": "finished", "seed": self._config.get("seed")}
+        write_json(self.path / "results.json", of_every_run | results | _provenance())
+
+    def write_scores(
+        self,
+        role: str,
+        ids: Sequence[str] | None,
+        classes: Sequence[str],
+        scores: np.ndarray,
+        labels: np.ndarray,
+        difficult: np.ndarray | None,
+    ) -> None:
+        """Write scores_ROLE.npz: ids [N], scores, labels, difficult [N, C], classes [C].
+
+        Without ids or difficult, which features of foreign origin lack, those keys are left out.
+        """
+        arrays = {"scores": scores.astype(np.float32), "labels": labels, "classes": classes}
+        arrays |= {} if ids is None else {"ids": ids}
+        arrays |= {} if difficult is None else {"difficult": difficult}
+        self.write_arrays(f"scores_{role}", arrays)
+
+    def write_arrays(self, name: str, arrays: Mapping[str, Any]) -> None:
+        """Write NAME.npz, which `np.load` reads without pickle."""
+        write_npz(self.path / f"{name}.npz", arrays)
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not readable as JSON ({error}): remove the run") from None
+
+
+def _differences(before: dict, now: dict) -> str:
+    """`optim.learning_rate 0.1 -> 0.01`, for the first three that differ."""
+    flat_before, flat_now = _flatten(before), _flatten(now)
+    changes = [
+        f"{key} {flat_before.get(key, 'absent')} -> {flat_now.get(key, 'absent')}"
+        for key in sorted(flat_before.keys() | flat_now.keys())
+        if flat_before.get(key, "absent") != flat_now.get(key, "absent")
+    ]
+    return ", ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
+
+
+def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= _flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _provenance() -> dict:
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
+    return {
+        "commit": commit(),
+        "versions": {"python": sys.version.split()[0], "vtl": __version__}
+        | {name: metadata.version(name) for name in packages},
+        "devices": [f"{device.platform}: {_model_of(device)}" for device in jax.devices()],
+    }
+
+
+def _model_of(device: jax.Device) -> str:
+    """`NVIDIA H100 80GB HBM3`, `AMD EPYC 7763 64-Core Processor`."""
+    return cpu_model() if device.platform == "cpu" else device.device_kind
+
+
+@functools.cache
+def cpu_model() -> str:
+    """The processor's name, as the operating system has it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(names), platform.processor() or platform.machine() or "unknown")
+
+
+@functools.cache
+def commit() -> str | None:
+    """The commit of the checkout that the code runs from, `-dirty` if it was changed since.
+
+    As it is at the first call: what a run writes into the checkout doesn't change what ran.
+    """
+    git = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+    ]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,192 @@
+"""Linear heads on features that are in memory whole: logistic regression and SGD."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vtl.data import batches
+from vtl.training import losses
+
+_UNROLL = 4
+"""Steps of SGD in one turn of the loop, whose own cost shows beside so small a step."""
+
+
+class Linear(NamedTuple):
+    """A linear head: kernel [D, C], bias [C]; a leading axis where there are several."""
+
+    kernel: jax.Array
+    bias: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames=("max_iterations",))
+def logistic_regression(
+    features: jax.Array,
+    labels: jax.Array,
+    label_mask: jax.Array,
+    l2: float | jax.Array,
+    *,
+    max_iterations: int = 1000,
+    tolerance: float = 3e-4,
+) -> Linear:
+    """One L2-regularised logistic regression a class, by L-BFGS.
+
+    features [N, D]; labels, label_mask [N, C] in {0, 1}; l2 a number or [C]. Minimises the mean
+    cross-entropy over the labels that the mask counts plus l2 / 2 times the squared norm of the
+    weights; the bias is free. scikit-learn's `C` is 1 / (N l2). A class with no positive, or no
+    negative, gets only a bias.
+
+    The fit stops where the objective is within a fraction of `tolerance` of its minimum, by the
+    bound |gradient|^2 / (2 curvature): the curvature of the weights is l2, that of the bias about
+    p (1 - p) at a share p of positives. The bound is several times too wide; the fit also stops
+    where float32 shows no more progress.
+    """
+    # The bias is free, so centring changes the path to the minimum (a shorter one) and not the
+    # minimum.
+    mean = jnp.mean(features.astype(jnp.float32), axis=0)
+    features = features.astype(jnp.float32) - mean
+    solver = optax.lbfgs()
+    # Whatever the run's precision: TF32 rounds by up to 5e-4, which is more than the tolerance.
+    product = functools.partial(jnp.matmul, precision="highest")
+
+    def fit_class(labels: jax.Array, label_mask: jax.Array, l2: jax.Array) -> tuple:
+        def objective(head: Linear) -> jax.Array:
+            logits = product(features, head.kernel) + head.bias
+            loss = losses.sigmoid_bce_mean(logits, labels, label_mask)
+            return loss + 0.5 * l2 * jnp.sum(head.kernel**2)
+
+        value_and_grad = optax.value_and_grad_from_state(objective)
+        # Without a positive, or without a negative, there is no minimum: such a class stays where
+        # it starts, at its log-odds with half an image added to either.
+        num_positives, num_counted = jnp.sum(labels * label_mask), jnp.sum(label_mask)
+        has_minimum = (num_positives > 0) & (num_positives < num_counted)
+        positives = (num_positives + 0.5) / (num_counted + 1)
+        bias_curvature = positives * (1 - positives)
+        start = Linear(jnp.zeros(features.shape[1]), jax.scipy.special.logit(positives))
+
+        def is_unfinished(carry: tuple) -> jax.Array:
+            _, _, iteration, gap, last, value = carry
+            is_moving = value < last * (1 - jnp.finfo(jnp.float32).eps)
+            return (iteration < max_iterations) & (gap > tolerance) & is_moving
+
+        def iterate(carry: tuple) -> tuple:
+            head, state, iteration, _, _, last = carry
+            value, grad = value_and_grad(head, state=state)
+            updates, state = solver.update(
+                grad, state, head, value=value, grad=grad, value_fn=objective
+            )
+            bound = jnp.sum(grad.kernel**2) / l2 + grad.bias**2 / bias_curvature
+            gap = bound / (2 * value)
+            return optax.apply_updates(head, updates), state, iteration + 1, gap, last, value
+
+        gap = jnp.where(has_minimum, jnp.inf, 0.0)
+        carry = (start, solver.init(start), 0, gap, jnp.inf, jnp.finfo(jnp.float32).max)
+        head = jax.lax.while_loop(is_unfinished, iterate, carry)[0]
+        return head.kernel, head.bias - product(mean, head.kernel)
+
+    l2 = jnp.broadcast_to(jnp.asarray(l2, jnp.float32), labels.shape[1:])
+    fit = jax.vmap(fit_class, in_axes=(1, 1, 0), out_axes=(1, 0))
+    kernel, bias = fit(labels.astype(jnp.float32), label_mask.astype(jnp.float32), l2)
+    return Linear(kernel, bias)
+
+
+@functools.partial(jax.jit, static_argnames=("momentum",))
+def sgd(
+    features: jax.Array,
+    labels: jax.Array,
+    label_mask: jax.Array,
+    orders: jax.Array,
+    start: Linear,
+    learning_rates: jax.Array,
+    weight_decays: jax.Array,
+    *,
+    momentum: float = 0.0,
+) -> tuple[Linear, jax.Array]:
+    """Several linear heads by SGD at once, all epochs in one program: heads, losses [G, T].
+
+    features [N, D]; labels, label_mask [N, C]; for each of the G heads the rows of its T batches,
+    orders [G, T, B], a `start`, a learning rate [G] and a weight decay [G]. The loss of a step is
+    the mean cross-entropy over the labels of its batch that the mask counts, before the update.
+    """
+    features = features.astype(jnp.float32)
+    labels, label_mask = labels.astype(jnp.float32), label_mask.astype(jnp.float32)
+
+    def fit_one(
+        order: jax.Array, head: Linear, rate: jax.Array, decay: jax.Array
+    ) -> tuple[Linear, jax.Array]:
+        optimizer = optax.chain(
+            optax.add_decayed_weights(decay),
+            optax.trace(momentum) if momentum else optax.identity(),
+            optax.scale_by_learning_rate(rate),
+        )
+
+        def step(carry: tuple, rows: jax.Array) -> tuple:
+            head, state = carry
+
+            def loss_fn(head: Linear) -> jax.Array:
+                logits = jnp.einsum("cd,bd->cb", head.kernel, features[rows]).T + head.bias
+                return losses.sigmoid_bce_mean(logits, labels[rows], label_mask[rows])
+
+            loss, grads = jax.value_and_grad(loss_fn)(head)
+            updates, state = optimizer.update(grads, state, head)
+            return (optax.apply_updates(head, updates), state), loss
+
+        # The kernel is [C, D] meanwhile: XLA's CPU backend takes half the time for its gradient.
+        head = Linear(head.kernel.T, head.bias)
+        carry = (head, optimizer.init(head))
+        by_step: jax.Array
+        (head, _), by_step = jax.lax.scan(step, carry, order, unroll=_UNROLL)
+        return Linear(head.kernel.T, head.bias), by_step
+
+    return jax.vmap(fit_one)(orders, start, learning_rates, weight_decays)
+
+
+def dense(
+    features: np.ndarray,
+    labels: np.ndarray,
+    label_mask: np.ndarray,
+    *,
+    learning_rate: float = 0.1,
+    num_epochs: float = 20.0,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> tuple[Linear, jax.Array]:
+    """One Dense(C, sigmoid) as the lab trains it: the head and the loss of each step, [T].
+
+    features [N, D]; labels, label_mask [N, C]. Its start and its order are those of `seeded`.
+    """
+    start, order = seeded(
+        features.shape, labels.shape[1], num_epochs=num_epochs, batch_size=batch_size, seed=seed
+    )
+    rate, decay = np.array([[learning_rate], [0.0]], np.float32)
+    head, by_step = sgd(
+        features,
+        labels,
+        label_mask,
+        order[None],
+        jax.tree.map(lambda x: x[None], start),
+        rate,
+        decay,
+    )
+    return Linear(head.kernel[0], head.bias[0]), by_step[0]
+
+
+def seeded(
+    shape: tuple[int, ...], num_classes: int, *, num_epochs: float, batch_size: int, seed: int
+) -> tuple[Linear, np.ndarray]:
+    """A head as Keras starts a Dense, and the rows [T, batch_size] of every batch.
+
+    For features of `shape` [N, D]. A pass over the rows is a new permutation.
+    """
+    num_images, num_features = shape
+    kernel = jax.nn.initializers.glorot_uniform()(jax.random.key(seed), (num_features, num_classes))
+    order = batches.train_order(
+        max(1, round(num_epochs * num_images / batch_size)),
+        num_images=num_images,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    return Linear(kernel, jnp.zeros(num_classes)), order

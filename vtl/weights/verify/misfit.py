@@ -1,0 +1,111 @@
+"""How far a network is, on photos, from what its BatchNorms kept of its training.
+
+BatchNorm keeps the variance that each convolution's output had in training. On photos, a network
+that is read as it was trained shows about the same; pixels on another scale, a stride in another
+place or other padding shift it, layer after layer.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vtl.models import HEAD
+from vtl.models.resnet import EPSILON
+from vtl.preprocessing import Preprocessing, normalise
+from vtl.weights import convert, layouts, network, sources
+from vtl.weights.verify import pictures
+from vtl.weights.watched import COLLECTION, WatchedConv, outputs_by_path
+
+NUM_CROPS = 8
+_TINY = 1e-12
+
+
+class Reading(NamedTuple):
+    """One way to read a weight file."""
+
+    preprocessing: Preprocessing
+    variant: str
+    epsilon: float
+    padding: str = "torch"
+    """`torch`, or `same` as TensorFlow pads: what the network was trained with."""
+
+
+class Misfit(NamedTuple):
+    """Of one convolution: |log(found / kept variance)| of the median channel, and log found [C]."""
+
+    median: float
+    log_found: np.ndarray
+
+    @classmethod
+    def of(cls, found: jax.Array, kept: np.ndarray) -> "Misfit":
+        """From variances [C]."""
+        log_found = np.log(np.asarray(found) + _TINY)
+        return cls(apart(log_found, kept), log_found)
+
+
+def apart(log_found: np.ndarray, kept: np.ndarray) -> float:
+    """The median over channels of |log_found - log(kept variances)|, at most 3."""
+    median = float(np.median(np.abs(log_found - np.log(kept + _TINY))))
+    return median if median < 3 else 3.0  # of NaN, too
+
+
+def misfits(weights: sources.Weights, reading: Reading) -> dict[str, Misfit]:
+    """Convolution's path -> how far its output is from what BatchNorm kept, in calling order."""
+    variables = network.as_published(weights)[1]
+    # Only var + eps matters, and another variance compiles nothing anew.
+    epsilon = EPSILON["v1.5"]
+    change = reading.epsilon - epsilon
+    variables["batch_stats"] = jax.tree.map_with_path(
+        lambda path, leaf: leaf + change if path[-1].key == "var" else leaf,
+        variables["batch_stats"],
+    )
+    pixels = normalise(
+        pictures.photo_crops(NUM_CROPS, reading.preprocessing.crop_size), reading.preprocessing
+    )
+    own = dataclasses.replace(weights.architecture, variant=reading.variant, epsilon=epsilon)
+    order, run = _watched(own, reading.padding)
+    variances = run(variables, pixels)
+    norms = norms_of(weights.tensors)
+    return {
+        conv: Misfit.of(variances[conv], norms[layouts.norm_after(conv)]["var"]) for conv in order
+    }
+
+
+@functools.cache
+def _watched(
+    architecture: convert.Architecture, padding: str
+) -> tuple[list[str], Callable[[dict, jax.Array], dict[str, jax.Array]]]:
+    """A jitted network that returns the variance of each convolution's output, and their order."""
+    num_classes = architecture.num_classes or 1000
+    model = network.make_model(dataclasses.replace(architecture, num_classes=num_classes))
+    model = model.clone(conv=functools.partial(WatchedConv, padding=padding))
+    order: list[str] = []  # of the calls, which a tree of arrays forgets
+
+    @jax.jit
+    def run(variables: dict, images: jax.Array) -> dict[str, jax.Array]:
+        _, seen = model.apply(variables, images, norms_by_batch=(), mutable=[COLLECTION])
+        outputs = outputs_by_path(seen)
+        order[:] = outputs
+        return {path: jnp.var(output, axis=(0, 1, 2)) for path, output in outputs.items()}
+
+    return order, run
+
+
+def mean(layers: dict[str, Misfit]) -> float:
+    """Over all layers: one number for a reading."""
+    return float(np.mean([layer.median for layer in layers.values()]))
+
+
+def norms_of(tensors: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """BatchNorm's path -> its scale, bias, mean and var, in the file's order."""
+    norms: dict[str, dict[str, np.ndarray]] = {}
+    for key, tensor in tensors.items():
+        module, _, leaf = key.partition("/")[2].rpartition("/")
+        if leaf in ("scale", "mean", "var") or (leaf == "bias" and module != HEAD):
+            norms.setdefault(module, {})[leaf] = tensor
+    return norms
