@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config of a variant; the default is our recommended recipe."""
+    """The config of a variant; the default has torchvision's weights."""
     if variant not in VARIANTS:
         known = ", ".join(name for name in VARIANTS if name)
         raise ValueError(f"configs/deep_features.py has no variant '{variant}'; it has {known}")

@@ -54,7 +54,7 @@ def _base() -> ConfigDict:
     config.batch_size = 32  # photos a training step, on all devices together
     config.eval_batch_size = 32  # photos a scoring step, on all devices together
     config.augment = "flip"  # none, flip or crop_flip
-    config.batch_norm = "frozen"  # or batch: statistics of the batch where the norm trains
+    config.batch_norm = "frozen"  # frozen, or batch: by the batch where the norm trains
     config.log_every_steps = 10  # steps between two lines of metrics.jsonl
     config.test_every_epoch = False  # a test curve, which selects nothing
     config.gallery_photos = 4  # hits, false alarms and misses of each class kept for the report

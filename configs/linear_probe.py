@@ -3,8 +3,8 @@
     vtl linear_probe --workdir=runs/probe \\
       --config.features=runs/features/DF_ResNet50_VOC2007.npz
 
-A variant follows a colon, as in `vtl linear_probe:lbfgs`; each says below what it
-is. Seconds on a CPU.
+A variant follows a colon, as in `vtl linear_probe:lbfgs`; each says below what it is. Seconds on a
+CPU.
 """
 
 from ml_collections import ConfigDict
@@ -28,19 +28,19 @@ def _base() -> ConfigDict:
     config.seed = 0  # of the start, the order of the rows, what is held out, and the intervals
     config.precision = "highest"  # of float32 products: the arrays are small
 
-    config.features = ""  # the file that `vtl deep_features` wrote, or the lab's own script
+    config.features = ""  # the file that `vtl deep_features` or the lab's own script wrote
     config.train_split = "trainval"  # what the features' meta, if any, must say; "" accepts all
     config.test_split = "test"  # what the features' meta, if any, must say; "" accepts all
     config.weights = ""  # what the features' meta, if any, must say; "" accepts all
     config.classes = ()  # what the features' meta, if any, must say; () accepts all
 
-    config.solver = "sgd"  # or lbfgs
+    config.solver = "sgd"  # sgd or lbfgs
     config.scaling = "none"  # of the features: none, standardise (by train), l2 (each row)
     config.difficult = "negative"  # in the training loss: ignore or negative
 
     config.num_epochs = 20.0  # of sgd: passes over train
     config.batch_size = 32  # of sgd: rows a step
-    config.momentum = 0.0  # of sgd
+    config.momentum = 0.0  # of sgd; 0 is plain SGD
     # Of sgd: the best rate and decay, by mAP on a fifth of train, is fitted to all of train.
     config.learning_rates = (0.1,)
     config.weight_decays = (0.0,)  # of sgd: chosen with the rate
@@ -50,7 +50,7 @@ def _base() -> ConfigDict:
     # Of lbfgs: chosen class by class, by cross-validation on train; one over scikit-learn's C times
     # the number of photos.
     config.l2s = (0.001, 0.003, 0.01, 0.03, 0.1)
-    config.num_folds = 5  # of lbfgs: of the cross-validation
+    config.num_folds = 5  # of lbfgs: parts that cross-validation holds out in turn
     return config
 
 

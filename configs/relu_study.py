@@ -50,14 +50,14 @@ def _base() -> ConfigDict:
     # grid, for a GPU: about three hours on 2 CPU cores.
     config.rate_seeds = (0,)
 
-    config.measurements_per_epoch = 10  # moments at which the held-out digits are scored
-    config.thresholds = (0.95, 0.97, 0.98)  # of held-out accuracy
-    config.main_threshold = 0.97  # one of them: the rate is chosen and the conclusion drawn by it
-    config.loss_tolerance = 0.01  # how far above its lowest, as a share, a loss has converged
+    config.measurements_per_epoch = 10  # moments of an epoch at which held-out digits are scored
+    config.thresholds = (0.95, 0.97, 0.98)  # of held-out accuracy, at each of which times are taken
+    config.main_threshold = 0.97  # of these: chooses the rate and draws the conclusion
+    config.loss_tolerance = 0.01  # a loss has converged that is within this share of its lowest
     config.num_resamples = 10_000  # of the bootstrap over seeds
 
     config.data = ConfigDict()
-    config.data.name = "mnist"  # or digits
+    config.data.name = "mnist"  # mnist or digits
     config.data.root = ""  # the directory of the four IDX files; "": the cache
     config.data.num_held_out = 3000  # of the training digits
 
