@@ -1,6 +1,6 @@
 """Deep features of a data set in VOC's layout, saved as .npz.
 
-    python -m vtl.main --config=configs/deep_features.py --workdir=runs/features
+    vtl deep_features --workdir=runs/features
 
 Writes WORKDIR/DF_ResNet50_VOC2007.npz, named after depth and data: X_train, Y_train, X_test, Y_test
 and what they were made of. On 2 CPU cores about 15 photos a second.
@@ -10,42 +10,67 @@ from ml_collections import ConfigDict
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config of a variant.
+    """The config of a variant; the default has torchvision's weights."""
+    if variant not in VARIANTS:
+        known = ", ".join(name for name in VARIANTS if name)
+        raise ValueError(f"configs/deep_features.py has no variant '{variant}'; it has {known}")
+    config = _base()
+    config.variant = variant
+    VARIANTS[variant](config)
+    return config
 
-    `lab` is the lab sheet: Keras weights, photos squashed to 224. `demo` needs nothing fetched:
-    scenes with handwritten digits, made on first use, and a small network that never saw a digit.
-    """
+
+def _base() -> ConfigDict:
     config = ConfigDict()
     config.task = "features"
-    config.variant = variant
-    config.weights = "torchvision_v1"  # a source, a file, or a finished run
+    config.variant = ""
+    # A source (`vtl weights list`), a file, or a finished run.
+    config.weights = "torchvision_v1"
 
     config.data = ConfigDict()
-    config.data.name = "voc2007"  # or demo
+    config.data.name = "voc2007"  # what to fetch or make where there is no root: voc2007 or demo
     config.data.root = ""  # an unpacked devkit, PATH/VOCdevkit/VOC2007; "" fetches or makes `name`
-    config.data.train_split = "trainval"
-    config.data.test_split = "test"
+    config.data.train_split = "trainval"  # the split whose features are X_train
+    config.data.test_split = "test"  # the split whose features are X_test
     config.data.resize = ""  # squash or resize_crop; "" is the weights' own
     config.data.image_size = 0  # pixels the network sees; 0 is the weights' own
 
     config.model = ConfigDict()
-    config.model.depth = 50
-    config.model.width = 1.0
+    config.model.depth = 50  # layers of the ResNet: 18, 34, 50, 101 or 152
+    config.model.width = 1.0  # multiplies the channels of every stage
     config.model.dtype = "float32"  # of the activations: float32 or bfloat16
     config.precision = "default"  # of float32 products: default (TF32 on GPUs), highest
 
     config.layer = "layer4"  # the stage whose output is averaged: layer1 to layer4
     config.pool = 1  # over pool x pool cells: 1 gives 2048 numbers, 2 gives 8192
-    config.batch_size = 32
-
-    if variant == "lab":
-        config.weights = "keras_v1"
-        config.data.resize = "squash"
-    elif variant == "demo":
-        config.weights = "demo"
-        config.data.name = "demo"
-        config.data.image_size = 96
-        config.model.width = 0.25
-    elif variant:
-        raise ValueError(f"configs/deep_features.py has no variant '{variant}'; it has lab, demo")
+    config.batch_size = 32  # photos a step, on all devices together
     return config
+
+
+def _default(config: ConfigDict) -> None:
+    """torchvision's weights, and photos as they saw them: resized, then cropped to the centre."""
+
+
+def _lab(config: ConfigDict) -> None:
+    """The lab sheet: Keras' weights, photos squashed to 224."""
+    config.weights = "keras_v1"
+    config.data.resize = "squash"
+
+
+def _demo(config: ConfigDict) -> None:
+    """Scenes with handwritten digits and a small network that never saw one: nothing to fetch.
+
+    Makes the scenes on first use and writes 512 numbers a scene to DF_ResNet50_DEMO.npz. Under a
+    minute on 2 CPU cores.
+    """
+    config.weights = "demo"
+    config.data.name = "demo"
+    config.data.image_size = 96
+    config.model.width = 0.25
+
+
+VARIANTS = {
+    "": _default,
+    "lab": _lab,
+    "demo": _demo,
+}

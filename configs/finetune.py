@@ -1,8 +1,8 @@
 """Fine-tuning on PASCAL VOC2007 or any data in its layout.
 
-    python -m vtl.main --config=configs/finetune.py --workdir=runs/finetune
+    vtl finetune --workdir=runs/finetune
 
-A variant follows a colon, as in `--config=configs/finetune.py:lab`; each says below what it is.
+A variant follows a colon, as in `vtl finetune:lab`; each says below what it is.
 What was measured stands in experiments/finetune_animals.csv and the README. A pass over 1,000
 photos takes about nine minutes on 2 CPU cores at 352 pixels, and four at 224.
 """
@@ -25,14 +25,14 @@ def _base() -> ConfigDict:
     config = ConfigDict()
     config.task = "finetune"
     config.variant = ""
-    config.seed = 0
-    # A source (`python -m vtl.weights list`), a file, or a finished run; "" is random.
+    config.seed = 0  # of the new head, the order of the photos, augmentation and intervals
+    # A source (`vtl weights list`), a file, or a finished run; "" is random.
     config.weights = "torchvision_v1"
 
     config.data = ConfigDict()
-    config.data.name = "voc2007"  # or demo
+    config.data.name = "voc2007"  # what to fetch or make where there is no root: voc2007 or demo
     config.data.root = ""  # an unpacked devkit, PATH/VOCdevkit/VOC2007; "" fetches or makes `name`
-    config.data.train_split = "trainval"
+    config.data.train_split = "trainval"  # the split to train on
     config.data.val_split = ""  # picks the best checkpoint; "" takes the last step's
     config.data.test_split = "test"  # scored once, at the end
     config.data.resize = ""  # squash or resize_crop; "" is the weights' own
@@ -40,34 +40,34 @@ def _base() -> ConfigDict:
     config.data.difficult = "ignore"  # in the training loss: ignore or negative
 
     config.model = ConfigDict()
-    config.model.depth = 50
-    config.model.width = 1.0
+    config.model.depth = 50  # layers of the ResNet: 18, 34, 50, 101 or 152
+    config.model.width = 1.0  # multiplies the channels of every stage
     config.model.dtype = "float32"  # of the activations: float32 or bfloat16
     config.precision = "default"  # of float32 products: default (TF32 on GPUs), highest
     # The new head: zeros, random, keep (the weights' own), or probe: logistic regression on the
-    # frozen features first (LP-FT, Kumar et al. 2022), with this L2.
+    # frozen features first (LP-FT, Kumar et al. 2022).
     config.head = "probe"
-    config.head_l2 = 0.01
-    config.head_from = ""  # a run of configs/linear_probe.py whose head to start from instead
+    config.head_l2 = 0.01  # of the logistic regression of head = probe
+    config.head_from = ""  # a run of `vtl linear_probe` whose head to start from instead
 
-    config.num_epochs = 2.0
-    config.batch_size = 32
-    config.eval_batch_size = 32
+    config.num_epochs = 2.0  # passes over the training split; a fraction will do
+    config.batch_size = 32  # photos a training step, on all devices together
+    config.eval_batch_size = 32  # photos a scoring step, on all devices together
     config.augment = "flip"  # none, flip or crop_flip
-    config.batch_norm = "frozen"  # or batch: statistics of the batch where the norm trains
-    config.log_every_steps = 10
+    config.batch_norm = "frozen"  # frozen, or batch: by the batch where the norm trains
+    config.log_every_steps = 10  # steps between two lines of metrics.jsonl
     config.test_every_epoch = False  # a test curve, which selects nothing
     config.gallery_photos = 4  # hits, false alarms and misses of each class kept for the report
 
     config.optim = ConfigDict()
-    config.optim.learning_rate = 0.01
-    config.optim.momentum = 0.9
-    config.optim.nesterov = False
-    config.optim.weight_decay = 0.0
-    config.optim.decay = "all"  # or kernels: without biases and BatchNorm
-    config.optim.clip_norm = 0.0  # 0 is no clipping
-    config.optim.schedule = "cosine"  # or constant
-    config.optim.warmup_steps = 0
+    config.optim.learning_rate = 0.01  # the highest of the schedule
+    config.optim.momentum = 0.9  # 0 is plain SGD
+    config.optim.nesterov = False  # Nesterov's momentum
+    config.optim.weight_decay = 0.0  # times the parameter, added to its gradient
+    config.optim.decay = "all"  # what decays: all, or kernels: no biases, no BatchNorm
+    config.optim.clip_norm = 0.0  # the largest norm of all gradients together; 0 is no clipping
+    config.optim.schedule = "cosine"  # cosine, down to 0 at the last step, or constant
+    config.optim.warmup_steps = 0  # steps in which the rate rises linearly from 0
     # Ordered (regex of a whole path, learning-rate multiplier or None for frozen).
     config.optim.rules = ((".*", 1.0),)
     return config
@@ -104,7 +104,7 @@ def _lab(config: ConfigDict) -> None:
 def _head(config: ConfigDict) -> None:
     """The head alone, trained by SGD on a frozen network: the lab's linear probe, on photos.
 
-    Expect what `configs/linear_probe.py` gives for as many epochs; that one starts at random.
+    Expect what `vtl linear_probe` gives for as many epochs; that one starts at random.
     """
     config.data.image_size = 0
     config.data.difficult = "negative"
@@ -145,7 +145,7 @@ def _demo(config: ConfigDict) -> None:
     """The same idea on a laptop, with nothing to fetch: from letters and shapes to digits.
 
     1,000 scenes with one to four handwritten digits each, made on first use, and the small network
-    that configs/pretrain_demo.py made, which never saw a digit. One to two minutes on 2 CPU cores.
+    that `vtl pretrain_demo` made, which never saw a digit. One to two minutes on 2 CPU cores.
     """
     config.weights = "demo"
     config.data.name = "demo"

@@ -1,51 +1,78 @@
 """A linear head on deep features: Dense(20, sigmoid), binary cross-entropy.
 
-    python -m vtl.main --config=configs/linear_probe.py --workdir=runs/probe \\
+    vtl linear_probe --workdir=runs/probe \\
       --config.features=runs/features/DF_ResNet50_VOC2007.npz
 
-The default is the lab's: SGD at 0.1, batches of 32, 20 epochs. `:lbfgs` is L2-regularised logistic
-regression with the L2 of each class chosen by cross-validation on train. Seconds on a CPU. `:demo`
-is the lab's on what `configs/deep_features.py:demo` wrote; run that first.
+A variant follows a colon, as in `vtl linear_probe:lbfgs`; each says below what it is. Seconds on a
+CPU.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config of a variant, `lbfgs` or `demo`, or the lab's SGD."""
+    """The config of a variant; the default is the lab's."""
+    if variant not in VARIANTS:
+        known = ", ".join(name for name in VARIANTS if name)
+        raise ValueError(f"configs/linear_probe.py has no variant '{variant}'; it has {known}")
+    config = _base()
+    config.variant = variant
+    VARIANTS[variant](config)
+    return config
+
+
+def _base() -> ConfigDict:
     config = ConfigDict()
     config.task = "probe"
-    config.variant = variant
-    config.seed = 0
+    config.variant = ""
+    config.seed = 0  # of the start, the order of the rows, what is held out, and the intervals
     config.precision = "highest"  # of float32 products: the arrays are small
 
-    config.features = ""  # what configs/deep_features.py wrote, or the lab's own script
-    # What the features' meta must say where it says anything; "" and () accept all.
-    config.train_split = "trainval"
-    config.test_split = "test"
-    config.weights = ""
-    config.classes = ()
+    config.features = ""  # the file that `vtl deep_features` or the lab's own script wrote
+    config.train_split = "trainval"  # what the features' meta, if any, must say; "" accepts all
+    config.test_split = "test"  # what the features' meta, if any, must say; "" accepts all
+    config.weights = ""  # what the features' meta, if any, must say; "" accepts all
+    config.classes = ()  # what the features' meta, if any, must say; () accepts all
 
-    config.solver = "sgd"  # or lbfgs
+    config.solver = "sgd"  # sgd or lbfgs
     config.scaling = "none"  # of the features: none, standardise (by train), l2 (each row)
     config.difficult = "negative"  # in the training loss: ignore or negative
 
-    # sgd. The best rate and decay, by mAP on a fifth of train, is fitted to all of train.
-    config.num_epochs = 20.0
-    config.batch_size = 32
-    config.momentum = 0.0
+    config.num_epochs = 20.0  # of sgd: passes over train
+    config.batch_size = 32  # of sgd: rows a step
+    config.momentum = 0.0  # of sgd; 0 is plain SGD
+    # Of sgd: the best rate and decay, by mAP on a fifth of train, is fitted to all of train.
     config.learning_rates = (0.1,)
-    config.weight_decays = (0.0,)
-    config.num_seeds = 1  # seed, seed + 1, ...: the mAP of each is recorded, the first one's scores
+    config.weight_decays = (0.0,)  # of sgd: chosen with the rate
+    # Of sgd: runs from seed, seed + 1, ...; the mAP of each is recorded, the first one's scores.
+    config.num_seeds = 1
 
-    # lbfgs. One over scikit-learn's C times the number of photos.
+    # Of lbfgs: chosen class by class, by cross-validation on train; one over scikit-learn's C times
+    # the number of photos.
     config.l2s = (0.001, 0.003, 0.01, 0.03, 0.1)
-    config.num_folds = 5
-
-    if variant == "lbfgs":
-        config.solver = "lbfgs"
-    elif variant == "demo":
-        config.features = "runs/features_demo/DF_ResNet50_DEMO.npz"
-    elif variant:
-        raise ValueError(f"configs/linear_probe.py has no variant '{variant}'; it has lbfgs, demo")
+    config.num_folds = 5  # of lbfgs: parts that cross-validation holds out in turn
     return config
+
+
+def _default(config: ConfigDict) -> None:
+    """The lab's: SGD at 0.1, batches of 32, 20 epochs."""
+
+
+def _lbfgs(config: ConfigDict) -> None:
+    """L2-regularised logistic regression, the L2 of each class by cross-validation on train."""
+    config.solver = "lbfgs"
+
+
+def _demo(config: ConfigDict) -> None:
+    """The lab's on what `vtl deep_features:demo` wrote; run that first.
+
+    Expect an mAP (`lab`) of about 32.
+    """
+    config.features = "runs/features_demo/DF_ResNet50_DEMO.npz"
+
+
+VARIANTS = {
+    "": _default,
+    "lbfgs": _lbfgs,
+    "demo": _demo,
+}

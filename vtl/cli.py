@@ -1,0 +1,208 @@
+"""The command `vtl`: a task, or one of vtl's other programs, from any directory.
+
+vtl finetune:demo --workdir=runs/demo --config.optim.learning_rate=0.01
+"""
+
+import difflib
+import importlib
+import os
+import shlex
+import shutil
+import sys
+import textwrap
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import vtl
+from vtl import config_files
+from vtl.config_files import Knob
+from vtl.errors import UserError
+
+PROGRAMS = {
+    "report": "run directories -> one HTML page",
+    "weights": "weight files: list, fetch, inspect, summary, convert, verify, classify",
+}
+"""Verb -> what it does; each is `python -m vtl.VERB` too."""
+
+VERBS = PROGRAMS | {
+    "help": "this page; of a task, its knobs with type, value and meaning",
+    "version": "which vtl this is",
+}
+
+USAGE = """\
+vtl TASK[:VARIANT] [--workdir=DIRECTORY] [--config.KNOB=VALUE ...]
+vtl help TASK[:VARIANT]
+vtl VERB ...
+
+TASK may be the path of a config file of your own, as in `vtl mine.py:large`. A run goes to
+--workdir, or else to runs/ in the current directory."""
+
+HELP_FLAGS = ("-h", "--help")
+COLUMN = 18
+"""Where the text begins that stands beside a task or verb."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Do what the command line says; what the user can put right is told in one line."""
+    try:
+        try:
+            _dispatch(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()
+    except UserError as error:
+        sys.exit(f"vtl: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read, such as `head`, has gone. Python flushes again at exit, into nothing then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _dispatch(arguments: list[str]) -> None:
+    first, *rest = arguments or ["help"]
+    if first == "help" or first in HELP_FLAGS:
+        print(_help(rest))
+    elif first in ("version", "--version"):
+        print(f"vtl {vtl.__version__}")
+    elif first in PROGRAMS:
+        _run_program(first, rest)
+    elif first.startswith("-"):
+        _check_config_is_given(arguments)
+        _run_task(arguments)
+    elif set(rest).intersection(HELP_FLAGS):
+        print(_help([first]))
+    else:
+        _run_task([f"--config={_config_option(first)}", *rest])
+
+
+def _run_task(arguments: list[str]) -> None:
+    # JAX takes seconds to import, and help does not need it.
+    from absl import app
+
+    from vtl import main as task
+
+    # ml_collections looks for the options there, and not in what absl is given.
+    sys.argv = ["vtl", *arguments]
+    app.run(task.main, flags_parser=task.parse_flags)
+
+
+def _check_config_is_given(options: list[str]) -> None:
+    if not any(option.lstrip("-").startswith(("config", "flagfile")) for option in options):
+        raise UserError(
+            f"a task comes before its options, as in `vtl finetune {options[0]}`; "
+            "`vtl help` lists them"
+        )
+
+
+def _run_program(verb: str, arguments: list[str]) -> None:
+    sys.argv = [f"vtl {verb}", *arguments]
+    sys.exit(importlib.import_module(f"vtl.{verb}.__main__").main())
+
+
+def _config_option(task: str) -> str:
+    """`finetune:lab` -> PATH/finetune.py:lab; a path stays as it is, and its file has the say."""
+    path, variant = _config_file(task)
+    if not _is_path(task):
+        _check_variant(path.stem, variant, config_files.variants(config_files.load(path)))
+    return f"{path}:{variant}" if variant else str(path)
+
+
+def _config_file(task: str) -> tuple[Path, str]:
+    """The file and the variant that TASK[:VARIANT] or PATH[:VARIANT] names."""
+    name, _, variant = task.partition(":")
+    if _is_path(task):
+        return Path(name), variant
+    files = config_files.installed()
+    if name not in files:
+        names = [*files, *VERBS]
+        hint = _hint(task, names) or "; there are " + ", ".join(names)
+        raise UserError(f"there is no task or verb '{task}'{hint}")
+    return files[name], variant
+
+
+def _is_path(task: str) -> bool:
+    return task.partition(":")[0].endswith(".py")
+
+
+def _check_variant(name: str, variant: str, variants: Collection[str]) -> None:
+    if variant not in variants:
+        names = [known for known in variants if known]
+        hint = _hint(variant, names) or "; it has " + (", ".join(names) or "none")
+        raise UserError(f"{name} has no variant '{variant}'{hint}")
+
+
+def _hint(name: str, names: Collection[str]) -> str:
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f": did you mean {nearest[0]}?" if nearest else ""
+
+
+# What people read.
+
+
+def _help(arguments: list[str]) -> str:
+    """The page of what is named, or of all."""
+    if not arguments:
+        return _overview()
+    if len(arguments) > 1:
+        raise UserError(f"help takes one name, and was given {' '.join(arguments)}")
+    (name,) = arguments
+    if name in PROGRAMS:
+        _run_program(name, ["--help"])
+    if name in VERBS:
+        return _overview()
+    path, variant = _config_file(name)
+    module = config_files.load(path)
+    variants = config_files.variants(module)
+    task = str(path) if _is_path(name) else path.stem
+    _check_variant(task, variant, variants)
+    knobs = config_files.knobs(module, variant)
+    if variant:
+        title = f"vtl {task}:{variant}\n\n{variants[variant]}"
+        heading = f"Knobs of {variant}; * marks what differs from the default"
+    else:
+        doc = (module.__doc__ or "").strip()
+        rows = [_row(f":{known}" if known else task, text) for known, text in variants.items()]
+        title = f"vtl {task}\n\n{doc}\n\n" + "\n".join(["Variants", *rows])
+        heading = "Knobs"
+    return "\n".join([title, "", heading, *map(_knob, knobs)])
+
+
+def _overview() -> str:
+    lines = [f"vtl {vtl.__version__}: visual transfer learning in JAX", ""]
+    lines += [*textwrap.indent(USAGE, "  ").splitlines(), "", "Tasks"]
+    for name, path in config_files.installed().items():
+        module = config_files.load(path)
+        lines.append(_row(name, module.__doc__ or ""))
+        variants = config_files.variants(module)
+        lines += [_row(f"  :{known}", text) for known, text in variants.items() if known]
+    return "\n".join([*lines, "", "Verbs", *(_row(*verb) for verb in VERBS.items())])
+
+
+def _row(name: str, text: str) -> str:
+    """A name, and beside it the first line of a text."""
+    label = f"  {name}".ljust(COLUMN)
+    return _wrapped(text.partition("\n")[0], label + " ", " " * (COLUMN + 1))
+
+
+def _knob(knob: Knob) -> str:
+    differs = knob.value != knob.default
+    mark = "*" if differs else " "
+    kind = type(knob.value).__name__
+    default = f"; default {_written(knob.default) or 'empty'}" if differs else ""
+    line = f"{mark} --config.{knob.name}={_written(knob.value)}  ({kind}{default})"
+    return "\n".join([line, _wrapped(knob.meaning, " " * 6, " " * 6)]).rstrip()
+
+
+def _written(value: Any) -> str:
+    """A knob's value as a shell takes it."""
+    text = value if isinstance(value, str) else repr(value)
+    if '"' not in text:
+        text = text.replace("'", '"')  # for the shell's quotes go around
+    return shlex.quote(text) if text else ""
+
+
+def _wrapped(text: str, first: str, others: str) -> str:
+    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
+    return textwrap.fill(text, width, initial_indent=first, subsequent_indent=others)
