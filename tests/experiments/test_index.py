@@ -44,7 +44,7 @@ def test_the_commits_of_the_index_are_those_of_the_tables():
 
 @pytest.mark.parametrize("name", modules())
 def test_every_module_imports(name):
-    """Nothing else runs most of them, and our mypy ignores imports that it can not find."""
+    """Nothing else runs most of them, and our mypy ignores imports that it cannot find."""
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
