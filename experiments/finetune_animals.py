@@ -2,11 +2,11 @@
 
     python -m experiments.finetune_animals --root=DEVKIT --weights=FILE --out=runs/animals
 
-Trained on trainval (700 photos), scored once on test (500). "mAP" here is scikit-learn's AP
-averaged over the classes with at least five positives in both; it is no VOC2007 figure. Photos are
-squashed, to 352 pixels by the default and to 224 by the others. Each run goes on from where it was;
-all of them take hours on 2 CPU cores. `--only` picks some. Writes experiments/finetune_animals.csv
-from the runs that are finished.
+Trains on trainval (700 photos) and scores once on test (500). "mAP" here is scikit-learn's AP,
+averaged over the classes with at least five positives in both splits; it is no VOC2007 figure.
+Photos are squashed, to 352 pixels by the default and to 224 by the others. Each run resumes where
+it stopped; all of them together take hours on 2 CPU cores, and `--only` picks some. Writes
+experiments/finetune_animals.csv from the runs that are finished.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import grid
+from experiments import grid, tables
 
 TORCH_RECIPE: grid.Overrides = {
     "data.image_size": 224,
@@ -37,7 +37,7 @@ RUNS: dict[str, tuple[str, int, grid.Overrides]] = {
 
 
 def main() -> None:
-    """Run what is asked for and write the table of what is finished."""
+    """Run the chosen variants and tabulate the finished runs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", required=True)
     parser.add_argument("--weights", required=True)
@@ -58,7 +58,7 @@ def main() -> None:
                 grid.run_finetune(variant, common | overrides, run)
             if results := grid.outcome(run):
                 rows.append(row(name, seed, run, results))
-    grid.write_csv(Path(__file__).with_suffix(".csv"), rows)
+    tables.write_csv(Path(__file__).with_suffix(".csv"), rows)
     for name in RUNS:
         maps = [float(str(r["map"])) for r in rows if r["run"] == name]
         if maps:

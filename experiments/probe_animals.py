@@ -4,9 +4,9 @@
 
 The features are of photos squashed to 224 (configs/deep_features.py with
 `--config.data.resize=squash`). "mAP" is scikit-learn's AP on test, averaged over the classes with
-at least five positives in both splits. With --head_run, a finished run of configs/finetune.py:head
-on the same photos, also the paired difference to the probe of as many epochs. A few minutes on 2
-cores; writes experiments/probe_animals.csv and experiments/probe_animals_head.csv.
+at least five positives in both splits. --head_run takes a finished run of configs/finetune.py:head
+on the same photos, and adds its paired difference to the probe of as many epochs. Takes a few
+minutes on 2 CPU cores; writes experiments/probe_animals.csv and experiments/probe_animals_head.csv.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from configs import linear_probe as probe_config
-from experiments import grid
+from experiments import grid, tables
 from vtl.data import deep_features
 from vtl.evaluation import metrics
 from vtl.tasks import probe
@@ -65,9 +65,9 @@ def main() -> None:
 
 def write(path: Path, rows: list[dict[str, object]]) -> None:
     """Write a table and show it."""
-    grid.write_csv(path, rows)
+    tables.write_csv(path, rows)
     for line in rows:
-        print("  ".join(f"{k} {v}" for k, v in line.items()))
+        tables.show(line)
 
 
 def row(solver: str, epochs: int | str, maps: list[float]) -> dict[str, object]:
@@ -83,13 +83,14 @@ def row(solver: str, epochs: int | str, maps: list[float]) -> dict[str, object]:
 
 
 def compare(head_run: Path, probe_run: Path, features: str) -> list[dict[str, object]]:
-    """How far a run of :head is from the probe, and from one that starts where it does.
+    """How far a run of :head is from the probe, and from a probe that starts where it does.
 
-    :head starts at zero and the probe, as Keras, at random; the order of the batches is the same.
+    :head starts at zero; the probe starts at random, as Keras does. Both take the batches in the
+    same order.
     """
     head, other = (np.load(run / "scores_test.npz") for run in (head_run, probe_run))
     if not np.array_equal(head["ids"], other["ids"]):
-        raise SystemExit(f"{head_run} was not scored on the photos of these features")
+        raise SystemExit(f"{head_run} was scored on other photos than those of {features}")
     splits = deep_features.read(features).splits
     train = splits["train"]
     start, order = fit.seeded(
@@ -97,8 +98,8 @@ def compare(head_run: Path, probe_run: Path, features: str) -> list[dict[str, ob
     )
     zeros = jax.tree.map(lambda leaf: 0 * leaf[None], start)
     rate, decay = np.array([[0.1], [0.0]], np.float32)
-    known = np.ones_like(train.labels)
-    fitted, _ = fit.sgd(train.features, train.labels, known, order[None], zeros, rate, decay)
+    label_mask = np.ones_like(train.labels)
+    fitted, _ = fit.sgd(train.features, train.labels, label_mask, order[None], zeros, rate, decay)
     from_zero = probe.predict(fit.Linear(fitted.kernel[0], fitted.bias[0]), splits["test"].features)
     columns = grid.frequent_classes(probe_run, "test")
     labels = other["labels"][:, columns]

@@ -1,10 +1,10 @@
-"""Milliseconds of a step of LeNet's convolutions, by two ways to convolve, in and outside scan.
+"""Milliseconds of a step of LeNet's convolutions, for two ways to convolve, in and outside a scan.
 
     python -m experiments.relu_convolution
 
-The two 5 x 5 convolutions of vtl.models.lenet with their pools, forward and backward, in batches of
-128 random images, by flax's nn.Conv and by patches times a matrix. Medians of interleaved
-repetitions, compilation left out. Writes experiments/relu_convolution.csv.
+Measures the two 5 x 5 convolutions of vtl.models.lenet with their pools, forward and backward, in
+batches of 128 random images: once by flax's nn.Conv, once as patches times a matrix. Times are
+medians of interleaved repetitions, without compilation. Writes experiments/relu_convolution.csv.
 """
 
 import argparse
@@ -20,13 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from experiments import grid
+from experiments import tables
 from vtl.models.lenet import PatchConvolution, max_pool
 
 BATCH_SIZE, NUM_STEPS, LEARNING_RATE = 128, 10, 1e-3
 
-Layer = Callable[[int], nn.Module]
-LAYERS: dict[str, Layer] = {
+LAYERS: dict[str, Callable[[int], nn.Module]] = {
     "convolution": lambda channels: nn.Conv(channels, (5, 5), padding="VALID"),
     "patches": lambda channels: PatchConvolution(channels, 5, 0, nn.initializers.he_normal()),
 }
@@ -85,9 +84,9 @@ def main() -> None:
         }
         for (way, place), times in milliseconds.items()
     ]
-    grid.write_csv(Path(__file__).with_suffix(".csv"), rows)
+    tables.write_csv(Path(__file__).with_suffix(".csv"), rows)
     for row in rows:
-        print("  ".join(f"{k} {v}" for k, v in row.items()))
+        tables.show(row)
 
 
 def _loop(step: Callable, params: Any, images: list[jax.Array]) -> jax.Array:

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from experiments import grid
+from experiments import grid, tables
 
 FIGURES = ("learning_curves", "epochs_to_convergence", "learning_rates", "gradient_norms")
 
@@ -27,35 +27,36 @@ def main() -> None:
         parser.error(f"{run} holds no finished run of configs/relu_study.py")
     here = Path(__file__)
     rows = [
-        row(network, activation, of, results)
-        for network, found in results["networks"].items()
-        for activation, of in found["activations"].items()
+        row(network, activation, measured, results)
+        for network, outcome in results["networks"].items()
+        for activation, measured in outcome["activations"].items()
     ]
-    grid.write_csv(here.with_suffix(".csv"), rows)
+    tables.write_csv(here.with_suffix(".csv"), rows)
     for figure in FIGURES:
         shutil.copy(run / f"{figure}.png", here.with_name(f"relu_study_{figure}.png"))
-    for network, found in results["networks"].items():
-        print(f"{network}: {' '.join(found['conclusion'])}")
+    for network, outcome in results["networks"].items():
+        print(f"{network}: {' '.join(outcome['conclusion'])}")
 
 
 def row(
-    network: str, activation: str, of: dict[str, Any], results: dict[str, Any]
+    network: str, activation: str, measured: dict[str, Any], results: dict[str, Any]
 ) -> dict[str, Any]:
-    """One line: epochs are medians over seeds with 95 % intervals, accuracies medians."""
-    start = {"network": network, "activation": activation, "learning_rate": of["learning_rate"]}
-    if of["status"] == "diverged":
+    """One line: epochs are medians over seeds with 95 % intervals; accuracies are medians."""
+    start = {"network": network, "activation": activation}
+    start["learning_rate"] = measured["learning_rate"]
+    if measured["status"] == "diverged":
         return start | {"commit": results["commit"]}
     reached = {
-        f"epochs_to_{100 * float(threshold):g}_percent": found["text"]
-        for threshold, found in of["epochs_to_accuracy"].items()
+        f"epochs_to_{100 * float(threshold):g}_percent": epochs["text"]
+        for threshold, epochs in measured["epochs_to_accuracy"].items()
     }
     return {
         **start,
         **reached,
-        "epochs_to_lowest_loss": of["epochs_to_lowest_loss"]["text"],
-        "held_out_accuracy": f"{100 * of['accuracy']['median']:.2f}",
-        "test_accuracy": f"{100 * of['test_accuracy']['median']:.2f}",
-        "seeds": len(of["seeds"]),
+        "epochs_to_lowest_loss": measured["epochs_to_lowest_loss"]["text"],
+        "held_out_accuracy": f"{100 * measured['accuracy']['median']:.2f}",
+        "test_accuracy": f"{100 * measured['test_accuracy']['median']:.2f}",
+        "seeds": len(measured["seeds"]),
         "commit": results["commit"],
     }
 

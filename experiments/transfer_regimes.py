@@ -2,12 +2,13 @@
 
     python -m experiments.transfer_regimes
 
-Each regime trains on all labels of trainval and on the first 10 and 30 % of them, with three seeds,
-at its own best of `CANDIDATES` for so many labels, and is scored on test by the protocol `voc2010`.
-The best is that of mAP on val: for all labels after training on train, and the 10 and 30 % are all
-in train. With as many labels the three that train the network take as many steps, 20 passes over
-trainval, and the search as many. Each run goes on from where it was; all take about an hour on 2
-CPU cores. Writes transfer_regimes.csv, the search in transfer_regimes_search.csv, and the curves in
+Each regime trains on all labels of trainval, on the first 30 % and on the first 10 % of them, with
+three seeds. It does so at its own best of `CANDIDATES` for that many labels, and is scored on test
+by the protocol `voc2010`. The best candidate is the one with the highest mAP on val: for all labels
+after training on train; the first 10 and 30 % lie in train. With equally many labels, the three
+regimes that train the network take equally many steps, 20 passes over trainval, in the search as
+well. Each run resumes where it stopped; all of them take about an hour on 2 CPU cores. Writes
+transfer_regimes.csv, the search in transfer_regimes_search.csv, and the curves in
 transfer_regimes.svg.
 """
 
@@ -21,7 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from configs import finetune as finetune_config
-from experiments import grid
+from experiments import grid, tables
 from vtl.data import demo, fetch
 from vtl.errors import Diverged
 from vtl.evaluation import metrics
@@ -29,7 +30,7 @@ from vtl.evaluation import metrics
 _HEAD = ("fc/.*", 1.0)
 REGIMES: dict[str, grid.Overrides] = {
     "scratch": {"weights": "", "head": "random", "batch_norm": "batch", "optim.warmup_steps": 20},
-    # Logistic regression is where the next two start; one step at rate 0 leaves it as it is.
+    # The next two start from logistic regression; one step at rate 0 leaves it as it is.
     "probe": {
         "optim.rules": (_HEAD, (".*", None)),
         "num_epochs": 0.0,
@@ -75,15 +76,15 @@ def main() -> None:
         }
         rows += [row(regime, chosen[percent][regime], percent, runs) for regime in REGIMES]
         search += [t | {"val_map": f"{100 * t['val_map']:.2f}"} for t in tried]
-        grid.write_csv(Path(__file__).with_suffix(".csv"), rows)
-        grid.write_csv(Path(__file__).with_name("transfer_regimes_search.csv"), search)
+        tables.write_csv(Path(__file__).with_suffix(".csv"), rows)
+        tables.write_csv(Path(__file__).with_name("transfer_regimes_search.csv"), search)
     draw(rows, {regime: _curves(options.out, regime, chosen[100]) for regime in REGIMES})
     for line in rows:
-        print("  ".join(f"{name} {value}" for name, value in line.items()))
+        tables.show(line)
 
 
 def try_candidates(out: Path, percent: int) -> list[dict[str, Any]]:
-    """The mAP on val of every candidate at its last step, 0 where the loss diverged."""
+    """The mAP on val of every candidate at its last step, or 0 if the loss diverged."""
     split, num_epochs = f"trainval{percent}", NUM_EPOCHS
     if percent == 100:
         split = "train"
@@ -143,9 +144,10 @@ def row(regime: str, value: float, percent: int, runs: dict[str, list[Path]]) ->
 
 
 def _scores(runs: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores, labels, difficult [N, seeds * C]: the seeds side by side, as if more classes.
+    """Scores, labels, difficult [N, seeds * C]: the seeds side by side, like further classes.
 
-    Their mean over columns is the mean over seeds, and an image is drawn for all seeds at once.
+    The mean over columns is then the mean over seeds, and the bootstrap draws an image for all
+    seeds at once.
     """
     files = [np.load(run / "scores_test.npz") for run in runs]
     scores, labels, difficult = (
@@ -165,10 +167,10 @@ def _curves(out: Path, regime: str, chosen: dict[str, float]) -> tuple[np.ndarra
     return epochs[0], 100 * maps
 
 
-def draw(rows: list[dict[str, Any]], runs_of_all: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+def draw(rows: list[dict[str, Any]], curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """mAP by epoch and by the share of the labels: mean and range over seeds."""
     figure, (by_epoch, by_share) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    for regime, (epochs, maps) in runs_of_all.items():
+    for regime, (epochs, maps) in curves.items():
         if regime == "probe":
             by_epoch.axhline(maps[:, -1].mean(), color="C1", label=regime)
         else:
@@ -176,11 +178,12 @@ def draw(rows: list[dict[str, Any]], runs_of_all: dict[str, tuple[np.ndarray, np
             by_epoch.plot(epochs, maps.mean(axis=0), color, label=regime)
             low, high = maps.min(axis=0), maps.max(axis=0)
             by_epoch.fill_between(epochs, low, high, color=color, alpha=0.2, linewidth=0)
-        of = sorted(
+        shares = sorted(
             (r for r in rows if r["regime"] == regime), key=lambda r: r["percent_of_labels"]
         )
         mean, low, high = (
-            np.array([float(r[key]) for r in of]) for key in ("map_voc2010", "lowest", "highest")
+            np.array([float(share[key]) for share in shares])
+            for key in ("map_voc2010", "lowest", "highest")
         )
         by_share.plot(PERCENTS, mean, marker=".", label=regime)
         by_share.fill_between(PERCENTS, low, high, alpha=0.2)

@@ -1,0 +1,128 @@
+"""What the benchmarks of steps share: the batch, the steps' names, the clock, the machine."""
+
+import argparse
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Callable, Collection
+
+import jax
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from experiments.speed import processes
+
+# JAX reads this when it first uses a GPU; it would take three quarters of the peers' memory.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+NUM_CLASSES = 20
+PACKAGES = ("jax", "jaxlib", "torch", "keras", "onnxruntime")
+EVALUATION = "evaluation"
+REGIMES: dict[str, tuple[str, str]] = {
+    "training, everything, BatchNorm frozen": (".*", "frozen"),
+    "training, everything, BatchNorm batch": (".*", "batch"),
+    "training, last stage and head": (r"(layer4|fc).*", "frozen"),
+    "training, head": (r"fc.*", "frozen"),
+}
+"""Name -> what trains, as a regex of a parameter's path, and what the BatchNorms do there."""
+
+Step = Callable[[], None]
+"""Takes `Setting.in_flight` steps on the batch, and returns when they are done."""
+Makers = dict[str, Callable[[], Step]]
+"""Name of a step -> what builds it, so that only the networks in use are in memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What all steps of one measurement have in common."""
+
+    batch_size: int
+    image_size: int
+    dtype: str = "float32"
+    """Of the activations: float32, or bfloat16 in the way that each framework's users have it."""
+    tf32: bool = False
+    """Whether a GPU rounds the factors of float32 products to TF32; a CPU never does."""
+    in_flight: int = 1
+    """How many steps begin, one after the other, before the clock waits for the last."""
+
+    @property
+    def images(self) -> np.ndarray:
+        """Real photos [B, image_size, image_size, 3] uint8."""
+        return photos(self.batch_size, self.image_size)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels [B, NUM_CLASSES] uint8."""
+        shape = (self.batch_size, NUM_CLASSES)
+        return np.random.default_rng(0).integers(0, 2, shape, np.uint8)
+
+    def columns(self) -> dict[str, object]:
+        """The setting as columns of a table."""
+        return {
+            "batch_size": self.batch_size,
+            "image_size": self.image_size,
+            "dtype": self.dtype,
+            "precision": f"TF32 {'on' if self.tf32 else 'off'}",
+        }
+
+
+def photos(batch_size: int, size: int) -> np.ndarray:
+    """Crops [batch_size, size, size, 3] uint8 of the two photos that scikit-learn ships.
+
+    A photo that is too small for a crop is enlarged.
+    """
+    rng = np.random.default_rng(0)
+    sources = []
+    for photo in load_sample_images().images:
+        height, width, _ = photo.shape
+        factor = size // min(height, width) + 1
+        sources.append(np.array(Image.fromarray(photo).resize((width * factor, height * factor))))
+    crops = []
+    for index in range(batch_size):
+        photo = sources[index % len(sources)]
+        top, left = (rng.integers(side - size) for side in photo.shape[:2])
+        crops.append(photo[top : top + size, left : left + size])
+    return np.stack(crops)
+
+
+def seconds_of(step: Step) -> float:
+    """The wall time of one call."""
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def option_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser of the options that every benchmark has."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--repetitions", type=int, default=7)
+    return parser
+
+
+def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse options that can't be measured."""
+    for option, least in (("batch_size", 1), ("image_size", 32), ("repetitions", 1)):
+        if getattr(options, option) < least:
+            parser.error(f"--{option.replace('_', '-')} must be at least {least}")
+
+
+def on_gpu() -> bool:
+    """Whether JAX has a GPU; the peers then have to use it too."""
+    return jax.default_backend() == "gpu"
+
+
+def machine(packages: Collection[str] = ()) -> dict[str, object]:
+    """What times depend on besides code and setting; `packages` are those of other processes."""
+    imported = [name for name in PACKAGES if name in sys.modules or name in packages]
+    return processes.machine(*imported) | {"hardware": hardware()}
+
+
+def hardware() -> str:
+    """The GPU's name, or the processor's."""
+    return jax.devices()[0].device_kind if on_gpu() else processes.processor()

@@ -1,0 +1,34 @@
+"""What every experiment leaves behind: a CSV of rows, each with the commit that it is of."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from vtl import records
+
+Row = dict[str, Any]
+
+records.commit()  # remembered from here on: the first table makes the checkout a dirty one
+
+
+def write_csv(path: Path, rows: list[Row]) -> None:
+    """Write rows as CSV. A row may lack columns; one without a commit gets that of this code."""
+    rows = [{**row, "commit": row.get("commit", records.commit())} for row in rows]
+    columns = max((list(row) for row in rows), key=len)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(path: Path) -> list[Row]:
+    """The rows of a table, none where there is no table yet."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def show(row: Row) -> None:
+    """Print a row for people, at once."""
+    records.say("  ".join(f"{column} {value}" for column, value in row.items()))
