@@ -3,7 +3,7 @@
     vtl pretrain_demo --workdir=runs/pretrain_demo
 
 Writes WORKDIR/model.safetensors, in float16. Half an hour on 2 CPU cores; expect 86 % of held-out
-pictures named right. How this one became the package's stands in experiments/pretrain_demo.py.
+pictures named right. How this one became the package's stands in experiments/make/pretrain_demo.py.
 """
 
 from ml_collections import ConfigDict

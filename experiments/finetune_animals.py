@@ -11,6 +11,7 @@ experiments/finetune_animals.csv from the runs that are finished.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,7 @@ def main() -> None:
             print(f"{name:<10} {np.mean(maps):.1f} ({span})")
 
 
-def row(name: str, seed: int, run: Path, results: dict) -> dict[str, object]:
+def row(name: str, seed: int, run: Path, results: dict[str, Any]) -> dict[str, object]:
     """One line of the table."""
     return {
         "run": name,

@@ -21,7 +21,7 @@ from experiments import grid, tables
 from vtl.data import deep_features
 from vtl.evaluation import metrics
 from vtl.tasks import probe
-from vtl.training import fit
+from vtl.training import fit_linear
 
 EPOCHS = (10, 20, 50, 100)
 NUM_SEEDS = 5
@@ -93,14 +93,18 @@ def compare(head_run: Path, probe_run: Path, features: str) -> list[dict[str, ob
         raise SystemExit(f"{head_run} was scored on other photos than those of {features}")
     splits = deep_features.read(features).splits
     train = splits["train"]
-    start, order = fit.seeded(
+    start, order = fit_linear.seeded(
         train.features.shape, train.labels.shape[1], num_epochs=20.0, batch_size=32, seed=0
     )
     zeros = jax.tree.map(lambda leaf: 0 * leaf[None], start)
     rate, decay = np.array([[0.1], [0.0]], np.float32)
     label_mask = np.ones_like(train.labels)
-    fitted, _ = fit.sgd(train.features, train.labels, label_mask, order[None], zeros, rate, decay)
-    from_zero = probe.predict(fit.Linear(fitted.kernel[0], fitted.bias[0]), splits["test"].features)
+    fitted, _ = fit_linear.sgd(
+        train.features, train.labels, label_mask, order[None], zeros, rate, decay
+    )
+    from_zero = probe.predict(
+        fit_linear.Linear(fitted.kernel[0], fitted.bias[0]), splits["test"].features
+    )
     columns = grid.frequent_classes(probe_run, "test")
     labels = other["labels"][:, columns]
     rows: list[dict[str, object]] = []

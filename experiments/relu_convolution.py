@@ -2,8 +2,8 @@
 
     python -m experiments.relu_convolution
 
-Measures the two 5 x 5 convolutions of vtl.models.lenet with their pools, forward and backward, in
-batches of 128 random images: once by flax's nn.Conv, once as patches times a matrix. Times are
+Measures the two 5 x 5 convolutions of vtl.relu_study.lenet with their pools, forward and backward,
+in batches of 128 random images: once by flax's nn.Conv, once as patches times a matrix. Times are
 medians of interleaved repetitions, without compilation. Writes experiments/relu_convolution.csv.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 from flax import linen as nn
 
 from experiments import tables
-from vtl.models.lenet import PatchConvolution, max_pool
+from vtl.relu_study.lenet import PatchConvolution, max_pool
 
 BATCH_SIZE, NUM_STEPS, LEARNING_RATE = 128, 10, 1e-3
 
@@ -89,7 +89,7 @@ def main() -> None:
         tables.show(row)
 
 
-def _loop(step: Callable, params: Any, images: list[jax.Array]) -> jax.Array:
+def _loop(step: Callable[..., Any], params: Any, images: list[jax.Array]) -> jax.Array:
     loss = jnp.zeros(())
     for batch in images:
         params, loss = step(params, batch)

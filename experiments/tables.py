@@ -4,16 +4,16 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from vtl import records
+from vtl import console, run_directory
 
 Row = dict[str, Any]
 
-records.commit()  # remembered from here on: the first table makes the checkout a dirty one
+run_directory.commit()  # remembered from here on: the first table makes the checkout a dirty one
 
 
 def write_csv(path: Path, rows: list[Row]) -> None:
     """Write rows as CSV. A row may lack columns; one without a commit gets that of this code."""
-    rows = [{**row, "commit": row.get("commit", records.commit())} for row in rows]
+    rows = [{**row, "commit": row.get("commit", run_directory.commit())} for row in rows]
     columns = max((list(row) for row in rows), key=len)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
@@ -31,4 +31,4 @@ def read_csv(path: Path) -> list[Row]:
 
 def show(row: Row) -> None:
     """Print a row for people, at once."""
-    records.say("  ".join(f"{column} {value}" for column, value in row.items()))
+    console.say("  ".join(f"{column} {value}" for column, value in row.items()))

@@ -23,7 +23,8 @@ import numpy as np
 
 from configs import finetune as finetune_config
 from experiments import grid, tables
-from vtl.data import demo, fetch
+from vtl import files
+from vtl.data import demo
 from vtl.errors import Diverged
 from vtl.evaluation import metrics
 
@@ -58,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/regimes"))
     options = parser.parse_args()
-    jax.config.update("jax_compilation_cache_dir", str(fetch.cache_dir() / "xla"))
+    jax.config.update("jax_compilation_cache_dir", str(files.cache_dir() / "xla"))
     rows: list[dict[str, Any]] = []
     search: list[dict[str, Any]] = []
     chosen: dict[int, dict[str, float]] = {}

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class Progress:
         self._since: float | None = None
         self._text = f"epoch 0  step {first_step}/{num_steps}"
 
-    def show(self, lines: list[dict]) -> None:
+    def show(self, lines: list[dict[str, Any]]) -> None:
         """Show the mean of these steps' metrics; the first call, which compiled, sets the clock."""
         now = time.perf_counter()
         if self._since is not None:

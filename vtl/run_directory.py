@@ -63,16 +63,16 @@ class RunDirectory:
         results = self.path / "results.json"
         return results.exists() and _read_json(results)["status"] == "finished"
 
-    def read_results(self) -> dict:
+    def read_results(self) -> dict[str, Any]:
         """The outcome of a finished run."""
         return _read_json(self.path / "results.json")
 
-    def append_metrics(self, lines: list[dict]) -> None:
+    def append_metrics(self, lines: list[dict[str, Any]]) -> None:
         """Add lines to metrics.jsonl."""
         with (self.path / "metrics.jsonl").open("a") as file:
             file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
 
-    def read_metrics(self) -> list[dict]:
+    def read_metrics(self) -> list[dict[str, Any]]:
         """All whole lines of metrics.jsonl so far."""
         path = self.path / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
@@ -88,7 +88,7 @@ class RunDirectory:
         with whole_file(self.path / "metrics.jsonl") as file:
             file.write("".join(kept).encode())
 
-    def write_results(self, results: dict) -> None:
+    def write_results(self, results: dict[str, Any]) -> None:
         """Write results.json: the run is finished, with what every run records of itself."""
         of_every_run = {"task": self._config["task"], "variant": self._config["variant"]}
         of_every_run |= {"status": "finished", "seed": self._config.get("seed")}
@@ -117,14 +117,14 @@ class RunDirectory:
         write_npz(self.path / f"{name}.npz", arrays)
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} is not readable as JSON ({error}): remove the run") from None
 
 
-def _differences(before: dict, now: dict) -> str:
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """`optim.learning_rate 0.1 -> 0.01`, for the first three that differ."""
     flat_before, flat_now = _flatten(before), _flatten(now)
     changes = [
@@ -135,7 +135,7 @@ def _differences(before: dict, now: dict) -> str:
     return ", ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
 
 
-def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
@@ -143,7 +143,7 @@ def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _provenance() -> dict:
+def _provenance() -> dict[str, Any]:
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
     return {
         "commit": commit(),

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from flax import traverse_util
 
-from vtl.weights import convert, golden, sources
-from vtl.weights.preprocessing import normalise
+from vtl.preprocessing import normalise
+from vtl.weights import convert, sources
+from vtl.weights.verify import golden
 
 
 def main() -> None:

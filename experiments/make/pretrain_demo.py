@@ -15,7 +15,7 @@ from pathlib import Path
 
 from configs import pretrain_demo as pretrain_config
 from experiments import grid, tables
-from vtl.data import fetch
+from vtl import files
 from vtl.weights import sources
 
 
@@ -32,7 +32,7 @@ def main() -> None:
         raise SystemExit(f"{options.run} is no finished run of configs/pretrain_demo.py")
     target = Path(sources.__file__).with_name(sources.SOURCES["demo"].download.filename)
     shutil.copyfile(options.run / "model.safetensors", target)
-    sha256 = fetch.file_sha256(target)
+    sha256 = files.file_sha256(target)
     lines = [json.loads(x) for x in (options.run / "metrics.jsonl").read_text().splitlines()]
     rows = [
         {

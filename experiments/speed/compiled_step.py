@@ -26,9 +26,9 @@ from jax.sharding import Mesh
 from configs import finetune as finetune_config
 from experiments import tables
 from vtl.models.resnet import ResNet
+from vtl.preprocessing import TORCHVISION
 from vtl.training import optim, steps
 from vtl.training.state import make_mesh, new_state
-from vtl.weights.preprocessing import TORCHVISION
 
 NUM_CLASSES, SIDE, NUM_DEVICES = 1000, 224, 8
 GPU = Path(__file__).parent / "parts" / "h100.txtpb"
@@ -81,7 +81,7 @@ def gpu() -> Mesh:
 def compiled(batch_norm: str, batch_size: int, mesh: Mesh, dtype: str) -> Any:
     """The training step for one batch size on `mesh`; only shapes are needed."""
     model, blank = ResNet(NUM_CLASSES, dtype=jnp.dtype(dtype)), jnp.zeros((1, 64, 64, 3))
-    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), blank, live_norms=()))
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), blank, norms_by_batch=()))
     multipliers = optim.resolve_rules(((".*", 1.0),), variables["params"])
     config = finetune_config.get_config().optim
     optimizer = optim.make_optimizer(config, lambda step: 1e-3, multipliers)
@@ -98,7 +98,7 @@ def compiled(batch_norm: str, batch_size: int, mesh: Mesh, dtype: str) -> Any:
     labels = jax.ShapeDtypeStruct((batch_size, NUM_CLASSES), jnp.uint8)
     images = jax.ShapeDtypeStruct((batch_size, SIDE, SIDE, 3), jnp.uint8)
     state = jax.eval_shape(lambda variables: new_state(variables, optimizer), variables)
-    batch = {"images": images, "labels": labels, "known": labels}
+    batch = {"images": images, "labels": labels, "label_mask": labels}
     return jax.jit(train_step, donate_argnums=0).lower(state, batch).compile()
 
 

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
@@ -23,7 +24,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from experiments import tables
-from vtl.training import fit
+from vtl.training import fit_linear
 
 NUM_EPOCHS, BATCH_SIZE, LEARNING_RATE = 20, 32, 0.1
 
@@ -39,7 +40,7 @@ def make_data(num_images: int, num_features: int, num_classes: int) -> tuple[np.
 def ours(features: np.ndarray, labels: np.ndarray) -> float:
     """The last loss of one jitted scan over all epochs."""
     label_mask = np.ones_like(labels)
-    _, losses = fit.dense(
+    _, losses = fit_linear.dense(
         features,
         labels,
         label_mask,
@@ -76,7 +77,7 @@ def torch_loader(features: np.ndarray, labels: np.ndarray) -> float:
     return _torch_loop(lambda: loader, features.shape[1], labels.shape[1])
 
 
-def _torch_loop(batches: Callable, num_features: int, num_classes: int) -> float:
+def _torch_loop(batches: Callable[..., Any], num_features: int, num_classes: int) -> float:
     model = torch.nn.Linear(num_features, num_classes)
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
     losses = []

@@ -25,9 +25,10 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from experiments import tables
-from vtl.data import batches, mnist
-from vtl.models.mlp import Perceptron
-from vtl.training import fit
+from vtl.data import batches
+from vtl.relu_study import mnist
+from vtl.relu_study.mlp import Perceptron
+from vtl.training import fit_networks
 
 NUM_EPOCHS, BATCH_SIZE, LEARNING_RATE, NUM_HELD_OUT = 3, 128, 0.3, 3000
 MOMENTS_PER_EPOCH, TOGETHER = 10, 11
@@ -49,9 +50,9 @@ def ours(train: mnist.Digits, held_out: mnist.Digits, num_runs: int) -> float:
         ]
     )
     model = Perceptron("relu", "suited")
-    start = fit.start(model, (28, 28), range(num_runs))
+    start = fit_networks.start(model, (28, 28), range(num_runs))
     rates = np.full(num_runs, LEARNING_RATE, np.float32)
-    _, curves = fit.softmax_sgd(model, train, held_out, orders, start, rates)
+    _, curves = fit_networks.softmax_sgd(model, train, held_out, orders, start, rates)
     return float(np.mean(curves.held_out.accuracy[:, -1]))
 
 

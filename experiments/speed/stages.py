@@ -13,7 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.speed import bench
 from tests.references.torch_resnet import TorchResNet
-from vtl.models.resnet import DEPTHS, BatchNorm, Block, Conv, conv_norm, max_pool, relu
+from vtl.models.layers import BatchNorm, Conv, conv_norm
+from vtl.models.ops import max_pool, relu
+from vtl.models.resnet import DEPTHS, Block
 from vtl.training import optim
 
 DEPTH, WIDTH, EPSILON = 50, 64, 1e-5
@@ -24,10 +26,10 @@ class Stem(nn.Module):
     """Images [B, H, W, 3] -> [B, H / 4, W / 4, 64]."""
 
     @nn.compact
-    def __call__(self, x: jax.Array, live_norms: Container[str]) -> jax.Array:
+    def __call__(self, x: jax.Array, norms_by_batch: Container[str]) -> jax.Array:
         """As the network begins."""
         conv, norm = Conv(WIDTH, 7, 2, name="conv1"), BatchNorm(WIDTH, EPSILON, name="bn1")
-        return max_pool(relu(conv_norm(x, conv, norm, live_norms)))
+        return max_pool(relu(conv_norm(x, conv, norm, norms_by_batch)))
 
 
 class Layer(nn.Module):
@@ -36,19 +38,20 @@ class Layer(nn.Module):
     number: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, live_norms: Container[str]) -> jax.Array:
+    def __call__(self, x: jax.Array, norms_by_batch: Container[str]) -> jax.Array:
         """Block after block."""
         row = DEPTHS[DEPTH]
         for block in range(row.blocks[self.number - 1]):
             x = Block(
                 features=WIDTH * 2 ** (self.number - 1),
                 stride=2 if self.number > 1 and block == 0 else 1,
+                conv=Conv,
                 bottleneck=row.bottleneck,
                 variant="v1.5",
                 epsilon=EPSILON,
                 dtype=jnp.float32,
                 name=f"layer{self.number}_{block}",
-            )(x, live_norms)
+            )(x, norms_by_batch)
         return x
 
 
@@ -56,7 +59,7 @@ class Head(nn.Module):
     """[B, H, W, C] -> logits [B, NUM_CLASSES]."""
 
     @nn.compact
-    def __call__(self, x: jax.Array, live_norms: Container[str]) -> jax.Array:
+    def __call__(self, x: jax.Array, norms_by_batch: Container[str]) -> jax.Array:
         """As the network ends."""
         return nn.Dense(bench.NUM_CLASSES, name="fc")(jnp.mean(x, axis=(1, 2)))
 
@@ -91,11 +94,11 @@ def forward_flops(module: torch.nn.Module, x: torch.Tensor) -> int:
     return counter.get_total_flops()
 
 
-def live_norms(module: nn.Module, x: np.ndarray, batch_norm: str) -> frozenset[str]:
+def norms_by_batch(module: nn.Module, x: np.ndarray, batch_norm: str) -> frozenset[str]:
     """The paths of a stage's BatchNorms that normalise by the batch."""
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, ()))
     paths = traverse_util.flatten_dict(shapes["params"], sep="/")
-    return optim.live_norms(batch_norm, dict.fromkeys(paths, 1.0))
+    return optim.norms_by_batch(batch_norm, dict.fromkeys(paths, 1.0))
 
 
 @dataclasses.dataclass

@@ -57,7 +57,7 @@ def our_calls(module: nn.Module, x: np.ndarray, *args: Any) -> dict[str, bench.S
         gradient, _, output, moved = gradients(*operands)
         return gradient, output, moved
 
-    def call(function: Callable, *operands: Any) -> bench.Step:
+    def call(function: Callable[..., Any], *operands: Any) -> bench.Step:
         jitted = jax.jit(function)
 
         def step() -> None:
@@ -160,7 +160,7 @@ def profile_stages(
         for batch_norm in ("frozen", "batch"):
             if name == "head" and batch_norm == "batch":
                 continue
-            norms = stages.live_norms(ours, array, batch_norm)
+            norms = stages.norms_by_batch(ours, array, batch_norm)
             peers = our_calls(ours, array, norms), torch_calls(theirs, x, batch_norm == "batch")
             pair = compare(*peers, ("output", by), repetitions)
             backward = difference(pair[by], pair["output"])

@@ -29,11 +29,11 @@ import numpy as np
 from configs import finetune as finetune_config
 from experiments import tables
 from experiments.speed import bench, workers
-from vtl import records
+from vtl import console
 from vtl.models.resnet import ResNet
+from vtl.preprocessing import TORCHVISION
 from vtl.training import memory, optim, steps
 from vtl.training.state import make_mesh, new_state, replicated
-from vtl.weights.preprocessing import TORCHVISION
 
 OURS = "vtl"
 PEERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -50,9 +50,9 @@ def our_makers(setting: bench.Setting) -> bench.Makers:
     model, mesh = ResNet(bench.NUM_CLASSES, dtype=jnp.dtype(setting.dtype)), make_mesh()
     preprocessing = TORCHVISION.override(image_size=setting.image_size)
     images, labels = jnp.array(setting.images), jnp.array(setting.labels)
-    batch = {"images": images, "labels": labels, "known": jnp.ones_like(labels)}
+    batch = {"images": images, "labels": labels, "label_mask": jnp.ones_like(labels)}
     blank = jnp.zeros((1, 64, 64, 3))
-    init = jax.jit(lambda: model.init(jax.random.key(0), blank, live_norms=()))
+    init = jax.jit(lambda: model.init(jax.random.key(0), blank, norms_by_batch=()))
 
     def evaluation() -> bench.Step:
         variables = jax.device_put(init(), replicated(mesh))
@@ -116,7 +116,7 @@ def attempt(makers_by_peer: dict[str, bench.Makers], peer: str, action: Callable
         if peer == OURS:
             raise
         makers_by_peer.pop(peer, None)
-        records.say(f"{peer} is left out: {error}")
+        console.say(f"{peer} is left out: {error}")
         return None
 
 

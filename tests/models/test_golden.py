@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from experiments import golden_activations as golden
+from experiments.make import golden_activations as golden
 from tests.references import blocks, recipe
 from vtl.preprocessing import TORCHVISION, normalise
 from vtl.weights import convert, formats, network
@@ -14,7 +14,7 @@ WHY = """
 The network no longer computes what PyTorch's ResNet-50 does, from the first block named here on:
 its padding, strides, epsilon, names or the conversion changed, and pretrained weights would give
 wrong features without an error. Only if the recipe or the image size was changed on purpose, write
-the file again with `python -m experiments.golden_activations`, which asks PyTorch anew.
+the file again with `python -m experiments.make.golden_activations`, which asks PyTorch anew.
 """
 
 
@@ -39,7 +39,7 @@ def built():
 def test_recipe_draws_the_weights_it_drew(built, recorded):
     assert golden.checksum(built[0]) == pytest.approx(float(recorded["checksum"]), rel=1e-12), (
         "the recipe draws other weights, or the variables have other names or shapes: the "
-        "activations were not compared. On purpose? `python -m experiments.golden_activations`"
+        "activations were not compared. On purpose? `python -m experiments.make.golden_activations`"
     )
 
 

@@ -5,6 +5,7 @@ the stride of a bottleneck in its 3x3 convolution.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,7 +108,7 @@ def outputs(model: TorchResNet, images: torch.Tensor) -> dict[str, np.ndarray]:
             name = names.get(path, path.replace(".", "_"))
 
             def record(
-                module: nn.Module, inputs: tuple, output: torch.Tensor, name: str = name
+                module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor, name: str = name
             ) -> None:
                 if output.ndim == 4:
                     output = output.permute(0, 2, 3, 1)
@@ -136,7 +137,7 @@ def gradients(
 
 
 def near_batch_statistics(
-    model: TorchResNet, images: torch.Tensor, uniform: Callable
+    model: TorchResNet, images: torch.Tensor, uniform: Callable[..., Any]
 ) -> dict[str, np.ndarray]:
     """Running statistics close to the batch's own, as those of a trained network are."""
     norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 from tqdm import tqdm
@@ -197,7 +198,7 @@ def _check_finished(download: Download, path: Path) -> None:
         note.write_text(json.dumps(facts))
 
 
-def _read_note(note: Path) -> dict:
+def _read_note(note: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
         content = json.loads(note.read_text())
         return content if isinstance(content, dict) else {}

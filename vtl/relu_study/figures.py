@@ -149,7 +149,7 @@ def epochs_to_convergence(curves: Pairs, results: dict[str, Any], config: Config
 
 
 def _times(
-    axis: Any, at: float, times: np.ndarray, reached: dict, num_epochs: float, colour: str
+    axis: Any, at: float, times: np.ndarray, reached: dict[str, Any], num_epochs: float, colour: str
 ) -> None:
     shown = np.where(np.isinf(times), num_epochs, times)
     beside = at + np.linspace(-0.04, 0.04, len(times))
@@ -163,7 +163,7 @@ def _times(
 
 
 def _steps(
-    axis: Any, shares: list, first_epoch: float, num_epochs: float, style: dict[str, str]
+    axis: Any, shares: list[Any], first_epoch: float, num_epochs: float, style: dict[str, str]
 ) -> None:
     """The share of runs that have converged, by epoch."""
     epochs, values = zip(*[(first_epoch, 0.0), *shares], strict=True)
@@ -211,7 +211,7 @@ def _by_rate(
     values: np.ndarray,
     is_sound: np.ndarray,
     is_reached: np.ndarray,
-    style: dict,
+    style: dict[str, Any],
 ) -> None:
     axis.plot(rates[is_sound], values[is_sound], linewidth=1.2, **style)
     colour = style["color"]
@@ -258,7 +258,10 @@ def gradient_norms(curves: Pairs, config: ConfigDict) -> Any:
 
 
 def _gradients(
-    by_layer: dict[str, Any], idle: Any, final: list[tuple[str, study.Phase]], colours: dict
+    by_layer: dict[str, Any],
+    idle: Any,
+    final: list[tuple[str, study.Phase]],
+    colours: dict[str, Any],
 ) -> None:
     for name, phase in final:
         style = {"color": colours[name], "label": conclusion.title(name)}

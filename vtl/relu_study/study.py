@@ -183,7 +183,7 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _best(summaries: dict[str, dict]) -> dict[str, Any] | None:
+def _best(summaries: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     """The activation of the highest held-out accuracy, then lowest loss; its test accuracy."""
     trained = {name: found for name, found in summaries.items() if found["status"] == "trained"}
     if not trained:

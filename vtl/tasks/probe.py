@@ -5,6 +5,7 @@ import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -154,7 +155,7 @@ def _label_mask(split: FeatureSplit, difficult: str) -> np.ndarray:
 
 def _sgd(
     data: DeepFeatures, config: ConfigDict, run_directory: RunDirectory
-) -> tuple[Linear, dict]:
+) -> tuple[Linear, dict[str, Any]]:
     """SGD from every seed; the rate and decay are chosen on a fifth of train that is held out."""
     grid = list(itertools.product(config.learning_rates, config.weight_decays))
     train = data.splits["train"]
@@ -224,7 +225,9 @@ def _sgd_grid(
     return [Linear(fitted.kernel[g], fitted.bias[g]) for g in range(len(points))], losses
 
 
-def _map(head: Linear, split: FeatureSplit, rows: np.ndarray, classes: tuple) -> float | None:
+def _map(
+    head: Linear, split: FeatureSplit, rows: np.ndarray, classes: tuple[Any, ...]
+) -> float | None:
     labels = split.labels[rows]
     scores = predict(head, split.features[rows])
     if not np.isfinite(scores).all():
@@ -235,7 +238,7 @@ def _map(head: Linear, split: FeatureSplit, rows: np.ndarray, classes: tuple) ->
 
 def _lbfgs(
     data: DeepFeatures, config: ConfigDict, run_directory: RunDirectory
-) -> tuple[Linear, dict]:
+) -> tuple[Linear, dict[str, Any]]:
     """Logistic regression; each class's L2 has the least cross-entropy over the folds of train."""
     del run_directory
     train = data.splits["train"]
@@ -272,5 +275,5 @@ def _cross_validate(
     return np.sum(losses * label_mask[:, None] * is_out, axis=(0, 1))
 
 
-Solver = Callable[[DeepFeatures, ConfigDict, RunDirectory], tuple[Linear, dict]]
+Solver = Callable[[DeepFeatures, ConfigDict, RunDirectory], tuple[Linear, dict[str, Any]]]
 SOLVERS: dict[str, Solver] = {"sgd": _sgd, "lbfgs": _lbfgs}

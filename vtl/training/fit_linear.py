@@ -1,7 +1,7 @@
 """Linear heads on features that are in memory whole: logistic regression and SGD."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ def logistic_regression(
     # Whatever the run's precision: TF32 rounds by up to 5e-4, which is more than the tolerance.
     product = functools.partial(jnp.matmul, precision="highest")
 
-    def fit_class(labels: jax.Array, label_mask: jax.Array, l2: jax.Array) -> tuple:
+    def fit_class(labels: jax.Array, label_mask: jax.Array, l2: jax.Array) -> tuple[Any, ...]:
         def objective(head: Linear) -> jax.Array:
             logits = product(features, head.kernel) + head.bias
             loss = losses.sigmoid_bce_mean(logits, labels, label_mask)
@@ -67,12 +67,12 @@ def logistic_regression(
         bias_curvature = positives * (1 - positives)
         start = Linear(jnp.zeros(features.shape[1]), jax.scipy.special.logit(positives))
 
-        def is_unfinished(carry: tuple) -> jax.Array:
+        def is_unfinished(carry: tuple[Any, ...]) -> jax.Array:
             _, _, iteration, gap, last, value = carry
             is_moving = value < last * (1 - jnp.finfo(jnp.float32).eps)
             return (iteration < max_iterations) & (gap > tolerance) & is_moving
 
-        def iterate(carry: tuple) -> tuple:
+        def iterate(carry: tuple[Any, ...]) -> tuple[Any, ...]:
             head, state, iteration, _, _, last = carry
             value, grad = value_and_grad(head, state=state)
             updates, state = solver.update(
@@ -123,7 +123,7 @@ def sgd(
             optax.scale_by_learning_rate(rate),
         )
 
-        def step(carry: tuple, rows: jax.Array) -> tuple:
+        def step(carry: tuple[Any, ...], rows: jax.Array) -> tuple[Any, ...]:
             head, state = carry
 
             def loss_fn(head: Linear) -> jax.Array:

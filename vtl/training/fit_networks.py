@@ -84,7 +84,7 @@ def softmax_sgd(
     images, labels = train
 
     def fit_one(order: jax.Array, params: Params, rate: jax.Array) -> tuple[Params, Curves]:
-        def step(params: Params, rows: jax.Array) -> tuple[Params, tuple]:
+        def step(params: Params, rows: jax.Array) -> tuple[Params, tuple[Any, ...]]:
             def loss_fn(params: Params) -> jax.Array:
                 logits, _ = model.apply({"params": params}, _unit(images[rows]))
                 return jnp.mean(_cross_entropy(logits, labels[rows]))
@@ -115,7 +115,7 @@ def _score(model: nn.Module, params: Params, images: jax.Array, labels: jax.Arra
     rows = np.stack([indices for indices, _ in pieces])
     is_real = np.stack([np.arange(rows.shape[1]) < count for _, count in pieces])
 
-    def score_piece(piece: tuple[jax.Array, jax.Array]) -> tuple:
+    def score_piece(piece: tuple[jax.Array, jax.Array]) -> tuple[Any, ...]:
         rows, is_real = piece
         logits, hidden = model.apply({"params": params}, _unit(images[rows]))
         losses = _cross_entropy(logits, labels[rows])

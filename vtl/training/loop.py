@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 import numpy as np
@@ -183,7 +184,7 @@ def run(
     return train_state
 
 
-def _check_finite(lines: list[dict], checkpoints: Checkpoints) -> None:
+def _check_finite(lines: list[dict[str, Any]], checkpoints: Checkpoints) -> None:
     for line in lines:
         if not math.isfinite(line["loss"]):
             checkpoints.wait()

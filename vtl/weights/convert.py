@@ -8,6 +8,7 @@ fit is an error that lists the keys.
 import dataclasses
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from flax import traverse_util
@@ -143,7 +144,9 @@ def _architecture(
     )
 
 
-def to_variables(tensors: Tensors, shapes: dict, *, head: dict | None = None) -> dict:
+def to_variables(
+    tensors: Tensors, shapes: dict[str, Any], *, head: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Fill the tree `shapes` (of anything with a shape) with `tensors`, each used once.
 
     `head` holds the head's params, to stand in for the file's own; without it the file needs one.
@@ -169,7 +172,7 @@ def to_variables(tensors: Tensors, shapes: dict, *, head: dict | None = None) ->
     return traverse_util.unflatten_dict({tuple(k.split("/")): v for k, v in tensors.items()})
 
 
-def from_variables(variables: dict) -> dict[str, np.ndarray]:
+def from_variables(variables: dict[str, Any]) -> dict[str, np.ndarray]:
     """Our variables under torchvision's names and in its layout."""
     leaves = {(kind, *place): leaf for (kind, leaf), place in layouts.TORCH_LEAVES.items()}
     tensors = {}

@@ -170,7 +170,7 @@ class Weights:
     dtypes: tuple[str, ...]
     """As the file stores its numbers; here they are float32."""
 
-    def record(self, preprocessing: Preprocessing) -> dict:
+    def record(self, preprocessing: Preprocessing) -> dict[str, Any]:
         """What `results.json` and the meta of features say of the weights, as they were used."""
         return {
             "name": self.name,
@@ -317,7 +317,7 @@ def _preprocessing(file: formats.WeightsFile, sha256: str) -> Preprocessing:
 
 def save(
     path: Path,
-    variables: dict,
+    variables: dict[str, Any],
     architecture: convert.Architecture,
     preprocessing: Preprocessing,
     classes: tuple[str, ...] | None,

@@ -1,5 +1,7 @@
 """A network as a table, like Keras' `model.summary()`."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
@@ -29,13 +31,15 @@ def summary(model: ResNet, image_size: int, *, has_head: bool = True) -> str:
     return "\n".join(lines)
 
 
-def _output_shapes(model: ResNet, variables: dict, image_size: int) -> dict[str, tuple[int, ...]]:
+def _output_shapes(
+    model: ResNet, variables: dict[str, Any], image_size: int
+) -> dict[str, tuple[int, ...]]:
     """Module -> the shape of its output for one image, in calling order."""
     watched = model.clone(conv=WatchedConv)
     image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def apply(variables: dict, images: jax.Array) -> None:
+    def apply(variables: dict[str, Any], images: jax.Array) -> None:
         (logits, _), seen = watched.apply(
             variables, images, norms_by_batch=(), mutable=[COLLECTION]
         )

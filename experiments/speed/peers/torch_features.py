@@ -8,6 +8,7 @@ squashed to SIDE, as `--config.data.resize=squash` does.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 
-class Photos(Dataset):
+class Photos(Dataset[Any]):
     """The photos of one split, decoded, squashed and normalised: float32 [3, SIDE, SIDE]."""
 
     def __init__(self, root: Path, split: str, side: int) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from experiments.speed import bench
 from tests.references.torch_resnet import TorchResNet
-from vtl.weights.preprocessing import TORCHVISION
+from vtl.preprocessing import TORCHVISION
 
 
 class Scorer(torch.nn.Module):

@@ -3,13 +3,13 @@ from PIL import Image
 
 from experiments.speed import devkits
 from tests.devkit import write_devkit
-from vtl.data import voc
+from vtl.data import readers, voc
 
 
 def test_repeated_photos_have_ids_of_their_own_and_keep_their_labels(tmp_path):
     root = write_devkit(tmp_path, {"trainval": 3, "test": 2})
     target = devkits.repeat_photos(root, tmp_path / "more", {"trainval": 7, "test": 1})
-    splits = voc.read_splits(target, {"train": "trainval", "test": "test"})
+    splits = readers.read_splits(target, {"train": "trainval", "test": "test"})
     assert len(set(splits["train"].ids)) == 7
     assert len(splits["test"]) == 1
     before = voc.read_split(root, "trainval")

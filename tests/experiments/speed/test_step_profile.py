@@ -43,7 +43,7 @@ def test_our_stages_make_up_the_network(cut):
     _, inputs = cut
     model, key = ResNet(bench.NUM_CLASSES), jax.random.key(0)
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
-    whole = jax.eval_shape(lambda x: model.init(key, x, live_norms=()), image)
+    whole = jax.eval_shape(lambda x: model.init(key, x, norms_by_batch=()), image)
     pieces = {}
     for name, module in stages.OUR_STAGES.items():
         batch, channels, height, width = inputs[name].shape

@@ -55,7 +55,7 @@ class _Tensor(NamedTuple):
     stride: Any
 
 
-class _OrderedDict(dict):
+class _OrderedDict(dict[str, Any]):
     def __setstate__(self, state: Any) -> None:
         """Drops the `_metadata` attribute that Module.state_dict hangs on its dict."""
 

@@ -9,7 +9,7 @@ what its own framework made of it.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -246,7 +246,9 @@ def _golden(weights: sources.Weights) -> Finding:
 
 
 @functools.cache
-def _log_probs(architecture: convert.Architecture) -> Callable[[dict, jax.Array], jax.Array]:
+def _log_probs(
+    architecture: convert.Architecture,
+) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
     model = network.make_model(architecture)
     return jax.jit(lambda v, x: jax.nn.log_softmax(model.apply(v, x, norms_by_batch=())[0]))
 

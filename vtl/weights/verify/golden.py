@@ -13,7 +13,7 @@ from vtl.preprocessing import normalise
 from vtl.weights import network, sources
 
 PATH = Path(__file__).with_name("golden.json")
-"""By sha256; experiments/golden_weights.py writes it."""
+"""By sha256; experiments/make/golden_weights.py writes it."""
 NUM_SAMPLES = 8
 TOLERANCE = 1e-3
 """Of a block's standard deviation."""
@@ -64,7 +64,7 @@ def block_statistics(weights: sources.Weights) -> dict[str, list[float]]:
     model, variables = network.as_published(weights)
 
     @jax.jit
-    def run(variables: dict, images: jax.Array) -> dict:
+    def run(variables: dict[str, Any], images: jax.Array) -> dict[str, Any]:
         logits, outputs = model.apply(variables, images, norms_by_batch=())
         blocks = {name: output for name, output in outputs.items() if name not in STAGES}
         return {

@@ -8,7 +8,7 @@ place or other padding shift it, layer after layer.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +79,7 @@ def misfits(weights: sources.Weights, reading: Reading) -> dict[str, Misfit]:
 @functools.cache
 def _watched(
     architecture: convert.Architecture, padding: str
-) -> tuple[list[str], Callable[[dict, jax.Array], dict[str, jax.Array]]]:
+) -> tuple[list[str], Callable[[dict[str, Any], jax.Array], dict[str, jax.Array]]]:
     """A jitted network that returns the variance of each convolution's output, and their order."""
     num_classes = architecture.num_classes or 1000
     model = network.make_model(dataclasses.replace(architecture, num_classes=num_classes))
@@ -87,7 +87,7 @@ def _watched(
     order: list[str] = []  # of the calls, which a tree of arrays forgets
 
     @jax.jit
-    def run(variables: dict, images: jax.Array) -> dict[str, jax.Array]:
+    def run(variables: dict[str, Any], images: jax.Array) -> dict[str, jax.Array]:
         _, seen = model.apply(variables, images, norms_by_batch=(), mutable=[COLLECTION])
         outputs = outputs_by_path(seen)
         order[:] = outputs
