@@ -31,7 +31,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "relu_study": EVERYTHING_BELOW_TASKS - {"weights"},
     "report": {"errors", "files", "evaluation", "relu_study"},
     "main": EVERYTHING_BELOW_TASKS | {"tasks", "relu_study"},
-    "cli": EVERYTHING_BELOW_TASKS | {"main", "report"},
+    "config_files": {"errors"},
+    "cli": {"config_files", "errors", "main"},
 }
 """What each room of vtl, a package or a module of its own, may import beside itself."""
 
