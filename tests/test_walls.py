@@ -15,21 +15,22 @@ import vtl
 
 ROOT = Path(vtl.__file__).parent
 
-BOTTOM = {"errors", "files", "console", "preprocessing"}
+BOTTOM = {"errors", "files", "console", "preprocessing", "untrusted"}
 EVERYTHING_BELOW_TASKS = BOTTOM | {
     *("models", "data", "weights", "run_directory", "training", "evaluation"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     **{module: set() for module in BOTTOM},
+    "untrusted": {"errors"},
     "models": set(),
     "data": BOTTOM - {"console"},
     "weights": BOTTOM - {"console"} | {"data", "models"},
-    "run_directory": {"errors", "files"},
+    "run_directory": {"errors", "files", "untrusted"},
     "training": BOTTOM | {"models", "data", "run_directory"},
     "evaluation": BOTTOM | {"data", "run_directory"},
     "tasks": EVERYTHING_BELOW_TASKS,
     "relu_study": EVERYTHING_BELOW_TASKS - {"weights"},
-    "report": {"errors", "files", "evaluation", "relu_study"},
+    "report": {"errors", "files", "untrusted", "evaluation", "relu_study"},
     "main": EVERYTHING_BELOW_TASKS | {"tasks", "relu_study"},
     "config_files": {"errors"},
     "cli": {"config_files", "errors", "main"},
