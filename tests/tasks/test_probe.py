@@ -72,6 +72,7 @@ def test_the_labs_own_file(tmp_path):
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), scores["scores"], atol=1e-5)
 
 
+@pytest.mark.parity
 def test_sgd_follows_pytorch(tmp_path):
     torch = pytest.importorskip("torch")
     arrays = make_arrays()

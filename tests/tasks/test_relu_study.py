@@ -145,7 +145,6 @@ def test_every_rate_diverges(tmp_path, capsys):
     assert "Perceptron  ReLU        diverged" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_the_labs_network(tmp_path):
     changes = {
         "networks": ("lenet",),

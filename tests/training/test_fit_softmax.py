@@ -37,6 +37,7 @@ def take(tree, g):
     return jax.tree.map(lambda x: np.asarray(x[g]), tree)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("activation", ["sigmoid", "relu"])
 def test_the_perceptron_follows_pytorch(data, activation):
     torch = pytest.importorskip("torch")

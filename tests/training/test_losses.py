@@ -34,6 +34,7 @@ def test_equals_the_formula_in_float64(seed):
     )
 
 
+@pytest.mark.parity
 def test_equals_torch():
     torch = pytest.importorskip("torch")
     logits, labels, known = problem(0)
