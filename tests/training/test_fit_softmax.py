@@ -92,7 +92,10 @@ def test_the_perceptron_follows_pytorch(data, activation):
     "model",
     [
         Perceptron("tanh", "suited"),
-        LeNet("relu", "sigmoid", "suited", kernel_size=3, padding=1, channels=(2, 3)),
+        pytest.param(
+            LeNet("relu", "sigmoid", "suited", kernel_size=3, padding=1, channels=(2, 3)),
+            marks=pytest.mark.full,
+        ),
     ],
 )
 def test_together_is_as_each_alone(data, model):

@@ -222,6 +222,7 @@ def run_two_steps():
     return losses, flatten(state.variables)
 
 
+@pytest.mark.full
 def test_eight_devices_train_as_one(tmp_path: Path):
     script = f"""
 import jax, numpy as np
