@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.devices import xla_flags
 from tests.devkit import write_devkit
 from tests.test_end_to_end import TINY
 from tests.tiny import write_weights
@@ -49,8 +50,7 @@ def vtl(tmp_path_factory):
     server.set_forkserver_preload(["ml_collections.config_flags", __name__])
 
     def call(*arguments: object, **environment: object) -> Outcome:
-        variables = {"VTL_CACHE": directory / "cache"} | environment
-        variables = {name: str(value) for name, value in variables.items()}
+        variables = {name: str(value) for name, value in environment.items()}
         process = server.Process(
             target=_main, args=(list(map(str, arguments)), variables, directory)
         )
@@ -197,8 +197,7 @@ def test_overlapping_splits_name_both_and_a_photo(vtl, options):
 
 
 def test_batch_that_devices_cannot_share(vtl, options, workdir):
-    eight = "--xla_force_host_platform_device_count=8"
-    error = vtl(CONFIG, *options, "--config.batch_size=12", XLA_FLAGS=eight).error
+    error = vtl(CONFIG, *options, "--config.batch_size=12", XLA_FLAGS=xla_flags(8)).error
     assert "batch_size=12 is not divisible by the 8 devices" in error
     assert not workdir.exists()
 

@@ -10,7 +10,9 @@ from vtl.models.ops import convolve, convolve_blocks, max_pool, relu
 from vtl.models.resnet import ResNet
 
 
-@pytest.mark.parametrize(("depth", "last"), [(18, "bn2"), (50, "bn3")])
+@pytest.mark.parametrize(
+    ("depth", "last"), [(18, "bn2"), pytest.param(50, "bn3", marks=pytest.mark.full)]
+)
 def test_a_new_block_adds_nothing(depth, last):
     """The last scale of each block starts at zero, and no other does."""
     model = ResNet(num_classes=3, depth=depth, width=0.125)
@@ -82,11 +84,20 @@ def check(got, want, dtype):
         assert error <= 4 * jnp.finfo(dtype).eps
 
 
-IMAGE_SIZES = [(1, 1), (7, 8), (12, 9)]
+each_image_and_dtype = pytest.mark.parametrize(
+    ("image_size", "dtype"),
+    [
+        ((1, 1), jnp.float32),
+        ((7, 8), jnp.float32),
+        ((12, 9), jnp.float32),
+        ((7, 8), jnp.bfloat16),
+        pytest.param((1, 1), jnp.bfloat16, marks=pytest.mark.full),
+        pytest.param((12, 9), jnp.bfloat16, marks=pytest.mark.full),
+    ],
+)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("image_size", IMAGE_SIZES)
+@each_image_and_dtype
 @pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
 def test_a_convolution_is_xla_s_with_its_gradients(size, stride, image_size, dtype):
     (x, kernel, gradient), want = in_float32(size, stride, image_size, dtype)
@@ -94,8 +105,7 @@ def test_a_convolution_is_xla_s_with_its_gradients(size, stride, image_size, dty
     check((output, *pullback(gradient)), want, dtype)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("image_size", IMAGE_SIZES)
+@each_image_and_dtype
 @pytest.mark.parametrize("size", [3, 5, 7])
 def test_a_convolution_of_blocks_is_one_of_stride_2(size, image_size, dtype):
     (x, kernel, gradient), want = in_float32(size, 2, image_size, dtype)

@@ -339,7 +339,6 @@ def test_text_from_files_can_not_break_the_page(tmp_path):
     assert "<script>alert" not in html
 
 
-@pytest.mark.slow
 def test_as_a_command(given, tmp_path):
     target = tmp_path / "page.html"
     options = [str(given / "probe"), "-o", str(target)]

@@ -211,7 +211,8 @@ def _read_scores(path: Path, role: str, classes: list[str]) -> Scores:
 
 def _read_arrays(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # NumPy would leave a damaged file open.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = dict(file)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the run is not whole") from None
