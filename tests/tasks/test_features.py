@@ -229,11 +229,11 @@ def test_memory_does_not_grow_with_the_photos(tmp_path):
     ("changes", "message"),
     [
         ({"layer": "layer5"}, "layer is 'layer5': choose one of layer1"),
-        ({"pool": 0}, "pool=0"),
+        ({"pool": 0}, "pool must be at least 1, got 0"),
         ({"data.resize": "squish"}, "data.resize is 'squish': choose one of squash"),
-        ({"data.image_size": -1}, "data.image_size=-1"),
+        ({"data.image_size": -1}, "data.image_size must be at least 0, got -1"),
         ({"data.train_split": ""}, "data.train_split is empty"),
-        ({"model.depth": 50}, "holds a ResNet-18"),
+        ({"weights": ""}, "weights is empty"),
     ],
 )
 def test_bad_options(tmp_path, devkit, weights, changes, message):
