@@ -253,7 +253,8 @@ def weights(tmp_path_factory):
 
 def test_the_network_is_what_the_weights_are(vtl, options, weights, workdir):
     """With weights, model.depth and model.width have no say: these are of a narrow ResNet-18."""
-    rule = "--config.optim.rules=(('none', 1.0),)"  # refused once the network is known
+    # Refused once the network is known.
+    rule = "--config.optim.rules=(('none', 1.0), ('.*', 1.0))"
     options = [*options, f"--config.weights={weights}", rule]
     outcome = vtl(CONFIG, *options, "--config.model.depth=34", "--config.model.width=2.0")
     assert "'none' matches no parameter" in outcome.error
