@@ -277,11 +277,12 @@ def test_help_needs_no_jax(tmp_path):
 def test_a_reader_that_has_gone(tmp_path):
     process = start(tmp_path, "cli.main()", "help", "finetune")
     process.stdout.close()
-    assert process.stderr.read() == ""
+    with process.stderr as stderr:
+        assert stderr.read() == ""
     assert process.wait(TIMEOUT_S) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_wheel_holds_the_configs_beside_the_package(tmp_path):
     pytest.importorskip("setuptools", minversion="77")
     source = tmp_path / "source"

@@ -251,10 +251,13 @@ def weights(tmp_path_factory):
     return write_weights(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
 
 
-def test_weights_of_another_architecture(vtl, options, weights, workdir):
-    error = vtl(CONFIG, *options, f"--config.weights={weights}", "--config.model.depth=34").error
-    assert f"{weights} holds a ResNet-18" in error
-    assert "model.depth=34" in error
+def test_the_network_is_what_the_weights_are(vtl, options, weights, workdir):
+    """With weights, model.depth and model.width have no say: these are of a narrow ResNet-18."""
+    # Refused once the network is known.
+    rule = "--config.optim.rules=(('none', 1.0), ('.*', 1.0))"
+    options = [*options, f"--config.weights={weights}", rule]
+    outcome = vtl(CONFIG, *options, "--config.model.depth=34", "--config.model.width=2.0")
+    assert "'none' matches no parameter" in outcome.error
     assert not workdir.exists()
 
 

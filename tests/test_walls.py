@@ -167,6 +167,7 @@ def strangers_that_print(sources: Sources) -> list[str]:
 
 WRITERS = {
     "vtl.files",
+    "vtl.data.archives",  # out of a directory that is whole
     "vtl.data.demo",  # into a directory that is renamed when it is whole
     "vtl.data.fetch",  # a part that is resumed, and a note that may be lost
 }

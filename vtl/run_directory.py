@@ -90,8 +90,8 @@ class RunDirectory:
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Write results.json: the run is finished, with what every run records of itself."""
-        of_every_run = {"task": self._config["task"], "variant": self._config["variant"]}
-        of_every_run |= {"status": "finished", "seed": self._config.get("seed")}
+        names = [name for name in ("task", "variant", "seed") if name in self._config]
+        of_every_run = {name: self._config[name] for name in names} | {"status": "finished"}
         write_json(self.path / "results.json", of_every_run | results | _provenance())
 
     def write_scores(

@@ -200,7 +200,7 @@ def test_variants():
         ({"seeds": (-1,)}, "seeds and rate_seeds must not be negative"),
         ({"thresholds": (97.0,)}, r"thresholds has 97\.0: a threshold is a share"),
         ({"main_threshold": 0.6}, r"main_threshold=0\.6: it must be one of thresholds"),
-        ({"batch_size": 0}, "batch_size=0: the least possible is 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"data.num_held_out": 1497}, "of the 1497 digits to train on none would be left"),
         ({"lenet.padding": 0}, r"images of 8 x 8 pixels don't fit lenet\.kernel_size=3"),
         ({"data.name": "cifar"}, r"data\.name is 'cifar'"),

@@ -212,9 +212,9 @@ def test_evaluation_is_the_centre_crop_by_running_averages():
     logits, features = eval_step(variables(), images)
     pixels = (images[:, 2:34, 2:34] / 255 - PREPROCESSING.mean) / PREPROCESSING.std
     apply = jax.jit(functools.partial(MODEL.apply, norms_by_batch=()))
-    expected_logits, expected = apply(variables(), pixels.astype(np.float32))
+    expected_logits, outputs = apply(variables(), pixels.astype(np.float32))
     np.testing.assert_allclose(logits, expected_logits, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(features, outputs["features"], rtol=1e-4, atol=1e-5)
 
 
 def run_two_steps():
