@@ -19,7 +19,7 @@ import numpy as np
 from configs import linear_probe as probe_config
 from experiments import grid, tables
 from vtl.data import deep_features
-from vtl.evaluation import metrics
+from vtl.evaluation import metrics, outcome
 from vtl.tasks import probe
 from vtl.training import fit_linear
 
@@ -102,9 +102,8 @@ def compare(head_run: Path, probe_run: Path, features: str) -> list[dict[str, ob
     fitted, _ = fit_linear.sgd(
         train.features, train.labels, label_mask, order[None], zeros, rate, decay
     )
-    from_zero = probe.predict(
-        fit_linear.Linear(fitted.kernel[0], fitted.bias[0]), splits["test"].features
-    )
+    head_from_zero = fit_linear.Linear(fitted.kernel[0], fitted.bias[0])
+    from_zero = outcome.probabilities(probe.predict(head_from_zero, splits["test"].features))
     columns = grid.frequent_classes(probe_run, "test")
     labels = other["labels"][:, columns]
     rows: list[dict[str, object]] = []

@@ -100,14 +100,18 @@ class RunDirectory:
         ids: Sequence[str] | None,
         classes: Sequence[str],
         scores: np.ndarray,
+        logits: np.ndarray,
         labels: np.ndarray,
         difficult: np.ndarray | None,
     ) -> None:
-        """Write scores_ROLE.npz: ids [N], scores, labels, difficult [N, C], classes [C].
+        """Write scores_ROLE.npz: ids [N], scores, logits, labels, difficult [N, C], classes [C].
 
         Without ids or difficult, which features of foreign origin lack, those keys are left out.
         """
-        arrays = {"scores": scores.astype(np.float32), "labels": labels, "classes": classes}
+        arrays = {
+            name: x.astype(np.float32) for name, x in (("scores", scores), ("logits", logits))
+        }
+        arrays |= {"labels": labels, "classes": classes}
         arrays |= {} if ids is None else {"ids": ids}
         arrays |= {} if difficult is None else {"difficult": difficult}
         self.write_arrays(f"scores_{role}", arrays)
