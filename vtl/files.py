@@ -14,29 +14,49 @@ from typing import Any, BinaryIO
 import numpy as np
 from absl import logging
 
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed process left behind stays there
+    fcntl = None  # type: ignore[assignment]
+
 
 def cache_dir() -> Path:
     """Returns the directory for downloads: $VTL_CACHE, else ~/.cache/vtl.
 
     Where that can't be created or written, a temporary directory takes its place for as long as
-    this process runs, and a warning says so once.
+    this process runs, and a warning says so once. What was in the cache is still read from there:
+    see `cache_holding`.
     """
-    path = Path(os.environ.get("VTL_CACHE") or "~/.cache/vtl")
+    path = _named_cache_dir()
     try:
         path = path.expanduser()  # RuntimeError where there is no home directory
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
     except (OSError, RuntimeError) as error:
-        return _temporary_cache_dir(str(error))
+        return _temporary_cache_dir(path, getattr(error, "strerror", None) or str(error))
     return path
 
 
+def cache_holding(*names: str) -> Path:
+    """The cache that holds all of `names`: one that may only be read, or else `cache_dir`."""
+    with suppress(OSError, RuntimeError):
+        path = _named_cache_dir().expanduser()
+        if all((path / name).exists() for name in names):
+            return path
+    return cache_dir()
+
+
+def _named_cache_dir() -> Path:
+    return Path(os.environ.get("VTL_CACHE") or "~/.cache/vtl")
+
+
 @functools.cache
-def _temporary_cache_dir(reason: str) -> Path:
+def _temporary_cache_dir(unwritable: Path, reason: str) -> Path:
     path = Path(tempfile.mkdtemp(prefix="vtl-"))
     logging.warning(
-        "no cache can be written (%s): what this run fetches, decodes and compiles goes to %s, "
-        "which stays. Set VTL_CACHE to keep a cache elsewhere.",
+        "the cache %s can't be written (%s): it is only read, and what this run fetches, decodes "
+        "and compiles goes to %s, which stays. Set VTL_CACHE to keep a cache elsewhere.",
+        unwritable,
         reason,
         path,
     )
@@ -65,10 +85,13 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
     What is written goes to a temporary name beside it, is flushed to the disk and renamed at the
     end. Where anything fails, a full disk too, the temporary file goes and `path` stays as it was.
+    What a killed process left is for `remove_litter`.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary, opened = _open_temporary(path)
+    # Keeps the lock until the file has its name; Windows renames no open file, and has no lock.
+    held = os.dup(opened.fileno()) if fcntl else None
     try:
-        with temporary.open("xb") as file:
+        with opened as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -77,6 +100,39 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         # The directory itself may be what is wrong; that error is the one to report.
         with suppress(OSError):
             temporary.unlink()
+        if held is not None:
+            os.close(held)
+
+
+def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
+    """A new file beside `path`, locked for as long as it is open, so that its process shows."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        file = temporary.open("xb")
+        if fcntl is None:
+            return temporary, file
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        # Another process may have removed it as litter before it was locked.
+        if os.fstat(file.fileno()).st_nlink:
+            return temporary, file
+        file.close()
+
+
+def remove_litter(directory: Path) -> None:
+    """Remove what `whole_file` was writing in `directory` when its process was killed.
+
+    A file that a living process still writes is locked, and stays.
+    """
+    for temporary in directory.glob(".*.tmp") if fcntl else ():
+        # No waiting, neither for a writer's lock nor for a pipe of such a name.
+        with suppress(OSError):
+            descriptor = os.open(temporary, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                temporary.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:

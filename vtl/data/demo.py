@@ -23,6 +23,9 @@ from vtl.data import drawing
 VERSION = 1
 """Raise it with every change that alters the scenes. Their ids begin with it."""
 
+NAME = f"demo-v{VERSION}"
+"""Of its folder in the cache."""
+
 SPLITS = {"train": 300, "val": 200, "test": 500}
 PERCENTS = (10, 30)
 """The first so many percent of trainval are a split too: `trainval10`, `trainval30`."""
@@ -59,7 +62,7 @@ class Digit(NamedTuple):
 
 def write_once(directory: Path) -> Path:
     """The demo's devkit in `directory`, made where it isn't there yet: the path of its year."""
-    target = directory / f"demo-v{VERSION}"
+    target = directory / NAME
     if not target.exists():
         directory.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=".demo-", dir=directory))
