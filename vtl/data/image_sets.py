@@ -4,12 +4,12 @@ Each file is used, passed over by a rule that names it, or refused. Otherwise a 
 are not recognised, for a .TXT or a comma, would be a class less without a word.
 """
 
+import io
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import BinaryIO
 
 from absl import logging
 
@@ -252,7 +252,7 @@ def read_rows(path: Path, num_bytes: int = -1) -> list[list[str]]:
     return [line.split() for line in whole_lines if line.strip()]
 
 
-def open_label_file(path: Path, root: Path, max_bytes: int) -> BinaryIO:
+def open_label_file(path: Path, root: Path, max_bytes: int) -> io.BufferedReader:
     """Open a file of the devkit `root` that says what is in photos; as `open_plain` refuses.
 
     The folder that it lies in may be a link; the file may only be one within folder or devkit.

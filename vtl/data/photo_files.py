@@ -41,6 +41,9 @@ def find_photos(
     names = _names_by_stem(directory, {*ids, *ids.values()})
     # An id may itself end as a photo's name does: the photo of "a.jpg" is then a.jpg.jpg.
     ids = {entry: entry if entry in names else plain for entry, plain in ids.items()}
+    if len(set(ids.values())) < len(ids):
+        twice = next(plain for entry, plain in ids.items() if plain != entry and plain in ids)
+        raise UserError(f"{printable(listed_in)}: id {twice} is there twice")
     missing = [photo_id for photo_id in ids.values() if photo_id not in names]
     if missing:
         names |= _in_other_unicode(directory, missing)

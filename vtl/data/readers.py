@@ -10,6 +10,7 @@ from vtl.data import demo, photo_files, voc
 from vtl.data.splits import Split
 from vtl.errors import UserError
 from vtl.files import cache_holding
+from vtl.untrusted import printable
 
 ROLES = ("train", "val", "test")
 
@@ -79,12 +80,12 @@ def _warn_of_lone_classes(splits: dict[str, Split]) -> None:
     if len(splits) < 2:
         return
     counts = {split.name: (split.labels | split.difficult).sum(0) for split in splits.values()}
-    is_in = np.stack([count > 0 for count in counts.values()])
-    for column in np.flatnonzero(is_in.sum(0) == 1):
-        (name,) = (name for name, count in counts.items() if count[column])
-        logging.warning(
-            "class %s has photos in split %s alone: %d",
-            next(iter(splits.values())).classes[column],
-            name,
-            counts[name][column],
-        )
+    classes = next(iter(splits.values())).classes
+    lone = [
+        f"{classes[column]} in {name} ({count[column]})"
+        for column in np.flatnonzero((np.stack([*counts.values()]) > 0).sum(0) == 1)
+        for name, count in counts.items()
+        if count[column]
+    ]
+    if lone:
+        logging.warning("a class has photos in one split alone: %s", printable("; ".join(lone)))

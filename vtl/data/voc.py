@@ -211,7 +211,7 @@ def _read_class_files(
 def _warn_of_the_implausible(
     path: Path, sets: ImageSets, classes: tuple[str, ...], labels: np.ndarray
 ) -> None:
-    for name, is_everywhere in zip(classes, labels.all(0), strict=True):
+    for name, is_everywhere in zip(classes, np.all(labels, axis=0), strict=True):
         if is_everywhere:
             logging.warning(
                 "class %s is in each photo of split %s, which leaves nothing to tell it from",

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 from vtl.data.fetch import Download, fetch
 from vtl.errors import UserError
-from vtl.files import cache_dir
+from vtl.files import cache_holding
 
 NUM_CLASSES = 10
 
@@ -105,7 +105,8 @@ def _read_mnist(root: str) -> dict[str, Digits]:
 
 
 def _fetch() -> Path:
-    directory = cache_dir() / "mnist"
+    cache = cache_holding(*(f"mnist/{download.filename}" for download in DOWNLOADS))
+    directory = cache / "mnist"
     for download in DOWNLOADS:
         try:
             fetch(download, directory)
