@@ -9,6 +9,7 @@ import io
 import math
 import os
 import threading
+import weakref
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -49,6 +50,7 @@ class DecodedPhotos:
         self.shape = shape
         self.dtype = np.dtype(np.uint8)
         self._file = file
+        weakref.finalize(self, file.close)
         self._start = file.tell()
         self._crcs = crcs
         self._decode = decode

@@ -132,9 +132,9 @@ def _first_line(path: Path) -> list[str]:
     else:
         return rows[0]
     raise UserError(
-        f"{printable(path)} is neither a split (one id on each line) nor a class file (an id and "
-        f"1, -1 or 0, with blanks between), for it has the line {printable(' '.join(row), 60)!r}: "
-        "mend it, or move it out of that folder"
+        f"{printable(path)} is neither a split (on each line an id without blanks) nor a class "
+        "file (on each line an id, blanks and 1, -1 or 0), for it has the line "
+        f"{printable(' '.join(row), 60)!r}: mend it, or move it out of that folder"
     )
 
 
@@ -193,7 +193,7 @@ def read_ids(path: Path) -> tuple[str, ...]:
                 f"{printable(path)}: expected one id on the line {printable(' '.join(row), 60)!r}"
             )
         if "/" in name or "\\" in name or name in (".", ".."):
-            raise UserError(f"{printable(path)}: id {shown!r} is not a plain file name")
+            raise UserError(f"{printable(path)}: id {shown!r} is not the name of a photo alone")
         if not name.isprintable():
             raise UserError(f"{printable(path)}: id {shown!r} has characters that can't be printed")
         if name in ids:

@@ -6,9 +6,10 @@ import json
 import math
 import os
 import shutil
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,25 +18,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from vtl.data.decoded import DecodedPhotos, open_decoded, write_decoded
+from vtl.data.photo_files import MAX_PIXELS, open_photo
 from vtl.data.splits import Split
 from vtl.errors import UserError
 from vtl.files import cache_dir, cache_holding, remove_litter
 from vtl.preprocessing import INTERPOLATIONS as INTERPOLATION_NAMES
 from vtl.preprocessing import RESIZE_RULES, Preprocessing
-from vtl.untrusted import open_plain, printable, reason_of
+from vtl.untrusted import printable, reason_of
 
 FORMAT_VERSION = 2
-
-
-PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""What Pillow may read a photo as, whatever its name: none of these starts a program, as EPS does.
-A phone's MPO is a JPEG."""
-
-MAX_PIXELS, MAX_SIDE = 178_956_970, 1_000_000
-"""Of a photo; of more pixels Pillow itself takes it for a bomb."""
-
-MAX_BYTES = 1 << 30
-"""Of a photo's file: so many pixels uncompressed, in 16 bit colour."""
 
 STRIP_PIXELS = 1 << 22
 """What is converted at once of a photo that isn't RGB, so that only the result takes memory."""
@@ -56,9 +47,6 @@ _UPRIGHT = {
 }
 """EXIF's orientation -> what turns the photo upright."""
 
-# Of metadata that isn't needed, and of large photos, for which there are limits of our own.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-
 
 def load_rgb(path: str | Path) -> Image.Image:
     """Decode a photo to 8-bit RGB, turned upright as its EXIF orientation says.
@@ -70,34 +58,43 @@ def load_rgb(path: str | Path) -> Image.Image:
         UserError: the file is missing, broken, too large, or of a kind that has no one reading as
             RGB.
     """
-    with open_plain(path, max_bytes=MAX_BYTES) as file:
+    with open_photo(path) as image:
+        # Converted once more where it is RGB, or it would still be of its file.
+        return _to_rgb(_upright(image)).convert("RGB")
+
+
+def load_resized(path: str | Path, size: int, rule: str, interpolation: str) -> np.ndarray:
+    """`resize` of `load_rgb`, in memory that is bounded over all threads that call it."""
+    with open_photo(path) as image, _DECODING.taken(math.prod(image.size)):
+        return resize(_to_rgb(_upright(image)), size, rule, interpolation)
+
+
+class _Budget:
+    """So many of something that threads take and give back; who asks for too many waits."""
+
+    def __init__(self, total: int):
+        self._free = total
+        self._has_changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, count: int) -> Iterator[None]:
+        with self._has_changed:
+            self._has_changed.wait_for(lambda: self._free >= count)
+            self._free -= count
         try:
-            with Image.open(file, formats=_formats()) as image:
-                if max(image.size) > MAX_SIDE or math.prod(image.size) > MAX_PIXELS:
-                    raise ValueError(
-                        f"it has {image.width:,} x {image.height:,} pixels; at most "
-                        f"{MAX_PIXELS:,} are read, and {MAX_SIDE:,} a side"
-                    )
-                image.load()
-                return _to_rgb(_upright(image))
-        # On broken files Pillow's plugins also raise SyntaxError, struct.error, KeyError, ...
-        except Exception as error:
-            raise UserError(f"cannot read photo {printable(path)}: {_reason(error)}") from error
+            yield
+        finally:
+            with self._has_changed:
+                self._free += count
+                self._has_changed.notify_all()
 
 
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(name for name in PHOTO_FORMATS if name in Image.OPEN)  # some builds lack AVIF
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, PIL.UnidentifiedImageError):
-        return f"it is none of {', '.join(_formats())}, or damaged at its beginning"
-    return reason_of(error)
+_DECODING = _Budget(2 * MAX_PIXELS)
+"""Pixels that all threads decode at once; ordinary photos don't wait for it."""
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    image.load()
     try:
         method = _UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
     # Nothing else is needed of EXIF, and nothing in it makes a photo unreadable.
@@ -110,7 +107,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point grey has no known white; save it as 8-bit or 16-bit")
     if image.mode == "RGB" and not image.has_transparency_data:
-        return image.convert("RGB")
+        return image
     result = Image.new("RGB", image.size)
     height = max(1, STRIP_PIXELS // image.width)
     for top in range(0, image.height, height):
@@ -192,13 +189,14 @@ def decode_once(
     rule: str,
     interpolation: str,
     directory: Path,
+    filled: Path | None = None,
     num_threads: int | None = None,
 ) -> DecodedPhotos:
     """Return the photos as `DecodedPhotos`, uint8 [N, size, size, 3] in the order of `ids`.
 
     The first call decodes them into `directory`; a later one with the same photos (by id, file
-    size, and times of change), options and Pillow version reads that file, or one in the folder
-    `images` of a cache that may only be read. Photos that were copied are decoded anew.
+    size, and times of change), options and Pillow version reads that file, or the one in `filled`,
+    which is only read. Photos that were copied are decoded anew.
 
     Raises:
         UserError: photos are missing or broken, or the file can't be written.
@@ -217,13 +215,10 @@ def decode_once(
     shape = (len(ids), size, size, 3)
 
     def decode(row: int) -> np.ndarray:
-        try:
-            return resize(load_rgb(paths[row]), size, rule, interpolation)
-        except MemoryError as error:
-            raise UserError(f"cannot read photo {paths[row]}: {reason_of(error)}") from error
+        return load_resized(paths[row], size, rule, interpolation)
 
-    for path in (target, cache_holding(f"images/{target.name}") / "images" / target.name):
-        decoded = open_decoded(path, key, shape, decode)
+    for folder in filter(None, (target.parent, filled)):
+        decoded = open_decoded(folder / target.name, key, shape, decode)
         if decoded:
             return decoded
     num_bytes = math.prod(shape)
@@ -301,6 +296,7 @@ def decode_splits(
             rule=preprocessing.resize,
             interpolation=preprocessing.interpolation,
             directory=cache_dir() / "images",
+            filled=cache_holding("images") / "images",
         )
         for role, split in splits.items()
     }

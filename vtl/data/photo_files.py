@@ -1,17 +1,23 @@
-"""Which file is the photo of an id, and which photos of two splits are the same.
+"""Files of photos: which is that of an id, opening one, and which of two splits are the same.
 
 A folder's photos go by their name without its ending. Only names that are listed in the folder are
 ever opened, so that no id leads out of it.
 """
 
+import functools
 import hashlib
+import math
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import PIL
 from absl import logging
+from PIL import Image
 
 from vtl.data.splits import Split
 from vtl.errors import UserError
@@ -23,10 +29,27 @@ SUFFIXES = frozenset(
         *(".ppm", ".pgm", ".pbm", ".jp2", ".avif"),
     )
 )
-"""How the names of photos end, in small letters; what is in them says `images.PHOTO_FORMATS`."""
+"""How the names of photos end, in small letters; what they hold is told by their content."""
+
+PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""What Pillow may read a photo as, whatever its name: none of these starts a program, as EPS does.
+A phone's MPO is a JPEG."""
+
+MAX_PIXELS, MAX_SIDE = 178_956_970, 1_000_000
+"""Of a photo; of more pixels Pillow itself takes it for a bomb."""
+
+MAX_BYTES = 1 << 30
+"""Of a photo's file: so many pixels uncompressed, in 16 bit colour."""
 
 MIDDLE_BYTES = 1 << 12
 """What is compared of photos of the same size before all of them is read."""
+
+# Of metadata that isn't needed, and of large photos, for which there are limits of our own.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+# Large blocks go back to the system as soon as a photo is done with; glibc keeps small ones, and so
+# each thread that had a large photo would keep its memory.
+Image.core.set_block_size(1 << 26)
 
 
 def find_photos(
@@ -42,7 +65,7 @@ def find_photos(
     # An id may itself end as a photo's name does: the photo of "a.jpg" is then a.jpg.jpg.
     ids = {entry: entry if entry in names else plain for entry, plain in ids.items()}
     if len(set(ids.values())) < len(ids):
-        twice = next(plain for entry, plain in ids.items() if plain != entry and plain in ids)
+        ((twice, _),) = Counter(ids.values()).most_common(1)
         raise UserError(f"{printable(listed_in)}: id {twice} is there twice")
     missing = [photo_id for photo_id in ids.values() if photo_id not in names]
     if missing:
@@ -118,6 +141,38 @@ def _the_one(names: list[str], listed_in: Path) -> str:
         raise UserError(f"{printable(listed_in)}: one id has several photos, {both}: keep one")
     logging.warning("one id has several photos, %s: %s is used", both, printable(usual, 80))
     return usual
+
+
+@contextmanager
+def open_photo(path: str | Path) -> Iterator[Image.Image]:
+    """The photo, its size known and its pixels not read; what fails then is its UserError too."""
+    with open_plain(path, max_bytes=MAX_BYTES) as file:
+        try:
+            with Image.open(file, formats=_formats()) as image:
+                if max(image.size) > MAX_SIDE:
+                    raise ValueError(f"a side has {max(image.size):,} pixels, over {MAX_SIDE:,}")
+                if math.prod(image.size) > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                yield image
+        except UserError:
+            raise
+        # On broken files Pillow's plugins also raise SyntaxError, struct.error, KeyError, ...
+        except Exception as error:
+            raise UserError(f"cannot read photo {printable(path)}: {_reason(error)}") from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in PHOTO_FORMATS if name in Image.OPEN)  # some builds lack AVIF
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, PIL.UnidentifiedImageError):
+        return f"it is none of {', '.join(_formats())}, or damaged at its beginning"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {MAX_PIXELS:,} pixels, the most that are read"
+    return reason_of(error)
 
 
 def same_photos(first: Split, second: Split) -> list[tuple[str, str]]:
