@@ -4,9 +4,11 @@ import functools
 import hashlib
 import json
 import os
+import re
+import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +20,8 @@ try:
     import fcntl
 except ImportError:  # Windows: what a killed process left behind stays there
     fcntl = None  # type: ignore[assignment]
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp", re.DOTALL)
 
 
 def cache_dir() -> Path:
@@ -87,50 +91,77 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     end. Where anything fails, a full disk too, the temporary file goes and `path` stays as it was.
     What a killed process left is for `remove_litter`.
     """
-    temporary, opened = _open_temporary(path)
-    # Keeps the lock until the file has its name; Windows renames no open file, and has no lock.
-    held = os.dup(opened.fileno()) if fcntl else None
-    try:
-        with opened as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        # The directory itself may be what is wrong; that error is the one to report.
-        with suppress(OSError):
-            temporary.unlink()
-        if held is not None:
-            os.close(held)
+    with _locked_beside(path, lambda new: new.touch(exist_ok=False)) as temporary:
+        try:
+            with temporary.open("r+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            # The directory itself may be what is wrong; that error is the one to report.
+            with suppress(OSError):
+                temporary.unlink()
 
 
-def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
-    """A new file beside `path`, locked for as long as it is open, so that its process shows."""
-    while True:
+@contextmanager
+def whole_directory(path: Path) -> Iterator[Path]:
+    """A new directory to fill that appears at `path` whole or not at all.
+
+    Where another process has made one there meanwhile, that one stays.
+    """
+    with _locked_beside(path, Path.mkdir) as temporary:
+        try:
+            yield temporary
+            temporary.rename(path)
+        except OSError:
+            if not path.exists():
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _locked_beside(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A temporary name beside `path`, made and then locked, so that it shows who is at work."""
+    descriptor = None
+    while descriptor is None:
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        file = temporary.open("xb")
+        make(temporary)
         if fcntl is None:
-            return temporary, file
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        # Another process may have removed it as litter before it was locked.
-        if os.fstat(file.fileno()).st_nlink:
-            return temporary, file
-        file.close()
+            break
+        # Until it is locked, another process may remove it as litter.
+        with suppress(FileNotFoundError):
+            descriptor = os.open(temporary, os.O_RDONLY)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not temporary.exists():
+                os.close(descriptor)
+                descriptor = None
+    try:
+        yield temporary
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def remove_litter(directory: Path) -> None:
-    """Remove what `whole_file` was writing in `directory` when its process was killed.
+    """Remove what was being written in `directory` when its process was killed.
 
-    A file that a living process still writes is locked, and stays.
+    What a living process still writes is locked, and stays.
     """
     for temporary in directory.glob(".*.tmp") if fcntl else ():
-        # No waiting, neither for a writer's lock nor for a pipe of such a name.
+        if not _TEMPORARY.fullmatch(temporary.name):
+            continue
         with suppress(OSError):
+            # No waiting, neither for a writer's lock nor for a pipe of such a name.
             descriptor = os.open(temporary, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                temporary.unlink()
+                if temporary.is_dir():
+                    shutil.rmtree(temporary, ignore_errors=True)
+                else:
+                    temporary.unlink()
             finally:
                 os.close(descriptor)
 

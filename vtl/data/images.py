@@ -100,7 +100,11 @@ def _upright(image: Image.Image) -> Image.Image:
     # Nothing else is needed of EXIF, and nothing in it makes a photo unreadable.
     except Exception:
         method = None
-    return image if method is None else image.transpose(method)
+    if method is None:
+        return image
+    upright = image.transpose(method)
+    image.close()  # frees its pixels
+    return upright
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
