@@ -1,31 +1,13 @@
+"""The fast operations against flax's and lax's, with their gradients."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from flax import traverse_util
 from jax import lax
 
 from vtl.models.ops import convolve, convolve_blocks, max_pool, relu
-from vtl.models.resnet import ResNet
-
-
-@pytest.mark.parametrize(
-    ("depth", "last"), [(18, "bn2"), pytest.param(50, "bn3", marks=pytest.mark.full)]
-)
-def test_a_new_block_adds_nothing(depth, last):
-    """The last scale of each block starts at zero, and no other does."""
-    model = ResNet(num_classes=3, depth=depth, width=0.125)
-    images = np.zeros((1, 32, 32, 3), np.float32)
-    init = jax.jit(lambda: model.init(jax.random.key(0), images, norms_by_batch=()))
-    params = init()["params"]
-    scales = {
-        path: np.asarray(leaf)
-        for path, leaf in traverse_util.flatten_dict(params, sep="/").items()
-        if path.endswith("/scale")
-    }
-    for path, scale in scales.items():
-        np.testing.assert_array_equal(scale, 0.0 if f"/{last}/" in path else 1.0, err_msg=path)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
