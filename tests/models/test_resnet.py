@@ -27,7 +27,7 @@ def test_a_new_block_adds_nothing(depth, last):
 
 @pytest.mark.parametrize("depth", [18, pytest.param(50, marks=pytest.mark.full)])
 def test_outputs_go_by_their_names(depth):
-    """Stages are their last blocks, each at half the size of the one before, and features a mean."""
+    """A stage is its last block, at half the size of the stage before; features are a mean."""
     model = ResNet(num_classes=3, depth=depth, width=0.125)
     images = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
     variables = jax.jit(lambda: model.init(jax.random.key(0), images, norms_by_batch=()))()
