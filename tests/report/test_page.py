@@ -79,10 +79,10 @@ def test_the_regimes_are_told_apart(given):
 
 def test_the_answers_say_what_the_numbers_say(given):
     text = prose(given, NAMES)
-    assert re.search(r"Perceptron, to 97 %: ReLU took 2\.0 \[[^]]*\] epochs and sigmoid 6\.0", text)
+    assert re.search(r"Perceptron, to .*97 %: ReLU took 2\.0 \[[^]]*\] epochs and sigmoid 6\.0", text)
     assert re.search(r"finetune is better than probe: \+\d", text)
-    assert "head and probe are tied: +0.0 points [+0.0, +0.0]" in text
-    assert re.search(r"Pretraining pays: compared with scratch, .* finetune has \+\d", text)
+    assert re.search(r"head and probe are tied: .*\+0\.0 .*\[\+0\.0, \+0\.0\]", text)
+    assert re.search(r"Pretraining pays: finetune has \+\d.* scratch", text)
     assert "finetune has the highest mAP on test" in text
 
 
@@ -109,11 +109,11 @@ def test_swapped_scores_turn_the_prose(given, tmp_path):
         ({"sigmoid": [2.0] * 5, "relu": [6.0] * 5}, "sigmoid took 2.0 [2.0, 2.0] epochs and ReLU"),
         (
             {"sigmoid": [2.0, 3.0, 4.0, 5.0, 6.0], "relu": [2.5, 3.5, 4.5, 5.5, 2.0]},
-            "may as well be 1",
+            "a tie",
         ),
         ({"sigmoid": [None] * 5, "relu": [None] * 5}, "neither sigmoid nor ReLU got there"),
         ({"sigmoid": [None] * 5, "relu": [2.0] * 5}, "more than 5.0 [at least 5.0] times as many"),
-        ({"sigmoid": [6.0], "relu": [2.0]}, "from which nothing follows"),
+        ({"sigmoid": [6.0], "relu": [2.0]}, "a single run"),
     ],
 )
 def test_the_study_is_told_as_it_came_out(tmp_path, times, expected):
@@ -136,7 +136,7 @@ def test_what_cannot_be_told_from_the_best_is_named_beside_it(given, tmp_path):
     for name in ("probe", "same"):
         shutil.copytree(given / "probe", tmp_path / name)
     _, html = make(tmp_path, ("probe", "same"))
-    assert re.search("; same can.t be told from it", re.sub(r"<[^>]*>", "", html))
+    assert re.search("tied with same", re.sub(r"<[^>]*>", "", html))
     _, html = make(tmp_path, ("probe",))
     assert "On pets, probe has an mAP of" in re.sub(r"<[^>]*>", "", html)
 
@@ -154,7 +154,7 @@ def test_pretraining_that_does_not_pay(tmp_path):
     write_run(tmp_path / "finetune", "full", noise=9.0)
     write_run(tmp_path / "scratch", "scratch", noise=1.0)
     text = prose(tmp_path, ("finetune", "scratch"))
-    assert re.search("Pretraining did not pay for finetune: .* has \N{MINUS SIGN}[0-9]", text)
+    assert re.search("Pretraining did not pay: finetune has \N{MINUS SIGN}[0-9].* scratch", text)
 
 
 def test_binary_cross_entropy_is_that_of_the_photo(given):
@@ -165,7 +165,7 @@ def test_binary_cross_entropy_is_that_of_the_photo(given):
     labels = np.array([row[1].value for row in answer.table.rows])
     scores = np.array([row[2].value for row in answer.table.rows])
     np.testing.assert_allclose(terms, -np.log(np.where(labels == 1, scores, 1 - scores)), rtol=1e-6)
-    assert f"the terms sum to {sum(terms):.3f}" in answer.paragraphs[1]
+    assert f"terms sum to {sum(terms):.3f}" in answer.paragraphs[1]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_binary_cross_entropy_is_that_of_the_photo(given):
 def test_a_missing_run_is_named_by_its_command(given, left_out, expected):
     _, html = make(given, [name for name in NAMES if name != left_out])
     assert expected in html
-    assert "Such a run is missing here" in html
+    assert str(Language("en")("missing")) in html
 
 
 def fields_of(words):
@@ -196,10 +196,7 @@ def test_french_has_its_own_numbers_and_the_same_keys(given):
     english, french = LANGUAGES["en"], LANGUAGES["fr"]
     assert english.keys() == french.keys()
     for key in english:
-        fields = [
-            {f for _, f, _, _ in string.Formatter().parse(of[key])} for of in (english, french)
-        ]
-        assert fields[0] == fields[1], key
+        assert fields_of(english[key]) == fields_of(french[key]), key
 
 
 def test_runs_of_other_photos_or_classes_are_compared_apart(given, tmp_path, capsys):
