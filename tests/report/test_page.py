@@ -14,6 +14,7 @@ from tests.report.synthetic import labels_of, noisy_scores, write_run, write_stu
 from vtl.report import __main__ as command
 from vtl.report import compare, figures, page, runs
 from vtl.report.answers import all_answers
+from vtl.report.canvas import strokes
 from vtl.report.language import LANGUAGES, Language
 
 SLOW_SIGMOID = {"sigmoid": [6.0, 6.2, 5.9, 6.1, 6.0], "relu": [2.0, 2.1, 1.9, 2.0, 2.0]}
@@ -46,7 +47,7 @@ def prose(root, names, lang="en"):
     """The answers' sentences, without markup and with plain spaces."""
     found, _ = runs.read_all([root / name for name in names])
     data_sets = compare.by_data_set(found)
-    styles = figures.strokes(run.name for run in found)
+    styles = strokes(run.name for run in found)
     answers = all_answers(found, data_sets[0] if data_sets else None, styles, Language(lang))
     text = "\n".join(f"{a.question}\n" + "\n".join(a.paragraphs) for a in answers)
     return re.sub(r"<[^>]*>", "", text).replace("\N{NO-BREAK SPACE}", " ")
@@ -79,7 +80,9 @@ def test_the_regimes_are_told_apart(given):
 
 def test_the_answers_say_what_the_numbers_say(given):
     text = prose(given, NAMES)
-    assert re.search(r"Perceptron, to .*97 %: ReLU took 2\.0 \[[^]]*\] epochs and sigmoid 6\.0", text)
+    assert re.search(
+        r"Perceptron, to .*97 %: ReLU took 2\.0 \[[^]]*\] epochs and sigmoid 6\.0", text
+    )
     assert re.search(r"finetune is better than probe: \+\d", text)
     assert re.search(r"head and probe are tied: .*\+0\.0 .*\[\+0\.0, \+0\.0\]", text)
     assert re.search(r"Pretraining pays: finetune has \+\d.* scratch", text)
@@ -159,7 +162,7 @@ def test_pretraining_that_does_not_pay(tmp_path):
 
 def test_binary_cross_entropy_is_that_of_the_photo(given):
     found, _ = runs.read_all([given / "finetune"])
-    styles = figures.strokes(run.name for run in found)
+    styles = strokes(run.name for run in found)
     answer = all_answers(found, compare.by_data_set(found)[0], styles, Language("en"))[2]
     terms = [row[3].value for row in answer.table.rows]
     labels = np.array([row[1].value for row in answer.table.rows])
@@ -204,7 +207,7 @@ def test_runs_of_other_photos_or_classes_are_compared_apart(given, tmp_path, cap
     write_run(tmp_path / "birds", "full", classes=("crow", "owl"))
     status, html = make(tmp_path, ("probe", "birds"))
     assert status == 0
-    assert "birds: other photos or classes than probe, compared apart" in capsys.readouterr().err
+    assert re.search("birds: .*photos or classes.* probe", capsys.readouterr().err)
     assert "Answered from the runs on" in html
     assert "birds is better" not in re.sub(r"<[^>]*>", "", html)
 
@@ -213,8 +216,8 @@ def test_runs_on_photos_of_other_ids_are_compared_apart(given):
     found, _ = runs.read_all([given / "probe", given / "head"])
     (data_set,) = compare.by_data_set(found)
     assert data_set.runs == found
-    ids = found[1].shown.ids
-    renamed = {"test": dataclasses.replace(found[1].shown, ids=np.char.add(ids, "x"))}
+    ids = found[1].headline_scores.ids
+    renamed = {"test": dataclasses.replace(found[1].headline_scores, ids=np.char.add(ids, "x"))}
     found[1] = dataclasses.replace(found[1], scores=renamed)
     assert len(compare.by_data_set(found)) == 2
 
@@ -265,7 +268,7 @@ def test_what_other_hands_edited_is_left_out(given, tmp_path, capsys, file, key,
     assert status == 1
     assert html
     line = capsys.readouterr().err
-    assert re.search(r"run.*(is damaged|lacks|NaN is no JSON number)", line), line
+    assert re.search(r"run.*(is damaged|lacks|NaN is not a JSON number)", line), line
 
 
 def test_a_curve_has_a_gap_where_a_value_is_null_and_lines_must_be_objects(given, tmp_path):
@@ -288,7 +291,7 @@ def test_precision_recall_keeps_its_shape_for_a_rare_class():
     labels = np.zeros(5000, int)
     labels[:100] = 1
     precision, recall, _ = precision_recall_curve(labels, labels + rng.normal(size=5000))
-    rows = figures.evenly(recall, 60)
+    rows = figures.evenly_spaced(recall, 60)
     assert len(rows) <= 120
     drawn = np.interp(recall[::-1], recall[rows][::-1], precision[rows][::-1])
     # Where recall falls there is a jump; between jumps the drawn line must be near.
@@ -299,7 +302,7 @@ def test_precision_recall_keeps_its_shape_for_a_rare_class():
 def test_no_run_at_all_writes_nothing(tmp_path, capsys):
     status, html = make(tmp_path, ("nowhere",))
     assert (status, html) == (1, "")
-    assert "no run is left" in capsys.readouterr().err
+    assert "no finished run" in capsys.readouterr().err
 
 
 def test_names_are_as_short_as_they_can_be(tmp_path):
@@ -327,7 +330,7 @@ def test_what_is_mistaken_for_what(tmp_path):
     write_run(tmp_path / "run", "full", classes=("cat", "dog"), labels=both, scores=of)
     (run,), _ = runs.read_all([tmp_path / "run"])
     # Two photos have a cat; of the two best-scored the second has a dog. Dogs are all found.
-    assert page.mistaken(run) == [("cat", "dog", 1, 1.0)]
+    assert page.confusions(run) == [("cat", "dog", 1, 1.0)]
 
 
 def test_text_from_files_can_not_break_the_page(tmp_path):

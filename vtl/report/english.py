@@ -217,6 +217,7 @@ WORDS = {
     "fact_weights": "weights",
     "fact_data": "data",
     "fact_ids": "sha256 of the ids in {role}",
+    "fact_digits": "sha256 of the digits in {role}",
     "fact_preprocessing": "preprocessing",
     "fact_features": "features",
     "fact_versions": "versions",

@@ -226,6 +226,7 @@ WORDS = {
     "fact_weights": "poids",
     "fact_data": "données",
     "fact_ids": "sha256 des identifiants de {role}",
+    "fact_digits": "sha256 des chiffres de {role}",
     "fact_preprocessing": "prétraitement",
     "fact_features": "descripteurs",
     "fact_versions": "versions",
