@@ -136,7 +136,7 @@ WORDS = {
     "photos_missing": "No run here has a gallery. Fine-tuning writes one "
     "(<code>gallery_test.npz</code>): <code>{command}</code>",
     # Questions.
-    "missing": "The run that answers this is missing. Make it with:",
+    "missing": "A run that answers this is missing. Make it with:",
     "answered_from": "Answered from the runs on",
     "q_activation": "Which activation converges faster, and why?",
     "q_sigmoid": "Why a sigmoid and not a softmax?",
@@ -146,7 +146,7 @@ WORDS = {
     "q_probe": "What is the mAP of the linear probe?",
     "q_finetuning": "What is the mAP of fine-tuning?",
     "q_conclusion": "Conclusion",
-    "on_network": "{network}, to reach {goal}: {found}",
+    "on_network": "{network}, to reach {goal} accuracy: {found}",
     "study_diverged": "{gone} diverged at every learning rate, so the two can’t be compared.",
     "study_neither": "neither {fast} nor {slow} got there within {epochs} epochs, so it remains "
     "open which of the two is faster.",
@@ -166,13 +166,12 @@ WORDS = {
     "in the first epoch: {found}. A step is the learning rate times the gradient, so a larger rate "
     "can make up for a smaller gradient.",
     "study_at_rate": "(learning rate {rate})",
-    "study_idle": "{network}, at the end of training, in the layer that has the most of them: "
-    "{found}.",
+    "study_idle": "{network}, at the end of training, in the layer with the most: {found}.",
     "study_saturated": "{share} % of {name} outputs saturated",
     "study_dead": "{share} % of {name} units dead",
-    "sigmoid_several": "{share} % of the photos have more than one label. The average is {mean} "
-    "labels a photo, and the most is {most}. A softmax makes the scores of a photo compete, "
-    "because they must sum to 1. A sigmoid asks about each class separately.",
+    "sigmoid_several": "{share} % of the photos have more than one label. A photo has {mean} "
+    "labels on average and at most {most}. A softmax makes the scores of a photo compete, because "
+    "they must sum to 1. A sigmoid asks about each class separately.",
     "sigmoid_single": "None of these photos has more than one label (the average is {mean}), so a "
     "softmax would do as well. Sigmoids are right where a photo may have several labels, or none.",
     "sigmoid_one": "For example, photo {photo} shows {labels}: the scores of {run} sum to {total}. "

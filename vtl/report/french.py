@@ -140,7 +140,7 @@ WORDS = {
     "photos_missing": "Aucune exécution n’a ici de galerie. Le réglage fin en écrit une "
     "(<code>gallery_test.npz</code>) : <code>{command}</code>",
     # Questions.
-    "missing": "L’exécution qui répond à cette question manque. Pour la produire :",
+    "missing": "Une exécution qui réponde à cette question manque. Pour la produire :",
     "answered_from": "Réponses tirées des exécutions sur",
     "q_activation": "Quelle activation converge le plus vite, et pourquoi ?",
     "q_sigmoid": "Pourquoi une sigmoïde et pas un softmax ?",
@@ -150,7 +150,7 @@ WORDS = {
     "q_probe": "Quelle est la mAP de la sonde linéaire ?",
     "q_finetuning": "Quelle est la mAP du réglage fin ?",
     "q_conclusion": "Conclusion",
-    "on_network": "{network}, pour atteindre {goal} : {found}",
+    "on_network": "{network}, pour atteindre {goal} d’exactitude : {found}",
     "study_diverged": "{gone} : divergence à tous les taux d’apprentissage, donc les deux ne se "
     "comparent pas.",
     "study_neither": "ni {fast} ni {slow} n’y arrive en {epochs} époques ; on ne sait donc pas "
@@ -175,10 +175,9 @@ WORDS = {
     "{found}.",
     "study_saturated": "{share} % de sorties {name} saturées",
     "study_dead": "{share} % d’unités {name} mortes",
-    "sigmoid_several": "{share} % des photos ont plus d’une étiquette. La moyenne est de {mean} "
-    "étiquettes par photo, et le maximum de {most}. Un softmax met en concurrence les scores d’une "
-    "photo, car leur somme doit être 1. Une sigmoïde pose la question pour chaque classe "
-    "séparément.",
+    "sigmoid_several": "{share} % des photos ont plus d’une étiquette. Étiquettes par photo : "
+    "{mean} en moyenne, {most} au plus. Un softmax met en concurrence les scores d’une photo, car "
+    "leur somme doit être 1. Une sigmoïde pose la question pour chaque classe séparément.",
     "sigmoid_single": "Aucune de ces photos n’a plus d’une étiquette (la moyenne est de {mean}) : "
     "un softmax ferait donc aussi bien. Les sigmoïdes conviennent là où une photo peut avoir "
     "plusieurs étiquettes, ou aucune.",
