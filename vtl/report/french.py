@@ -69,7 +69,7 @@ WORDS = {
     "column_network": "réseau",
     "column_activation": "activation",
     "column_learning_rate": "taux d’apprentissage",
-    "column_lowest_loss": "époques jusqu’à la perte minimale",
+    "column_lowest_loss": "perte minimale, époques",
     "column_test_accuracy": "exactitude sur test",
     "study_all_diverged": "a divergé",
     # Figures.
