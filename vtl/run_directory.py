@@ -108,10 +108,12 @@ class RunDirectory:
 
         Without ids or difficult, which features of foreign origin lack, those keys are left out.
         """
-        arrays = {
-            name: x.astype(np.float32) for name, x in (("scores", scores), ("logits", logits))
+        arrays: dict[str, Any] = {
+            "scores": scores.astype(np.float32),
+            "logits": logits.astype(np.float32),
+            "labels": labels,
+            "classes": classes,
         }
-        arrays |= {"labels": labels, "classes": classes}
         arrays |= {} if ids is None else {"ids": ids}
         arrays |= {} if difficult is None else {"difficult": difficult}
         self.write_arrays(f"scores_{role}", arrays)

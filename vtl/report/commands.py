@@ -57,7 +57,9 @@ def _common(data_set: DataSet) -> tuple[str, str, str]:
             for role, default in (("train", "trainval"), ("test", "test"))
             if names.get(role, default) != default
         }
-        depth = run.config.get("model", {}).get("depth", depth)
+        # Runs of vtl 0.1 say the depth in their config alone.
+        network = run.results.get("network") or run.config.get("model", {})
+        depth = network.get("depth", depth)
     options |= {f"data.{key}": value for key, value in splits.items()}
     if name != "voc2007":
         options["data.name"] = name
