@@ -481,7 +481,7 @@ def test_a_signal_saves_and_leaves(devkit, uninterrupted, tmp_path, number):
     assert process.returncode == 130
     done = read_metrics(workdir)[-1]["step"]
     assert 6 <= done < NUM_STEPS
-    assert f"stopped after step {done}, which is saved; the same command goes on" in stdout
+    assert f"stopped after step {done}, which is saved; run the same command again" in stdout
     run(make_config(devkit, "scratch", **INTERRUPTIBLE), workdir)
     assert read_results(workdir)["resumed_from"] == done
     assert_same_run(workdir, uninterrupted, NUM_STEPS)

@@ -97,7 +97,7 @@ def user_error(function, *args):
     with pytest.raises(UserError) as info:
         function(*args)
     message = str(info.value)
-    assert "\n" not in message
+    assert len(message.splitlines()) <= 3
     return message
 
 
@@ -214,8 +214,9 @@ def test_error_names_every_mirror_and_the_way_out(serve, tmp_path):
     assert f"{mirrors[0].url}: HTTP Error 404" in message
     assert f"{mirrors[1].url}: the file has sha256 {wrong_sha256} (expected {SHA256})" in message
     assert f"{mirrors[2].url}: connection closed after 40 of 1,000,000 bytes" in message
-    assert f"exactly this name (1,000,000 bytes, sha256 {SHA256})" in message
-    assert f"at {tmp_path / 'file.bin'} by hand" in message
+    remedy = message.splitlines()[-1]
+    assert f"(1,000,000 bytes, sha256 {SHA256})" in remedy
+    assert f"at {tmp_path / 'file.bin'}" in remedy
     assert not (tmp_path / "file.bin").exists()
 
 
@@ -452,6 +453,7 @@ def test_without_a_known_hash_the_first_files_is_pinned(tmp_path):
     path.write_bytes(BODY[:-1] + b"x")
     message = user_error(fetch, unknown, tmp_path)
     assert f"the first one had {SHA256}" in message
+    assert f"delete {note.name} too" in message
     note.unlink()
     assert fetch(unknown, tmp_path) == path
 
@@ -560,7 +562,7 @@ def test_a_header_of_gigabytes_is_not_read(tmp_path):
     member.size = 1 << 33
     archive = tmp_path / "bad.tar"
     archive.write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(2 * tarfile.BLOCKSIZE))
-    assert "a header of 8589934592 bytes" in user_error(unpack_tar, archive, tmp_path / "target")
+    assert "8589934592 bytes" in user_error(unpack_tar, archive, tmp_path / "target")
 
 
 def test_a_file_twice_in_an_archive_is_refused(tmp_path):
