@@ -220,7 +220,7 @@ def test_a_photo_is_truncated(vtl, options, devkit, workdir):
     path = devkit / "JPEGImages" / "000015.jpg"
     path.write_bytes(path.read_bytes()[:-300])
     error = vtl(CONFIG, *options).error
-    assert "1 of 10 photos" in error
+    assert "1 of 10 photos can't be decoded" in error
     assert "000015: " in error
     assert str(path) in error
     assert not workdir.exists()
