@@ -154,7 +154,7 @@ def test_help_gives_type_value_and_meaning(help_page):
     page = help_page("help", "finetune:lab")
     assert (
         "* --config.data.resize=squash  (str; default empty)\n"
-        '      squash or resize_crop; "" is the weights\' own\n'
+        '      squash or resize_crop; "" is what the weights expect\n'
     ) in page
     assert "  --config.batch_size=32  (int)\n" in page
     assert page.startswith("vtl finetune:lab\n\nThe lab sheet to the letter")
