@@ -34,9 +34,9 @@ def test_passes_differ():
 
 
 def test_a_function_of_seed_and_step():
-    whole = stream(9, num_images=7, batch_size=3)
-    assert np.array_equal(stream(9, num_images=7, batch_size=3, first=4), whole[4 * 3 :])
-    assert not np.array_equal(stream(9, num_images=7, batch_size=3, seed=1), whole)
+    all_steps = stream(9, num_images=7, batch_size=3)
+    assert np.array_equal(stream(9, num_images=7, batch_size=3, first=4), all_steps[4 * 3 :])
+    assert not np.array_equal(stream(9, num_images=7, batch_size=3, seed=1), all_steps)
 
 
 def test_seed_and_pass_are_not_mixed_up():

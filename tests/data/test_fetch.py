@@ -117,11 +117,11 @@ def test_fetch_downloads_once_with_a_progress_bar(serve, tmp_path, capsys):
     assert mirror.requested_ranges == [None]
 
 
-@pytest.mark.parametrize("known", [{}, {"size": None}, {"sha256": SHA256[:8]}])
-def test_part_file_is_resumed_from_its_end(serve, tmp_path, known):
+@pytest.mark.parametrize("facts", [{}, {"size": None}, {"sha256": SHA256[:8]}])
+def test_part_file_is_resumed_from_its_end(serve, tmp_path, facts):
     mirror = serve()
     (tmp_path / "file.bin.part").write_bytes(BODY[:400_000])
-    assert fetch(download(mirror.url, **known), tmp_path).read_bytes() == BODY
+    assert fetch(download(mirror.url, **facts), tmp_path).read_bytes() == BODY
     assert mirror.requested_ranges == ["bytes=400000-"]
 
 
@@ -288,8 +288,8 @@ def test_wrong_file_put_there_by_hand_names_both_hashes(serve, tmp_path):
     message = user_error(fetch, download(mirror.url), tmp_path)
     assert f"{path} is not the expected file" in message
     assert "14 bytes (expected 1,000,000)" in message
-    found = hashlib.sha256(b"something else").hexdigest()
-    assert f"sha256 {found} (expected {SHA256})" in message
+    digest = hashlib.sha256(b"something else").hexdigest()
+    assert f"sha256 {digest} (expected {SHA256})" in message
     assert path.read_bytes() == b"something else"
     assert mirror.requested_ranges == []
 
@@ -325,10 +325,10 @@ def test_cache_dir_that_can_not_be_made_is_temporary(tmp_path, monkeypatch):
     assert str(path) in warnings[0]
 
 
-def write_tar(path, files=None, members=()):
-    """Writes an archive with the files {name: bytes}, then the members as they are."""
+def write_tar(path, contents=None, members=()):
+    """Writes an archive with the files {name: content}, then the members as they are."""
     with tarfile.open(path, "w") as tar:
-        for name, content in (files or {}).items():
+        for name, content in (contents or {}).items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
@@ -351,8 +351,8 @@ def test_two_archives_unpack_into_one_tree(tmp_path, capsys):
     unpack_tar(trainval, target)
     assert "trainval.tar" in capsys.readouterr().err
     unpack_tar(test, target)
-    files = {str(p.relative_to(target)): p.read_bytes() for p in target.rglob("*") if p.is_file()}
-    assert files == {
+    paths = [path for path in target.rglob("*") if path.is_file()]
+    assert {str(path.relative_to(target)): path.read_bytes() for path in paths} == {
         ".unpacked-trainval.tar": b"",
         ".unpacked-test.tar": b"",
         "VOC/JPEG/1.jpg": b"one",
