@@ -1,5 +1,6 @@
 """The command `vtl`: what it starts, what it explains, and that every knob has a meaning."""
 
+import importlib
 import os
 import re
 import shlex
@@ -241,6 +242,19 @@ def test_another_program(capsys, monkeypatch, tmp_path):
         cli.main(["help", "weights"])
     assert stop.value.code == 0
     assert "classify" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", cli.PROGRAMS)
+def test_a_program_calls_itself_what_was_typed(verb, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["vtl"])
+    with pytest.raises(SystemExit):
+        cli.main([verb, "-h"])
+    assert capsys.readouterr().out.startswith(f"usage: vtl {verb} ")
+    program = importlib.import_module(f"vtl.{verb}.__main__")
+    monkeypatch.setattr(sys, "argv", [program.__file__, "-h"])
+    with pytest.raises(SystemExit):
+        program.main()
+    assert capsys.readouterr().out.startswith(f"usage: python -m vtl.{verb} ")
 
 
 # The real thing.

@@ -241,7 +241,8 @@ def test_photos_and_a_csv_become_a_devkit(tmp_path, monkeypatch, capsys):
     for split in (voc.read_split("mine", name) for name in ("train", "test")):
         assert split.classes == ("sand", "sea")
         for photo_id, path, row in zip(split.ids, split.paths, split.labels, strict=True):
-            assert Image.open(path).size == (40, 30)
+            with Image.open(path) as photo:
+                assert photo.size == (40, 30)
             seen[photo_id] = {split.classes[c] for c in np.flatnonzero(row)}
     assert seen == by_id
 

@@ -223,23 +223,26 @@ LABELS = np.array([[1, 0], [0, 1], [0, 0]], np.uint8)
 def test_scores_can_be_read_without_pickle(tmp_path):
     scores = np.random.default_rng(0).random((3, 2))
     run = begin(tmp_path, make_config())
-    run.write_scores("test", IDS, ("cat", "dog"), scores, LABELS, 1 - LABELS)
+    logits = np.log(scores / (1 - scores))
+    run.write_scores("test", IDS, ("cat", "dog"), scores, logits, LABELS, 1 - LABELS)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "scores_test.npz"]
     with np.load(tmp_path / "scores_test.npz", allow_pickle=False) as written:
-        assert set(written) == {"ids", "scores", "labels", "difficult", "classes"}
+        assert set(written) == {"ids", "scores", "logits", "labels", "difficult", "classes"}
         assert written["ids"].tolist() == list(IDS)
         assert written["classes"].tolist() == ["cat", "dog"]
         assert written["scores"].dtype == np.float32
         assert np.array_equal(written["scores"], scores.astype(np.float32))
+        assert np.array_equal(written["logits"], logits.astype(np.float32))
         assert np.array_equal(written["labels"], LABELS)
         assert np.array_equal(written["difficult"], 1 - LABELS)
 
 
 def test_scores_without_ids_or_difficult_leave_them_out(tmp_path):
     run = begin(tmp_path, make_config())
-    run.write_scores("test", None, ("cat", "dog"), np.zeros((3, 2)), LABELS, None)
+    zeros = np.zeros((3, 2))
+    run.write_scores("test", None, ("cat", "dog"), zeros, zeros, LABELS, None)
     with np.load(tmp_path / "scores_test.npz", allow_pickle=False) as written:
-        assert set(written) == {"scores", "labels", "classes"}
+        assert set(written) == {"scores", "logits", "labels", "classes"}
 
 
 def test_split_last():

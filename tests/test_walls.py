@@ -15,7 +15,7 @@ import vtl
 
 ROOT = Path(vtl.__file__).parent
 
-BOTTOM = {"errors", "files", "console", "preprocessing", "untrusted"}
+BOTTOM = {"errors", "files", "console", "preprocessing", "stops", "untrusted"}
 EVERYTHING_BELOW_TASKS = BOTTOM | {
     "models",
     "data",
@@ -36,9 +36,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tasks": EVERYTHING_BELOW_TASKS,
     "relu_study": EVERYTHING_BELOW_TASKS - {"weights"},
     "report": {"errors", "files", "untrusted", "evaluation", "relu_study"},
-    "main": EVERYTHING_BELOW_TASKS | {"tasks", "relu_study"},
+    "main": EVERYTHING_BELOW_TASKS | {"config_files", "tasks", "relu_study"},
     "config_files": {"errors"},
-    "cli": {"config_files", "errors", "main"},
+    "cli": {"config_files", "errors", "main", "stops"},
 }
 """What each room of vtl (a package or a single module) may import besides itself."""
 
@@ -172,6 +172,7 @@ def strangers_that_print(sources: Sources) -> list[str]:
 
 WRITERS = {
     "vtl.files",
+    "vtl.data.archives",  # out of a directory that is complete
     "vtl.data.demo",  # into a directory that is renamed once it is complete
     "vtl.data.fetch",  # a part that can be resumed, and a note that may be lost
 }

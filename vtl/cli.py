@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import vtl
-from vtl import config_files
+from vtl import config_files, stops
 from vtl.config_files import Knob
 from vtl.errors import UserError
 
@@ -41,6 +41,12 @@ TASK may be the path of your own config file, as in `vtl mine.py:large`. A run w
 HELP_FLAGS = ("-h", "--help")
 COLUMN = 18
 """Width of the names of tasks and verbs, with their descriptions to the right."""
+
+
+def start() -> None:
+    """Run the console script."""
+    stops.exit_at_once()  # before a task's imports, which take seconds
+    main()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,7 +1,10 @@
 """What a run prints for the people who watch it."""
 
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,47 @@ import numpy as np
 def say(line: str = "") -> None:
     """Print a line and flush it."""
     print(line, flush=True)
+
+
+class _Lasting:
+    """A text stream that writes into nothing once its reader has gone or its disk is full."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write text as the stream does."""
+        with self._giving_up():
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush as the stream does."""
+        with self._giving_up():
+            self._stream.flush()
+
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError):  # ValueError if it was closed
+            with suppress(OSError, ValueError):
+                # The rest of its buffer goes there too, at the latest when Python exits.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+def outlive_readers() -> None:
+    """From now on neither a closed pipe nor an odd character ends a run that prints."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None or isinstance(stream, _Lasting):
+            continue
+        with suppress(AttributeError):  # a test may have replaced the stream
+            stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, _Lasting(stream))
 
 
 class Progress:

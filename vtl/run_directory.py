@@ -100,15 +100,21 @@ class RunDirectory:
         ids: Sequence[str] | None,
         classes: Sequence[str],
         scores: np.ndarray,
+        logits: np.ndarray,
         labels: np.ndarray,
         difficult: np.ndarray | None,
     ) -> None:
-        """Write scores_ROLE.npz: ids [N], scores, labels, difficult [N, C], classes [C].
+        """Write scores_ROLE.npz: ids [N], scores, logits, labels, difficult [N, C], classes [C].
 
         A key is left out if its array is None: features that vtl did not make may lack ids and
         difficult.
         """
-        arrays = {"scores": scores.astype(np.float32), "labels": labels, "classes": classes}
+        arrays: dict[str, Any] = {
+            "scores": scores.astype(np.float32),
+            "logits": logits.astype(np.float32),
+            "labels": labels,
+            "classes": classes,
+        }
         arrays |= {} if ids is None else {"ids": ids}
         arrays |= {} if difficult is None else {"difficult": difficult}
         self.write_arrays(f"scores_{role}", arrays)

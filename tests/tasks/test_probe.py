@@ -400,3 +400,29 @@ def test_l2_is_the_one_of_scikit_learns_cross_validation(tmp_path):
                 total += log_loss(labels[out, c], probabilities, labels=[0, 1]) * out.sum()
             totals.append(total)
         assert totals[l2s.index(chosen[c])] <= min(totals) * (1 + 2e-3), c
+
+
+def test_saturated_scores_are_ranked_by_their_logits(tmp_path):
+    """Features on a large scale: most scores are exactly 0 or 1, and positives first in the file
+    gain nothing by it."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for role in ("train", "test"):
+        labels = np.sort(rng.random((200, 2)) < 0.5, axis=0)[::-1].astype(np.float32)
+        features = rng.normal(size=(200, 8)) + labels @ np.eye(2, 8)
+        arrays |= {f"X_{role}": 300 * features + 2000, f"Y_{role}": labels}
+        arrays |= {f"difficult_{role}": np.zeros((200, 2), np.uint8)}
+    changes = {"learning_rates": (0.001,), "num_epochs": 5.0}
+    results = run(write(tmp_path / "f.npz", arrays), tmp_path / "run", **changes)
+    with np.load(tmp_path / "run" / "scores_test.npz") as file:
+        scores, logits = file["scores"], file["logits"]
+    assert np.mean((scores == 0) | (scores == 1)) > 0.9
+    assert len(np.unique(logits)) > 390
+    for column, name in enumerate(results["classes"]):
+        ap = average_precision_score(arrays["Y_test"][:, column], logits[:, column])
+        assert results["ap"]["test"]["lab"][name] == pytest.approx(ap, abs=1e-9)
+    backwards = arrays | {key: arrays[key][::-1] for key in ("X_test", "Y_test")}
+    again = run(write(tmp_path / "g.npz", backwards), tmp_path / "again", **changes)
+    assert again["map"]["test"] == {
+        name: pytest.approx(of, abs=0.01) for name, of in results["map"]["test"].items()
+    }

@@ -209,11 +209,11 @@ def test_labels_that_are_not_known_do_not_teach():
 def test_evaluation_is_the_centre_crop_by_running_averages():
     images = np.asarray(make_batch()["images"])
     eval_step = steps.make_eval_step(MODEL, PREPROCESSING, MESH)
-    scores, features = eval_step(variables(), images)
+    logits, features = eval_step(variables(), images)
     pixels = (images[:, 2:34, 2:34] / 255 - PREPROCESSING.mean) / PREPROCESSING.std
     apply = jax.jit(functools.partial(MODEL.apply, norms_by_batch=()))
-    logits, outputs = apply(variables(), pixels.astype(np.float32))
-    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-np.asarray(logits))), rtol=1e-4)
+    expected_logits, outputs = apply(variables(), pixels.astype(np.float32))
+    np.testing.assert_allclose(logits, expected_logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(features, outputs["features"], rtol=1e-4, atol=1e-5)
 
 

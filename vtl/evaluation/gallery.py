@@ -24,6 +24,8 @@ def choose(
 ) -> list[Choice]:
     """Choose at most `num_each` hits, false alarms and misses of each class, from arrays [N, C].
 
+    `scores` may be logits.
+
     Hits are the photos with the class that score highest, misses those that score lowest, and false
     alarms the photos without the class that score highest. No photo is both a hit and a miss, and
     a difficult one is never a false alarm.

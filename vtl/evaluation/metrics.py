@@ -123,21 +123,26 @@ def evaluate_scores(
     difficult: np.ndarray | None,
     classes: Sequence[str],
     *,
+    ranked_by: np.ndarray | None = None,
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
     """AP, mAP and their 95 % intervals under every protocol, ready for json.dumps.
 
-    scores [N, C] are probabilities; labels and difficult [N, C] are 0 or 1. Intervals are
-    percentiles of a bootstrap over images. A class without a positive has AP None and is left out
-    of the mean. If a class has no positive in a resample, the resample is left out of the class's
-    interval, and the class out of the resample's mean. What can't be computed is None. The loss is
-    the mean binary cross-entropy in nats, with scores clipped to 1e-7 from 0 and 1, as in Keras.
+    scores [N, C] are probabilities; labels and difficult [N, C] are 0 or 1. `ranked_by` [N, C]
+    ranks the images. Give the logits, because probabilities near 0 and 1 tie in float32; the
+    default is the scores. Intervals are percentiles of a bootstrap over images. A class without a
+    positive has AP None and is left out of the mean. If a class has no positive in a resample, the
+    resample is left out of the class's interval, and the class out of the resample's mean. What
+    can't be computed is None. The loss is the mean binary cross-entropy in nats, with scores
+    clipped to 1e-7 from 0 and 1, as in Keras.
 
     Raises:
         UserError: shapes, labels or scores are unusable.
     """
+    ranked_by = scores if ranked_by is None else ranked_by
     scores, labels, difficult = _checked(scores, labels, difficult, classes=classes)
+    ranked_by, _, _ = _checked(ranked_by, labels, None, classes=classes)
     positives = labels.sum(axis=0).astype(int).tolist()
     result: dict[str, Any] = {
         "map": dict.fromkeys(PROTOCOLS),
@@ -155,7 +160,7 @@ def evaluate_scores(
         if protocol.leaves_out_difficult and difficult is None:
             result["not_computable"][name] = NO_DIFFICULT_FLAGS
             continue
-        rankings = _rankings(scores, labels, difficult, name)
+        rankings = _rankings(ranked_by, labels, difficult, name)
         aps = _point_estimates(rankings, len(scores), name)
         samples = _bootstrap(rankings, len(scores), name, num_resamples, seed)
         result["map"][name] = _mean(aps)
@@ -163,6 +168,22 @@ def evaluate_scores(
         result["ap"][name] = dict(zip(classes, aps, strict=True))
         result["ap_interval"][name] = dict(zip(classes, map(_interval, samples), strict=True))
     return result
+
+
+def mean_average_precision(
+    ranked_by: np.ndarray,
+    labels: np.ndarray,
+    difficult: np.ndarray | None,
+    classes: Sequence[str],
+    protocol: str,
+) -> float | None:
+    """The mAP of logits or scores [N, C] under one protocol, None if no class has a positive.
+
+    Raises:
+        UserError: as in `evaluate_scores`.
+    """
+    arrays = _checked(ranked_by, labels, difficult, classes=classes)
+    return _mean(_point_estimates(_rankings(*arrays, protocol), len(labels), protocol))
 
 
 def paired_difference(
@@ -178,7 +199,7 @@ def paired_difference(
     """The mAP of a minus that of b with its 95 % interval: (difference, low, high), as fractions.
 
     Both are scored on the same resamples of images, so the difficulty of the test set cancels out.
-    Arrays are [N, C] as in `evaluate_scores`.
+    Arrays are [N, C] as in `evaluate_scores`. Scores may be logits, which tie less often.
 
     Raises:
         UserError: arrays are unusable, no class has a positive, or num_resamples is below 1.

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 from vtl.console import say
@@ -39,24 +40,30 @@ def was_finished(
 
 def score_splits(
     run_directory: RunDirectory,
-    scores: Mapping[str, np.ndarray],
+    logits: Mapping[str, np.ndarray],
     splits: Mapping[str, Labelled],
     classes: Sequence[str],
     seed: int,
 ) -> dict[str, Any]:
-    """Write the scores [N, C] of every split, by role; return its metrics as in results.json.
+    """Write the logits [N, C] and scores of every split, by role; return its metrics.
 
-    `seed` is for the bootstrap of the intervals.
+    The metrics are laid out as in results.json. `seed` is for the bootstrap of the intervals.
     """
     outcome = {}
     for role, split in splits.items():
+        scores = probabilities(logits[role])
         run_directory.write_scores(
-            role, split.ids, classes, scores[role], split.labels, split.difficult
+            role, split.ids, classes, scores, logits[role], split.labels, split.difficult
         )
         outcome[role] = metrics.evaluate_scores(
-            scores[role], split.labels, split.difficult, classes, seed=seed
+            scores, split.labels, split.difficult, classes, ranked_by=logits[role], seed=seed
         )
     return split_last(outcome)
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """The sigmoid of each logit, float32: the scores of photos that may have several labels."""
+    return np.asarray(jax.nn.sigmoid(logits))
 
 
 def split_last(outcome: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
