@@ -29,7 +29,7 @@ def test_a_new_block_adds_nothing(depth, last):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (7, 8), (9, 9), (12, 10)])
 def test_the_pool_is_a_max_pool_with_its_gradient(size, dtype):
-    """After a ReLU, where whole windows are zero and one of the equals takes the gradient."""
+    """After a ReLU: windows may be all zero, and then the first zero takes the gradient."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(np.maximum(rng.normal(size=(2, *size, 3)), 0), dtype)
     want, want_gradient = jax.vjp(
@@ -42,7 +42,7 @@ def test_the_pool_is_a_max_pool_with_its_gradient(size, dtype):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_the_relu_is_flax_s_with_its_gradient(dtype):
+def test_the_relu_is_flaxs_with_its_gradient(dtype):
     x = jnp.asarray([-np.inf, -3, -1e-30, -0.0, 0.0, 1e-30, 2, np.inf, np.nan], dtype)
     gradient = jnp.arange(1, 10, dtype=dtype)
     want, want_gradient = jax.vjp(nn.relu, x)
@@ -53,7 +53,7 @@ def test_the_relu_is_flax_s_with_its_gradient(dtype):
 
 
 def in_float32(size, stride, image_size, dtype):
-    """Operands and a gradient in `dtype`; XLA's output and gradients of those, in float32."""
+    """Operands and a gradient in `dtype`, and XLA's output and gradients for them in float32."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, *image_size, 3)), dtype)
     kernel = jnp.asarray(rng.normal(size=(size, size, 3, 4)), dtype)
@@ -74,7 +74,7 @@ def in_float32(size, stride, image_size, dtype):
     return (x, kernel, gradient), (output, *pullback(gradient.astype(jnp.float32)))
 
 
-def check(got, want, dtype):
+def check_close(got, want, dtype):
     for mine, theirs in zip(got, want, strict=True):
         assert mine.dtype == dtype
         assert mine.shape == theirs.shape
@@ -88,10 +88,10 @@ IMAGE_SIZES = [(1, 1), (7, 8), (12, 9)]
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("image_size", IMAGE_SIZES)
 @pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
-def test_a_convolution_is_xla_s_with_its_gradients(size, stride, image_size, dtype):
+def test_a_convolution_is_xlas_with_its_gradients(size, stride, image_size, dtype):
     (x, kernel, gradient), want = in_float32(size, stride, image_size, dtype)
     output, pullback = jax.vjp(lambda x, kernel: convolve(x, kernel, stride), x, kernel)
-    check((output, *pullback(gradient)), want, dtype)
+    check_close((output, *pullback(gradient)), want, dtype)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -100,4 +100,4 @@ def test_a_convolution_is_xla_s_with_its_gradients(size, stride, image_size, dty
 def test_a_convolution_of_blocks_is_one_of_stride_2(size, image_size, dtype):
     (x, kernel, gradient), want = in_float32(size, 2, image_size, dtype)
     output, pullback = jax.vjp(convolve_blocks, x, kernel)
-    check((output, *pullback(gradient)), want, dtype)
+    check_close((output, *pullback(gradient)), want, dtype)
