@@ -19,7 +19,7 @@ import numpy as np
 from configs import linear_probe as probe_config
 from experiments import grid, tables
 from vtl.data import deep_features
-from vtl.evaluation import metrics
+from vtl.evaluation import metrics, outcome
 from vtl.tasks import probe
 from vtl.training import fit_linear
 
@@ -28,7 +28,7 @@ NUM_SEEDS = 5
 
 
 def run_probe(variant: str, overrides: grid.Overrides, run: Path) -> float:
-    """The sample mAP on test, in percent, of one probe."""
+    """Train one probe; returns its mAP on test in percent."""
     config = probe_config.get_config(variant)
     config.update_from_flattened_dict(overrides)
     probe.run(config.lock(), run)
@@ -90,7 +90,7 @@ def compare(head_run: Path, probe_run: Path, features: str) -> list[dict[str, ob
     """
     head, other = (np.load(run / "scores_test.npz") for run in (head_run, probe_run))
     if not np.array_equal(head["ids"], other["ids"]):
-        raise SystemExit(f"{head_run} was scored on other photos than those of {features}")
+        raise SystemExit(f"{head_run} must be scored on the photos of {features}, in their order")
     splits = deep_features.read(features).splits
     train = splits["train"]
     start, order = fit_linear.seeded(
@@ -102,9 +102,8 @@ def compare(head_run: Path, probe_run: Path, features: str) -> list[dict[str, ob
     fitted, _ = fit_linear.sgd(
         train.features, train.labels, label_mask, order[None], zeros, rate, decay
     )
-    from_zero = probe.predict(
-        fit_linear.Linear(fitted.kernel[0], fitted.bias[0]), splits["test"].features
-    )
+    head_from_zero = fit_linear.Linear(fitted.kernel[0], fitted.bias[0])
+    from_zero = outcome.probabilities(probe.predict(head_from_zero, splits["test"].features))
     columns = grid.frequent_classes(probe_run, "test")
     labels = other["labels"][:, columns]
     rows: list[dict[str, object]] = []

@@ -1,5 +1,6 @@
 """The command `vtl`: what it starts, what it explains, and that every knob has a meaning."""
 
+import importlib
 import os
 import re
 import shlex
@@ -243,6 +244,19 @@ def test_another_program(capsys, monkeypatch, tmp_path):
     assert "classify" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("verb", cli.PROGRAMS)
+def test_a_program_calls_itself_what_was_typed(verb, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["vtl"])
+    with pytest.raises(SystemExit):
+        cli.main([verb, "-h"])
+    assert capsys.readouterr().out.startswith(f"usage: vtl {verb} ")
+    program = importlib.import_module(f"vtl.{verb}.__main__")
+    monkeypatch.setattr(sys, "argv", [program.__file__, "-h"])
+    with pytest.raises(SystemExit):
+        program.main()
+    assert capsys.readouterr().out.startswith(f"usage: python -m vtl.{verb} ")
+
+
 # The real thing.
 
 
@@ -277,11 +291,12 @@ def test_help_needs_no_jax(tmp_path):
 def test_a_reader_that_has_gone(tmp_path):
     process = start(tmp_path, "cli.main()", "help", "finetune")
     process.stdout.close()
-    assert process.stderr.read() == ""
+    with process.stderr as stderr:
+        assert stderr.read() == ""
     assert process.wait(TIMEOUT_S) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_wheel_holds_the_configs_beside_the_package(tmp_path):
     pytest.importorskip("setuptools", minversion="77")
     source = tmp_path / "source"

@@ -15,13 +15,13 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 from sklearn.metrics import average_precision_score
 
 from configs import deep_features as deep_features_config
 from configs import linear_probe as probe_config
 from configs.finetune import VARIANTS, get_config
+from tests.devices import environment
 from tests.devkit import write_devkit
 from tests.tiny import write_weights
 from vtl.errors import UserError
@@ -48,29 +48,6 @@ TINY = {
 }
 # What is random or moves with the batch is all in here.
 NUM_STEPS = 40  # 9 * 36 / 8, rounded to even
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """One cache of photos and compiled programs for this process and those it starts."""
-    directory = tmp_path_factory.mktemp("cache")
-    options = {
-        "jax_compilation_cache_dir": str(directory / "xla"),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("VTL_CACHE", str(directory))
-        monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        _configure(options)
-        yield directory
-    _configure(before)
-
-
-def _configure(options: dict) -> None:
-    for name, value in options.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
@@ -107,13 +84,12 @@ def start(
 
 
 def _start_process(command: list[str], num_devices: int) -> subprocess.Popen:
-    flags = f"--xla_force_host_platform_device_count={num_devices}" if num_devices > 1 else ""
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"XLA_FLAGS": flags},
+        env=environment(num_devices),
         cwd=Path(__file__).parents[1],
     )
 
@@ -254,12 +230,18 @@ def finished(devkit, weights, tmp_path_factory) -> Callable[[str], Path]:
     return get
 
 
+# The others are put together of what these three do.
+FEW = ("", "head", "scratch")
+each_variant = pytest.mark.parametrize(
+    "variant", [*FEW, *(pytest.param(x, marks=pytest.mark.full) for x in VARIANTS if x not in FEW)]
+)
+
+
 def test_every_variant_is_tried():
     assert set(LEARNING) == set(VARIANTS)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS)
+@each_variant
 def test_results_follow_the_contract(finished, weights, variant):
     results = read_results(finished(variant))
     config = json.loads((finished(variant) / "config.json").read_text())
@@ -295,7 +277,6 @@ def test_results_follow_the_contract(finished, weights, variant):
         assert results["weights"]["preprocessing"]["crop_size"] == 32
 
 
-@pytest.mark.slow
 def test_maps_of_the_gallery_sum_to_the_logits(finished):
     workdir = finished("")
     with np.load(workdir / "gallery_test.npz") as gallery:
@@ -308,11 +289,10 @@ def test_maps_of_the_gallery_sum_to_the_logits(finished):
     logits = found["map"].mean(axis=(1, 2)) + found["bias"][found["column"]]
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), scores, atol=2e-6)
     assert set(found["kind"]) == {"hit", "false alarm", "miss"}
-    assert not (finished("partial") / "gallery_train.npz").exists()
+    assert not (finished("head") / "gallery_train.npz").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS)
+@each_variant
 def test_scores_are_the_splits_and_give_the_map(finished, devkit, variant):
     results = read_results(finished(variant))
     for role in ("train", "test"):
@@ -329,8 +309,7 @@ def test_scores_are_the_splits_and_give_the_map(finished, devkit, variant):
         assert results["map"][role]["lab"] == pytest.approx(np.mean(per_class), abs=1e-12)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS)
+@each_variant
 def test_training_is_recorded_and_learns(finished, variant):
     lines = read_metrics(finished(variant))
     trained = [line for line in lines if "loss" in line]
@@ -348,8 +327,7 @@ def test_training_is_recorded_and_learns(finished, variant):
     assert read_results(finished(variant))["map"]["train"]["lab"] > chance + 0.3
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS)
+@each_variant
 def test_the_model_loads_and_what_was_frozen_is_the_same(finished, weights, variant):
     model = sources.load(str(finished(variant)))
     source = sources.load(str(weights))
@@ -384,7 +362,6 @@ def test_the_model_loads_and_what_was_frozen_is_the_same(finished, weights, vari
     assert moved == expected[variant]
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_as_the_weights_of_another(finished, devkit, tmp_path):
     changes = {"weights": str(finished("scratch")), "head": "keep", "optim.learning_rate": 0.0}
     changes = TINY | changes | {"num_epochs": 0.5, "data.image_size": 0}
@@ -396,7 +373,6 @@ def test_a_run_goes_on_as_the_weights_of_another(finished, devkit, tmp_path):
     assert after.preprocessing == before.preprocessing
 
 
-@pytest.mark.slow
 def test_a_run_starts_from_the_head_of_a_probe(devkit, weights, tmp_path):
     """Photos -> features -> probe -> fine-tuning: at rate 0 the scores are still the probe's."""
     config = deep_features_config.get_config()
@@ -419,7 +395,6 @@ def test_a_run_starts_from_the_head_of_a_probe(devkit, weights, tmp_path):
         assert np.ptp(found["scores"]) > 0.1
 
 
-@pytest.mark.slow
 def test_a_finished_run_is_left_alone(finished, devkit, weights, capsys):
     workdir = finished("head")
     before = snapshot(workdir)
@@ -447,7 +422,6 @@ def val_curve(workdir: Path) -> dict[int, float]:
     return {x["step"]: x["val_map_lab"] for x in read_metrics(workdir) if "val_map_lab" in x}
 
 
-@pytest.mark.slow
 def test_the_best_on_val_is_chosen(devkit, tmp_path, monkeypatch):
     config = make_config(devkit, "scratch", **(INTERRUPTIBLE | {"data.val_split": "val"}))
     workdir = run(config, tmp_path / "run")
@@ -465,7 +439,6 @@ def test_the_best_on_val_is_chosen(devkit, tmp_path, monkeypatch):
     assert_same_run(tmp_path / "interrupted", workdir, NUM_STEPS)
 
 
-@pytest.mark.slow
 def test_the_start_may_be_the_best_on_val(finished, devkit, tmp_path):
     changes = {"weights": str(finished("scratch")), "head": "keep", "data.image_size": 0}
     # Trained at a rate that ruins it, and scored on the photos that it comes from.
@@ -487,7 +460,7 @@ def uninterrupted(finished):
     return finished("scratch")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_kill_loses_nothing(devkit, uninterrupted, tmp_path):
     workdir = tmp_path / "run"
     process = start(devkit, workdir, "scratch", INTERRUPTIBLE)
@@ -498,8 +471,9 @@ def test_kill_loses_nothing(devkit, uninterrupted, tmp_path):
     assert_same_run(workdir, uninterrupted, NUM_STEPS)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.full)]
+)
 def test_a_signal_saves_and_leaves(devkit, uninterrupted, tmp_path, number):
     workdir = tmp_path / "run"
     process = start(devkit, workdir, "scratch", INTERRUPTIBLE)
@@ -517,8 +491,7 @@ class PowerCut(BaseException):
     """Ends a run at a moment of the test's choosing, with nothing saved on the way out."""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stop_after", [0, 2])
+@pytest.mark.parametrize("stop_after", [pytest.param(0, marks=pytest.mark.full), 2])
 def test_stopped_in_the_first_epoch(devkit, uninterrupted, tmp_path, monkeypatch, stop_after):
     config = make_config(devkit, "scratch", **INTERRUPTIBLE)
     append = RunDirectory.append_metrics
@@ -536,7 +509,7 @@ def test_stopped_in_the_first_epoch(devkit, uninterrupted, tmp_path, monkeypatch
     assert_same_run(tmp_path / "run", uninterrupted, NUM_STEPS)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_from_eight_devices_to_one_and_back(devkit, uninterrupted, tmp_path, monkeypatch):
     if jax.default_backend() != "cpu" or len(jax.devices()) != 1:
         pytest.skip("compares eight virtual CPU devices with one")
@@ -577,7 +550,6 @@ def test_from_eight_devices_to_one_and_back(devkit, uninterrupted, tmp_path, mon
     assert loss(back, step + 1) == pytest.approx(loss(uninterrupted, step + 1), rel=1e-5)
 
 
-@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_run(devkit, tmp_path):
     changes = INTERRUPTIBLE | {"optim.learning_rate": 1e30, "optim.warmup_steps": 6}
     config = make_config(devkit, "scratch", **changes)
@@ -602,9 +574,12 @@ def test_one_step_by_hand_of_the_schedule(finished):
     np.testing.assert_allclose([line["learning_rate"] for line in lines], expected, rtol=1e-6)
 
 
-@pytest.mark.slow
-def test_the_demo_fetches_nothing(tmp_path, cache):
+@pytest.mark.full
+def test_the_demo_fetches_nothing(tmp_path, vtl_cache):
     """Each task's `:demo`, by the commands of the README but shorter, in an empty directory."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "xla").symlink_to(vtl_cache / "xla")
     root = Path(__file__).parents[1]
     short = {"num_epochs": 0.1, "data.image_size": 32}
 
@@ -615,7 +590,7 @@ def test_the_demo_fetches_nothing(tmp_path, cache):
         process = subprocess.run(
             command,
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(root)} | nowhere,
+            env=os.environ | {"PYTHONPATH": str(root), "VTL_CACHE": str(cache)} | nowhere,
             timeout=TIMEOUT_S,
             capture_output=True,
             text=True,

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.devices import xla_flags
 from tests.devkit import write_devkit
 from tests.test_end_to_end import TINY
 from tests.tiny import write_weights
@@ -49,8 +50,7 @@ def vtl(tmp_path_factory):
     server.set_forkserver_preload(["ml_collections.config_flags", __name__])
 
     def call(*arguments: object, **environment: object) -> Outcome:
-        variables = {"VTL_CACHE": directory / "cache"} | environment
-        variables = {name: str(value) for name, value in variables.items()}
+        variables = {name: str(value) for name, value in environment.items()}
         process = server.Process(
             target=_main, args=(list(map(str, arguments)), variables, directory)
         )
@@ -197,8 +197,7 @@ def test_overlapping_splits_name_both_and_a_photo(vtl, options):
 
 
 def test_batch_that_devices_cannot_share(vtl, options, workdir):
-    eight = "--xla_force_host_platform_device_count=8"
-    error = vtl(CONFIG, *options, "--config.batch_size=12", XLA_FLAGS=eight).error
+    error = vtl(CONFIG, *options, "--config.batch_size=12", XLA_FLAGS=xla_flags(8)).error
     assert re.search(r"batch_size .* multiple of the 8 devices .* got 12", error)
     assert not workdir.exists()
 
@@ -252,10 +251,13 @@ def weights(tmp_path_factory):
     return write_weights(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
 
 
-def test_weights_of_another_architecture(vtl, options, weights, workdir):
-    error = vtl(CONFIG, *options, f"--config.weights={weights}", "--config.model.depth=34").error
-    assert f"{weights} holds a ResNet-18" in error
-    assert "model.depth=34" in error
+def test_the_network_is_what_the_weights_are(vtl, options, weights, workdir):
+    """With weights, model.depth and model.width have no say: these are of a narrow ResNet-18."""
+    # Refused once the network is known.
+    rule = "--config.optim.rules=(('none', 1.0), ('.*', 1.0))"
+    options = [*options, f"--config.weights={weights}", rule]
+    outcome = vtl(CONFIG, *options, "--config.model.depth=34", "--config.model.width=2.0")
+    assert "'none' matches no parameter" in outcome.error
     assert not workdir.exists()
 
 
@@ -438,3 +440,48 @@ def test_the_study_on_idx_files(vtl, workdir, mnist):
     assert "Best on held-out digits: ReLU, " in outcome.stdout
     assert outcome.stderr == ""
     assert "is finished" in vtl(*arguments, "--config.perceptron.num_epochs=1.0").stdout
+
+
+# Values that no knob can have, and names that mean another.
+
+
+@pytest.mark.parametrize(
+    ("option", "what"),
+    [
+        ("optim.momentum=nan", "optim.momentum must be a finite number"),
+        ("num_epochs=inf", "num_epochs must be a finite number"),
+        ("seed=4294967296", "seed must be a whole number"),
+        ("seed=-1", "seed must be a whole number"),
+        ("weights=a\x1bb", "weights holds a character that can't be printed"),
+    ],
+)
+def test_values_that_no_knob_can_have(vtl, options, workdir, option, what):
+    error = vtl(CONFIG, *options, f"--config.{option}").error
+    assert what in error
+    assert "\x1b" not in error
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize("name", ["lr", "learning_rat"])
+def test_a_knob_by_another_name(vtl, options, name):
+    error = vtl(CONFIG, *options, f"--config.optim.{name}=1").error
+    assert f"no option '{name}'" in error
+    assert "learning_rate" in error
+
+
+def test_no_device_for_the_platform_asked_for(options, workdir):
+    """In a process of its own, for JAX reads the variable when it is imported."""
+    command = [sys.executable, "-m", "vtl.main", CONFIG, *options]
+    environment = os.environ | {"JAX_PLATFORMS": "cuda"}
+    ended = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "no device for cuda" in ended.stderr
+    assert "JAX_PLATFORMS" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not workdir.exists()
+
+
+def test_a_home_directory_by_its_name(vtl, options, tmp_path):
+    home, missing = tmp_path / "home", "--config.weights=~/none.safetensors"
+    error = vtl(CONFIG, *options, missing, HOME=home).error
+    assert str(home / "none.safetensors") in error

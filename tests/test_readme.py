@@ -1,20 +1,206 @@
-"""The README's Python runs as it stands, but for where the weights and the photos are."""
+"""What the README and the docs show is right: commands, code, links, paths."""
 
+import argparse
+import importlib
+import itertools
+import os
 import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+from absl import flags
+from ml_collections import config_flags
+from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from tests.devkit import write_devkit
 from tests.tiny import write_weights
+from vtl.data import voc
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+LAB, YOUR_PHOTOS = ROOT / "docs" / "lab.md", ROOT / "docs" / "your_photos.md"
+# In the order in which a newcomer reads them: the commands of later pages build on earlier runs.
+GUIDES = (
+    README,
+    LAB,
+    *(ROOT / "docs" / f"{name}.md" for name in ("weights", "run_directory", "your_photos")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("results", "performance", "architecture")),
+)
+PAGES = (*GUIDES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md")
+of_each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+BLOCK = re.compile(r"(<!-- not run: .+? -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
 
 
-def test_the_exercises(tmp_path, capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+class Block(NamedTuple):
+    language: str
+    code: str
+    is_run: bool
+    """Whether it runs without a network, a GPU, photos or hours: pages mark the others."""
+
+
+def blocks_of(page: Path) -> list[Block]:
+    found = BLOCK.findall(page.read_text())
+    return [Block(language, code, not mark) for mark, language, code in found]
+
+
+def python_of(page: Path) -> list[str]:
+    return [block.code for block in blocks_of(page) if block.language == "python"]
+
+
+def code_spans(page: Path) -> list[str]:
+    text = BLOCK.sub("", page.read_text())
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
+
+
+def commands_of(page: Path) -> Iterator[list[str]]:
+    """The words of every command in a page's bash blocks and, where it can be run, in its text."""
+    lines = [
+        line
+        for block in blocks_of(page)
+        if block.language == "bash"
+        for line in block.code.replace("\\\n", " ").splitlines()
+    ]
+    # The name of a verb by itself is no command.
+    verb = r"(vtl |python -m vtl\.)(weights|report)( …)?"
+    spans = [span for span in code_spans(page) if re.match(r"(vtl|python -m|pip) [^T]", span)]
+    lines += [span for span in spans if not re.fullmatch(verb, span)]
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        for is_separator, group in itertools.groupby(words, key="&&".__eq__):
+            if not is_separator:
+                # Variables of the environment stand before the command.
+                command = list(itertools.dropwhile(re.compile("[A-Z_]+=").match, group))
+                if command:
+                    yield command
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text().splitlines()) <= 150
+
+
+def test_the_readme_names_every_variant():
+    for path in (ROOT / "configs").glob("[!_]*.py"):
+        variants = importlib.import_module(f"configs.{path.stem}").VARIANTS
+        (rows,) = re.findall(
+            rf"^\| \[`{path.stem}`\].*\n(?:\| \| .*\n)*", README.read_text(), re.MULTILINE
+        )
+        assert {f"`:{name}`" for name in variants if name} <= set(re.findall("`:.+?`", rows))
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections' own
+@of_each_page
+def test_commands_parse(page, monkeypatch):
+    for command in commands_of(page):
+        try:
+            check(command, monkeypatch)
+        except Exception as error:
+            error.add_note(f"in {page.name}: {shlex.join(command)}")
+            raise
+
+
+def check(command: list[str], monkeypatch) -> None:
+    match command:
+        case ["python", "-m", "vtl.main", *options]:
+            parse_task(options, monkeypatch)
+        case ["vtl", "weights" | "report" as verb, *options]:
+            parse_verb(verb, options, monkeypatch)
+        case ["python", "-m", "vtl.weights" | "vtl.report" as module, *options]:
+            parse_verb(module.removeprefix("vtl."), options, monkeypatch)
+        case ["vtl", "help", task]:
+            assert (ROOT / "configs" / f"{task}.py").is_file()
+        case ["vtl", task, *options]:
+            name, colon, variant = task.partition(":")
+            parse_task([f"--config=configs/{name}.py{colon}{variant}", *options], monkeypatch)
+        case ["python", "-m", module, *options] if module.startswith("experiments."):
+            path = ROOT / f"{module.replace('.', '/')}.py"
+            assert path.is_file()
+            known = "".join(p.read_text() for p in (ROOT / "experiments").rglob("*.py"))
+            for option in (o.partition("=")[0] for o in options if o.startswith("-")):
+                assert f'"{option}"' in known
+        case ["pip", "install", *options]:
+            extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+            for name in re.findall(r"\w+", "".join(re.findall(r"\[.+?\]", " ".join(options)))):
+                assert name in extras["optional-dependencies"]
+            if "-c" in options:
+                assert (ROOT / options[options.index("-c") + 1]).is_file()
+        case ["pytest" | "source", *_] | ["python", "-m", "venv", *_]:
+            pass
+        case _:
+            raise AssertionError("no test knows this command")
+
+
+def parse_task(options: list[str], monkeypatch) -> None:
+    """Read the config and every override as main does: names, types and values."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, lock_config=True)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    arguments = ["vtl", *(option.replace("=configs/", f"={ROOT}/configs/") for option in options)]
+    # ml_collections looks there for the knobs.
+    monkeypatch.setattr("sys.argv", arguments)
+    assert values(arguments) == ["vtl"]
+    assert values.config.task
+
+
+class Parsed(Exception):
+    pass
+
+
+def parse_verb(verb: str, arguments: list[str], monkeypatch) -> None:
+    """Have the verb's own parser read the arguments, and stop before anything is done."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(parser, *_):
+        parse(parser, arguments)
+        raise Parsed
+
+    module = importlib.import_module(f"vtl.{verb}.__main__")
+    with monkeypatch.context() as patched:
+        patched.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+        with pytest.raises((Parsed, SystemExit)) as stop:
+            module.main()
+    assert isinstance(stop.value, Parsed) or not stop.value.code  # -h exits with 0
+
+
+@of_each_page
+def test_what_pages_import_is_there(page):
+    for code in python_of(page):
+        compile(code, page.name, "exec")
+        for line in re.findall(r"^(?:from|import) vtl.*", code, re.MULTILINE):
+            exec(line, {})
+
+
+@of_each_page
+def test_links_and_paths_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = page.parent / path if path else page
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
+            assert anchor in [as_anchor(heading) for heading in headings], target
+    for span in code_spans(page):
+        if re.fullmatch(r"(configs|docs|experiments|tests|vtl|\.ci)/[\w./-]*", span):
+            assert (ROOT / span).exists(), span
+
+
+def as_anchor(heading: str) -> str:
+    """The name that GitHub gives a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def test_the_exercises_in_python(tmp_path, capsys):
+    (code,) = python_of(LAB)
     devkit = write_devkit(tmp_path, {"trainval": 35, "test": 20})
     weights = write_weights(tmp_path / "tiny.safetensors")
     for placeholder, path in (("keras_v1", weights), ("VOCdevkit/VOC2007", devkit)):
@@ -36,3 +222,63 @@ def test_the_exercises(tmp_path, capsys):
     aps = [average_precision_score(y, score) for y, score in columns if y.any()]
     assert names["result"]["map"]["lab"] == pytest.approx(np.mean(aps), abs=1e-6)
     assert f"{100 * np.mean(aps):.1f} [" in printed
+
+
+def test_photos_and_a_csv_become_a_devkit(tmp_path, monkeypatch, capsys):
+    layout, reading = python_of(YOUR_PHOTOS)
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    labels = {f"photo{i}.png": {"sea"} if i % 2 else set() for i in range(1, 9)}
+    labels["photo0.jpg"] = {"sea", "sand"}
+    for name in labels:
+        Image.new("RGB", (40, 30), "blue").save(Path("photos") / name)
+    rows = [f"{name},{' '.join(sorted(shown))}\n" for name, shown in labels.items()]
+    Path("labels.csv").write_text("photo,labels\n" + "".join(rows))
+    exec(layout, {})
+
+    by_id = {Path(name).stem: shown for name, shown in labels.items()}
+    seen = {}
+    for split in (voc.read_split("mine", name) for name in ("train", "test")):
+        assert split.classes == ("sand", "sea")
+        for photo_id, path, row in zip(split.ids, split.paths, split.labels, strict=True):
+            with Image.open(path) as photo:
+                assert photo.size == (40, 30)
+            seen[photo_id] = {split.classes[c] for c in np.flatnonzero(row)}
+    assert seen == by_id
+
+    Path("runs/mine").mkdir(parents=True)
+    scores = np.array([[0.25, 0.75]], np.float32)
+    np.savez("runs/mine/scores_test.npz", ids=["a"], scores=scores, classes=["sand", "sea"])
+    exec(reading, {})
+    assert re.search(r"^a .*sand.*0\.25.*sea.*0\.75", capsys.readouterr().out)
+
+
+@pytest.mark.full
+def test_a_newcomer_types_every_command_from_top_to_bottom(tmp_path):
+    """In an empty home, one page after the other: no command trips over what another left."""
+    for name in ("configs", "experiments", "tests", "vtl"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    scripts = Path(sys.executable).parent
+    environment = {name: v for name, v in os.environ.items() if name != "VTL_CACHE"}
+    environment |= {
+        "HOME": str(tmp_path),
+        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "VTL_OFFLINE": "1",
+    }
+    for page in GUIDES:
+        for block in blocks_of(page):
+            if not block.is_run or page == YOUR_PHOTOS or (block.language, page) == ("python", LAB):
+                continue
+            code = block.code
+            if block.language == "bash":
+                # The environment of these tests is installed already.
+                code = re.sub(r"^pip install [^&\n]+(&& )?(pytest)?", "", code, flags=re.MULTILINE)
+            shell = ["bash", "-euo", "pipefail"] if block.language == "bash" else [sys.executable]
+            done = subprocess.run(
+                [*shell, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+            )
+            assert done.returncode == 0, f"{page.name}:\n{code}\n{done.stdout}\n{done.stderr}"
+    report = (tmp_path / "report.html").read_text()
+    for name in ("relu_study_digits", "probe_demo", "finetune_demo", "head_demo", "scratch_demo"):
+        assert name in report

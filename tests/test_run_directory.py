@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from importlib import metadata
 from pathlib import Path
@@ -166,15 +167,13 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
 def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
     files.write_json(path, {"a": 1})
-    write_bytes, seen = Path.write_bytes, []
+    fsync, seen = os.fsync, []
 
-    def spy(self, content):
-        assert self != path
-        size = write_bytes(self, content)
+    def spy(descriptor):
         seen.append(json.loads(path.read_text()))
-        return size
+        fsync(descriptor)
 
-    monkeypatch.setattr(Path, "write_bytes", spy)
+    monkeypatch.setattr(os, "fsync", spy)
     files.write_json(path, {"a": 2})
     assert seen == [{"a": 1}]
     assert json.loads(path.read_text()) == {"a": 2}
@@ -187,7 +186,7 @@ def test_results_say_where_they_come_from(tmp_path, monkeypatch):
 
     monkeypatch.setattr(metadata, "version", version_of_others)
     run = begin(tmp_path, make_config())
-    run.write_results({"task": "finetune", "status": "finished", "map": {"lab": 0.5}})
+    run.write_results({"map": {"lab": 0.5}})
     results = run.read_results()
     assert run.is_finished
     assert results["map"] == {"lab": 0.5}
@@ -197,7 +196,9 @@ def test_results_say_where_they_come_from(tmp_path, monkeypatch):
     assert results["versions"]["python"].startswith("3.")
     assert results["versions"]["vtl"] == vtl.__version__
     assert len(results["devices"]) == jax.device_count()
-    assert results["devices"][0].startswith(f"{jax.devices()[0].platform}: ")
+    # This machine's processor by its name, such as `cpu: AMD EPYC`, and not `cpu: cpu`.
+    assert results["devices"][0] == f"cpu: {run_directory.cpu_model()}"
+    assert results["devices"][0] not in ("cpu: cpu", "cpu: ")
     # None where the code runs from no checkout.
     assert results["commit"] is None or re.search(r"[0-9a-f]{40}(-dirty)?$", results["commit"])
 
@@ -211,7 +212,7 @@ def test_no_checkout_no_commit(monkeypatch):
 
 def test_a_run_of_another_status_is_not_finished(tmp_path):
     run = begin(tmp_path, make_config())
-    run.write_results({"status": "diverged"})
+    files.write_json(tmp_path / "results.json", {"status": "diverged"})
     assert not run.is_finished
 
 
@@ -222,23 +223,26 @@ LABELS = np.array([[1, 0], [0, 1], [0, 0]], np.uint8)
 def test_scores_can_be_read_without_pickle(tmp_path):
     scores = np.random.default_rng(0).random((3, 2))
     run = begin(tmp_path, make_config())
-    run.write_scores("test", IDS, ("cat", "dog"), scores, LABELS, 1 - LABELS)
+    logits = np.log(scores / (1 - scores))
+    run.write_scores("test", IDS, ("cat", "dog"), scores, logits, LABELS, 1 - LABELS)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "scores_test.npz"]
     with np.load(tmp_path / "scores_test.npz", allow_pickle=False) as written:
-        assert set(written) == {"ids", "scores", "labels", "difficult", "classes"}
+        assert set(written) == {"ids", "scores", "logits", "labels", "difficult", "classes"}
         assert written["ids"].tolist() == list(IDS)
         assert written["classes"].tolist() == ["cat", "dog"]
         assert written["scores"].dtype == np.float32
         assert np.array_equal(written["scores"], scores.astype(np.float32))
+        assert np.array_equal(written["logits"], logits.astype(np.float32))
         assert np.array_equal(written["labels"], LABELS)
         assert np.array_equal(written["difficult"], 1 - LABELS)
 
 
 def test_scores_without_ids_or_difficult_leave_them_out(tmp_path):
     run = begin(tmp_path, make_config())
-    run.write_scores("test", None, ("cat", "dog"), np.zeros((3, 2)), LABELS, None)
+    zeros = np.zeros((3, 2))
+    run.write_scores("test", None, ("cat", "dog"), zeros, zeros, LABELS, None)
     with np.load(tmp_path / "scores_test.npz", allow_pickle=False) as written:
-        assert set(written) == {"scores", "labels", "classes"}
+        assert set(written) == {"scores", "logits", "labels", "classes"}
 
 
 def test_split_last():

@@ -15,24 +15,25 @@ import vtl
 
 ROOT = Path(vtl.__file__).parent
 
-BOTTOM = {"errors", "files", "console", "preprocessing"}
+BOTTOM = {"errors", "files", "console", "preprocessing", "stops", "untrusted"}
 EVERYTHING_BELOW_TASKS = BOTTOM | {
     *("models", "data", "weights", "run_directory", "training", "evaluation"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     **{module: set() for module in BOTTOM},
+    "untrusted": {"errors"},
     "models": set(),
     "data": BOTTOM - {"console"},
     "weights": BOTTOM - {"console"} | {"data", "models"},
-    "run_directory": {"errors", "files"},
+    "run_directory": {"errors", "files", "untrusted"},
     "training": BOTTOM | {"models", "data", "run_directory"},
     "evaluation": BOTTOM | {"data", "run_directory"},
     "tasks": EVERYTHING_BELOW_TASKS,
     "relu_study": EVERYTHING_BELOW_TASKS - {"weights"},
-    "report": {"errors", "files", "evaluation", "relu_study"},
-    "main": EVERYTHING_BELOW_TASKS | {"tasks", "relu_study"},
+    "report": {"errors", "files", "untrusted", "evaluation", "relu_study"},
+    "main": EVERYTHING_BELOW_TASKS | {"config_files", "tasks", "relu_study"},
     "config_files": {"errors"},
-    "cli": {"config_files", "errors", "main"},
+    "cli": {"config_files", "errors", "main", "stops"},
 }
 """What each room of vtl, a package or a module of its own, may import beside itself."""
 
@@ -166,6 +167,7 @@ def strangers_that_print(sources: Sources) -> list[str]:
 
 WRITERS = {
     "vtl.files",
+    "vtl.data.archives",  # out of a directory that is whole
     "vtl.data.demo",  # into a directory that is renamed when it is whole
     "vtl.data.fetch",  # a part that is resumed, and a note that may be lost
 }

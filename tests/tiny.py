@@ -1,6 +1,8 @@
 """A network small enough for every test to run it."""
 
 import dataclasses
+import functools
+import tempfile
 from pathlib import Path
 
 import jax
@@ -14,6 +16,13 @@ from vtl.weights import convert, sources
 
 def write_weights(path: Path) -> Path:
     """A random ResNet-18 of an eighth of the width, with a head of seven other classes."""
+    path.write_bytes(_file())
+    return path
+
+
+@functools.cache
+def _file() -> bytes:
+    """Made once a process: tests ask for it dozens of times."""
     architecture = convert.Architecture(18, 0.125, "v1.5", EPSILON["v1.5"], num_classes=7)
     model = ResNet(**dataclasses.asdict(architecture))
     shapes = jax.eval_shape(
@@ -32,5 +41,7 @@ def write_weights(path: Path) -> Path:
 
     variables = traverse_util.path_aware_map(fill, shapes)
     classes = tuple(f"other {i}" for i in range(7))
-    sources.save(path, variables, architecture, TORCHVISION, classes, multi_label=True)
-    return path
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "tiny.safetensors"
+        sources.save(path, variables, architecture, TORCHVISION, classes, multi_label=True)
+        return path.read_bytes()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import vtl
-from vtl import config_files
+from vtl import config_files, stops
 from vtl.config_files import Knob
 from vtl.errors import UserError
 
@@ -41,6 +41,12 @@ TASK may be the path of a config file of your own, as in `vtl mine.py:large`. A 
 HELP_FLAGS = ("-h", "--help")
 COLUMN = 18
 """Where the text begins that stands beside a task or verb."""
+
+
+def start() -> None:
+    """The console script."""
+    stops.exit_at_once()  # before what a task imports, which takes seconds
+    main()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,7 +1,10 @@
 """What people read in the terminal while a run goes on."""
 
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,47 @@ import numpy as np
 def say(line: str = "") -> None:
     """Print for people, at once."""
     print(line, flush=True)
+
+
+class _Lasting:
+    """A text stream that goes on, into nothing, where its reader has gone or its disk is full."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """As the stream's."""
+        with self._giving_up():
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """As the stream's."""
+        with self._giving_up():
+            self._stream.flush()
+
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError):  # ValueError: it was closed
+            with suppress(OSError, ValueError):
+                # What is still in its buffer goes there too, at the latest when Python ends.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+def outlive_readers() -> None:
+    """Printing can't end a run from here on: neither a closed pipe nor an odd character."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None or isinstance(stream, _Lasting):
+            continue
+        with suppress(AttributeError):  # of what a test puts in its place
+            stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, _Lasting(stream))
 
 
 class Progress:

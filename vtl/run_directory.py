@@ -90,8 +90,8 @@ class RunDirectory:
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Write results.json: the run is finished, with what every run records of itself."""
-        of_every_run = {"task": self._config["task"], "variant": self._config["variant"]}
-        of_every_run |= {"status": "finished", "seed": self._config.get("seed")}
+        names = [name for name in ("task", "variant", "seed") if name in self._config]
+        of_every_run = {name: self._config[name] for name in names} | {"status": "finished"}
         write_json(self.path / "results.json", of_every_run | results | _provenance())
 
     def write_scores(
@@ -100,14 +100,20 @@ class RunDirectory:
         ids: Sequence[str] | None,
         classes: Sequence[str],
         scores: np.ndarray,
+        logits: np.ndarray,
         labels: np.ndarray,
         difficult: np.ndarray | None,
     ) -> None:
-        """Write scores_ROLE.npz: ids [N], scores, labels, difficult [N, C], classes [C].
+        """Write scores_ROLE.npz: ids [N], scores, logits, labels, difficult [N, C], classes [C].
 
         Without ids or difficult, which features of foreign origin lack, those keys are left out.
         """
-        arrays = {"scores": scores.astype(np.float32), "labels": labels, "classes": classes}
+        arrays: dict[str, Any] = {
+            "scores": scores.astype(np.float32),
+            "logits": logits.astype(np.float32),
+            "labels": labels,
+            "classes": classes,
+        }
         arrays |= {} if ids is None else {"ids": ids}
         arrays |= {} if difficult is None else {"difficult": difficult}
         self.write_arrays(f"scores_{role}", arrays)

@@ -234,7 +234,7 @@ def main() -> None:
     setting = bench.Setting(options.batch_size, options.image_size, tf32=bench.on_gpu())
     torch_steps.configure_gpu(setting.tf32)
     network = TorchResNet(stages.DEPTH, bench.NUM_CLASSES).eval().to(torch_steps.device())
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)
     images = normalised(setting.images).to(torch_steps.device())
     images = images.contiguous(memory_format=torch.channels_last)
     if options.stage:

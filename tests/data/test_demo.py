@@ -34,7 +34,10 @@ def test_it_is_a_voc_devkit(devkit):
         assert per_scene.max() == 4
         assert (split.labels.sum(axis=0) >= 20).all()
         assert split.difficult.any(axis=0).all()
-    sizes = {Image.open(path).size for path in splits["test"].paths}
+    sizes = set()
+    for path in splits["test"].paths:
+        with Image.open(path) as photo:
+            sizes.add(photo.size)
     assert len(sizes) > 100
     assert min(map(min, sizes)) >= 96
 

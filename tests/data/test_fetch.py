@@ -11,7 +11,8 @@ import pytest
 
 from vtl import files
 from vtl.data import fetch as fetch_module
-from vtl.data.fetch import Download, fetch, unpack_tar
+from vtl.data.archives import unpack_tar
+from vtl.data.fetch import Download, fetch
 from vtl.errors import UserError
 from vtl.files import cache_dir, file_sha256
 
@@ -23,11 +24,15 @@ MD5 = hashlib.md5(BODY).hexdigest()
 class Mirror(http.server.ThreadingHTTPServer):
     """Serves one body. `drops[i]` is how many bytes of answer i are sent before the line is cut."""
 
-    def __init__(self, body=BODY, *, status=200, ranges=True, drops=(), length=True, gate=None):
+    def __init__(
+        self, body=BODY, *, status=200, ranges=True, drops=(), length=True, gate=None, headers=()
+    ):
         super().__init__(("127.0.0.1", 0), MirrorHandler)
         self.body, self.status, self.ranges, self.length = body, status, ranges, length
         self.drops = list(drops)
         self.gate = gate
+        self.headers = dict(headers)
+        self.validators: list[str | None] = []
         self.requested_ranges: list[str | None] = []
         self.url = f"http://127.0.0.1:{self.server_port}/file.bin"
 
@@ -39,15 +44,19 @@ class MirrorHandler(http.server.BaseHTTPRequestHandler):
         mirror = self.server
         requested = self.headers["Range"]
         mirror.requested_ranges.append(requested)
+        mirror.validators.append(self.headers["If-Range"])
         if mirror.gate is not None:
             if len(mirror.requested_ranges) > 1:
                 mirror.gate.set()
             mirror.gate.wait(timeout=20)
         status, body = mirror.status, mirror.body
-        if status == 200 and requested and mirror.ranges:
+        is_same = self.headers["If-Range"] in (None, mirror.headers.get("ETag"))
+        if status == 200 and requested and mirror.ranges and is_same:
             start = int(requested.removeprefix("bytes=").removesuffix("-"))
             status, body = (206, body[start:]) if start < len(body) else (416, b"")
         self.send_response(status)
+        for name, value in mirror.headers.items():
+            self.send_header(name, value)
         if mirror.length:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -108,7 +117,7 @@ def test_fetch_downloads_once_with_a_progress_bar(serve, tmp_path, capsys):
     assert mirror.requested_ranges == [None]
 
 
-@pytest.mark.parametrize("known", [{}, {"size": None}, {"sha256": None}])
+@pytest.mark.parametrize("known", [{}, {"size": None}, {"sha256": SHA256[:8]}])
 def test_part_file_is_resumed_from_its_end(serve, tmp_path, known):
     mirror = serve()
     (tmp_path / "file.bin.part").write_bytes(BODY[:400_000])
@@ -214,7 +223,7 @@ def test_unreachable_mirror_is_not_tried_twice(serve, tmp_path):
     unreachable = Mirror()
     unreachable.server_close()
     message = user_error(fetch, download(unreachable.url), tmp_path)
-    assert f"{unreachable.url}: [Errno" in message
+    assert f"{unreachable.url}: <urlopen error [Errno" in message
     assert "Connection refused" in message
 
 
@@ -454,3 +463,106 @@ def test_offline_nothing_is_asked_for(serve, tmp_path, monkeypatch):
     assert mirror.requested_ranges == []
     monkeypatch.setenv("VTL_OFFLINE", "0")
     assert fetch(download(mirror.url), tmp_path).read_bytes() == BODY
+
+
+UNCHECKED = {"sha256": None, "size": None}
+"""Of a file of which nothing is published."""
+
+
+def test_an_unchecked_part_goes_on_only_where_the_server_knows_it(serve, tmp_path):
+    mirror = serve(headers={"ETag": '"first"'}, drops=[300_000])
+    assert fetch(download(mirror.url, **UNCHECKED), tmp_path).read_bytes() == BODY
+    assert mirror.requested_ranges == [None, "bytes=300000-"]
+    assert mirror.validators == [None, '"first"']
+    assert not list(tmp_path.glob("*.part*"))
+
+
+def test_a_file_that_changed_while_it_came_is_begun_again(serve, tmp_path):
+    other = bytes(reversed(BODY))
+    mirror = serve(headers={"ETag": '"first"'}, drops=[300_000])
+    transfer = fetch_module._transfer
+
+    def change(*args):
+        try:
+            transfer(*args)
+        finally:
+            mirror.body, mirror.headers["ETag"] = other, '"second"'
+
+    fetch_module._transfer = change
+    try:
+        path = fetch(download(mirror.url, **UNCHECKED), tmp_path)
+    finally:
+        fetch_module._transfer = transfer
+    assert path.read_bytes() == other
+
+
+def test_an_unchecked_part_of_an_unknown_server_is_begun_again(serve, tmp_path):
+    mirror = serve()
+    (tmp_path / "file.bin.part").write_bytes(b"another file")
+    assert fetch(download(mirror.url, **UNCHECKED), tmp_path).read_bytes() == BODY
+    assert mirror.requested_ranges == [None]
+
+
+def test_an_unchecked_file_must_be_what_it_is_to_be(serve, tmp_path):
+    page = serve(b"<html>please log in</html>")
+    wanted = download(page.url, complaint=lambda path: "it is a web page", **UNCHECKED)
+    assert "it is a web page" in user_error(fetch, wanted, tmp_path)
+    assert not (tmp_path / "file.bin").exists()
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x"])
+def test_a_redirect_leads_to_the_web_or_nowhere(serve, tmp_path, target):
+    mirror = serve(b"", status=302, headers={"Location": target})
+    user_error(fetch, download(mirror.url), tmp_path)
+    assert not list(tmp_path.glob("file.bin*"))
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/x", "nonsense"])
+def test_an_address_is_of_the_web(tmp_path, url):
+    assert url in user_error(fetch, download(url, **UNCHECKED), tmp_path)
+    assert not (tmp_path / "file.bin").exists()
+
+
+def test_a_byte_now_and_then_is_given_up(serve, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch_module, "WINDOW_S", 0.0)
+    monkeypatch.setattr(fetch_module, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(fetch_module, "LEAST_BYTES_PER_S", 1e12)
+    mirror = serve()
+    assert "bytes came in" in user_error(fetch, download(mirror.url, size=None), tmp_path)
+    assert len(mirror.requested_ranges) == fetch_module.ATTEMPTS_PER_MIRROR
+
+
+def test_more_than_any_file_is_refused(serve, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch_module, "MAX_BYTES", 1000)
+    mirror = serve()
+    assert "more than any" in user_error(fetch, download(mirror.url, **UNCHECKED), tmp_path)
+
+
+def test_a_chain_of_links_writes_nothing_outside(tmp_path):
+    """As in CVE-2025-4517, by which tarfile's `data` filter was led outside."""
+    chain = [special_member("a" * 100, tarfile.DIRTYPE)]
+    chain += [special_member("link", tarfile.SYMTYPE, "a" * 100 + "/../..")]
+    chain += [special_member("link/evil", tarfile.REGTYPE)]
+    archive = write_tar(tmp_path / "bad.tar", {}, chain)
+    assert "link is neither" in user_error(unpack_tar, archive, tmp_path / "deep" / "target")
+    assert not list(tmp_path.rglob("evil"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.FIFOTYPE, tarfile.BLKTYPE, tarfile.GNUTYPE_SPARSE])
+def test_other_kinds_of_members_are_refused(tmp_path, kind):
+    archive = write_tar(tmp_path / "bad.tar", {"good": b"good"}, [special_member("odd", kind)])
+    assert "odd is" in user_error(unpack_tar, archive, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_header_of_gigabytes_is_not_read(tmp_path):
+    member = special_member("long", tarfile.XHDTYPE)
+    member.size = 1 << 33
+    archive = tmp_path / "bad.tar"
+    archive.write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(2 * tarfile.BLOCKSIZE))
+    assert "a header of 8589934592 bytes" in user_error(unpack_tar, archive, tmp_path / "target")
+
+
+def test_a_file_twice_in_an_archive_is_refused(tmp_path):
+    archive = write_tar(tmp_path / "bad.tar", {"x": b"1"}, [special_member("x", tarfile.REGTYPE)])
+    assert "cannot unpack" in user_error(unpack_tar, archive, tmp_path / "target")

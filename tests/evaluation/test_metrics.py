@@ -298,3 +298,32 @@ def test_messages():
         metrics.average_precision(scores[:, 0], labels[:, 0], difficult[:, 0], "voc")
     with pytest.raises(UserError, match="at least 1"):
         metrics.paired_difference(scores, scores, labels, difficult, "lab", num_resamples=0)
+
+
+def test_logits_rank_what_saturated_scores_tie():
+    """Scores that are all 1 in float32 are one big tie; their logits are the ranking."""
+    _, labels, difficult = random_problem(0, 60)
+    logits = 40 + 3 * labels + np.random.default_rng(1).normal(size=labels.shape)
+    scores = (1 / (1 + np.exp(-logits))).astype(np.float32)
+    assert np.all(scores == 1)
+    found = evaluate(scores, labels, difficult, ranked_by=logits, num_resamples=20)
+    plain = evaluate(logits, labels, difficult, num_resamples=20)
+    for quantity in ("map", "map_interval", "ap", "ap_interval"):
+        assert found[quantity] == plain[quantity]
+    # What is no ranking stays that of the scores.
+    assert found["binary_accuracy"] == np.mean(labels)
+    tied = evaluate(scores, labels, difficult, num_resamples=0)
+    assert found["map"]["lab"] > tied["map"]["lab"] + 0.3
+    backwards = [x[::-1] for x in (scores, labels, difficult)]
+    again = evaluate(*backwards, ranked_by=logits[::-1], num_resamples=0)
+    assert again["map"] == {name: pytest.approx(of) for name, of in found["map"].items()}
+    with pytest.raises(UserError, match="NaN or infinite"):
+        evaluate(scores, labels, difficult, ranked_by=np.where(labels == 1, np.inf, logits))
+
+
+def test_the_mean_alone_is_that_of_all():
+    problem = random_problem(3, 50)
+    result = evaluate(*problem, num_resamples=0)
+    for protocol in metrics.PROTOCOLS:
+        mean = metrics.mean_average_precision(*problem, CLASSES, protocol)
+        assert mean == result["map"][protocol]

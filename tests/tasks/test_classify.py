@@ -57,6 +57,7 @@ def test_the_network_is_saved_with_what_it_needs(tmp_path, capsys):
     assert "is finished" in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_a_killed_run_goes_on_to_the_same_network(tmp_path, monkeypatch):
     classify.run(make_config(), tmp_path / "whole")
     real = classify.loop.run

@@ -229,14 +229,18 @@ def test_memory_does_not_grow_with_the_photos(tmp_path):
     ("changes", "message"),
     [
         ({"layer": "layer5"}, "layer is 'layer5': choose one of layer1"),
-        ({"pool": 0}, "pool=0"),
+        ({"pool": 0}, "pool must be at least 1, got 0"),
         ({"data.resize": "squish"}, "data.resize is 'squish': choose one of squash"),
-        ({"data.image_size": -1}, "data.image_size=-1"),
+        ({"data.image_size": -1}, "data.image_size must be at least 0, got -1"),
         ({"data.train_split": ""}, "data.train_split is empty"),
-        ({"model.depth": 50}, "holds a ResNet-18"),
     ],
 )
 def test_bad_options(tmp_path, devkit, weights, changes, message):
     with pytest.raises(UserError, match=message):
         features.run(make_config(devkit, weights, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_features_of_random_weights_are_refused(tmp_path, devkit):
+    with pytest.raises(UserError, match="weights is empty"):
+        features.run(make_config(devkit, ""), tmp_path / "run")

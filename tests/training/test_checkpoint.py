@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.devices import environment
 from vtl.training.checkpoint import _MANIFEST as MANIFEST
 from vtl.training.checkpoint import Checkpoints
 from vtl.training.state import TrainState, make_mesh, replicated
@@ -311,10 +312,8 @@ assert jax.device_count() == 8
 directory = Path({str(directory)!r})
 {call}
 """
-    flags = "--xla_force_host_platform_device_count=8"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", script], env=environment, cwd=root, check=True)
+    subprocess.run([sys.executable, "-c", script], env=environment(8), cwd=root, check=True)
 
 
 def test_saved_on_eight_devices_and_restored_on_one(tmp_path):

@@ -37,6 +37,7 @@ def take(tree, g):
     return jax.tree.map(lambda x: np.asarray(x[g]), tree)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("activation", ["sigmoid", "relu"])
 def test_the_perceptron_follows_pytorch(data, activation):
     torch = pytest.importorskip("torch")
@@ -91,7 +92,10 @@ def test_the_perceptron_follows_pytorch(data, activation):
     "model",
     [
         Perceptron("tanh", "suited"),
-        LeNet("relu", "sigmoid", "suited", kernel_size=3, padding=1, channels=(2, 3)),
+        pytest.param(
+            LeNet("relu", "sigmoid", "suited", kernel_size=3, padding=1, channels=(2, 3)),
+            marks=pytest.mark.full,
+        ),
     ],
 )
 def test_networks_train_together_as_each_does_alone(data, model):

@@ -34,6 +34,7 @@ def test_equals_the_formula_in_float64(seed):
     )
 
 
+@pytest.mark.parity
 def test_equals_torch():
     torch = pytest.importorskip("torch")
     logits, labels, label_mask = problem(0)

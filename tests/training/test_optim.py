@@ -244,6 +244,7 @@ def rate_by_hand(config, step, num_steps):
     return config.learning_rate * (1 + np.cos(np.pi * done)) / 2
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(
     ("options", "rules"),
     [

@@ -1,5 +1,4 @@
 import functools
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from flax import traverse_util
 
 from configs.finetune import get_config
+from tests.devices import environment
 from vtl.data import batches
 from vtl.models.resnet import ResNet
 from vtl.preprocessing import Preprocessing, normalise
@@ -27,9 +27,6 @@ MODEL = ResNet(NUM_CLASSES, depth=18, width=0.125)
 ALL = ((".*", 1.0),)
 PARTIAL = (("fc/.*", 1.0), ("layer4_.*", 1.0), (".*", None))
 OPTIONS = {"learning_rate": 0.05, "weight_decay": 0.01, "clip_norm": 1.0, "schedule": "constant"}
-
-# A step is compiled once and run a few times.
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 @functools.cache
@@ -83,7 +80,7 @@ def make_step(rules, batch_norm, augmentation="crop_flip"):
         seed=0,
         mesh=MESH,
     )
-    return optimizer, step.lower(new_state(optimizer), make_batch()).compile(FAST)
+    return optimizer, step.lower(new_state(optimizer), make_batch()).compile()
 
 
 def new_state(optimizer, step=0):
@@ -212,12 +209,12 @@ def test_labels_that_do_not_count_teach_nothing():
 def test_evaluation_is_the_centre_crop_by_running_averages():
     images = np.asarray(make_batch()["images"])
     eval_step = steps.make_eval_step(MODEL, PREPROCESSING, MESH)
-    scores, features = eval_step(variables(), images)
+    logits, features = eval_step(variables(), images)
     pixels = (images[:, 2:34, 2:34] / 255 - PREPROCESSING.mean) / PREPROCESSING.std
     apply = jax.jit(functools.partial(MODEL.apply, norms_by_batch=()))
-    logits, expected = apply(variables(), pixels.astype(np.float32))
-    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-np.asarray(logits))), rtol=1e-4)
-    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+    expected_logits, outputs = apply(variables(), pixels.astype(np.float32))
+    np.testing.assert_allclose(logits, expected_logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(features, outputs["features"], rtol=1e-4, atol=1e-5)
 
 
 def run_two_steps():
@@ -230,6 +227,7 @@ def run_two_steps():
     return losses, flatten(state.variables)
 
 
+@pytest.mark.full
 def test_eight_devices_train_as_one(tmp_path: Path):
     script = f"""
 import jax, numpy as np
@@ -238,10 +236,8 @@ assert jax.device_count() == 8
 losses, arrays = run_two_steps()
 np.savez({str(tmp_path / "eight.npz")!r}, losses=losses, **arrays)
 """
-    flags = "--xla_force_host_platform_device_count=8"
     root = Path(__file__).parents[2]
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", script], env=environment, cwd=root, check=True)
+    subprocess.run([sys.executable, "-c", script], env=environment(8), cwd=root, check=True)
     eight = np.load(tmp_path / "eight.npz")
     losses, arrays = run_two_steps()
     np.testing.assert_allclose(eight["losses"], losses, rtol=1e-5)

@@ -13,7 +13,7 @@ from vtl.data import fetch, images
 from vtl.models.resnet import ResNet
 from vtl.preprocessing import CAFFE, normalise
 from vtl.weights import __main__ as command
-from vtl.weights import formats, network, sources, verify
+from vtl.weights import formats, network, sources, summary, verify
 from vtl.weights.formats import safetensors
 
 
@@ -45,7 +45,7 @@ def test_summary_without_a_head(tmp_path, monkeypatch, capsys):
 
 
 def test_summary_of_resnet50_has_the_published_size():
-    last = command.summary(ResNet(1000), 224).splitlines()[-1]
+    last = summary.summary(ResNet(1000), 224).splitlines()[-1]
     assert last == "25,557,032 parameters, 53,120 running statistics"
 
 

@@ -27,6 +27,7 @@ from vtl.tasks import features
 from vtl.training import state, steps
 from vtl.weights import convert, formats, network, sources
 
+pytestmark = pytest.mark.parity
 CLASSES = 20
 
 
@@ -51,10 +52,15 @@ def assert_images_close(found, reference):
 # PyTorch: activations
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "width", "size"),
-    [(18, 1.0, 128), (34, 0.25, 64), (50, 1.0, 224), (101, 0.25, 64), (152, 0.25, 64)],
+    [
+        (34, 0.25, 64),
+        *(
+            pytest.param(*network, marks=pytest.mark.full)
+            for network in ((18, 1.0, 128), (50, 1.0, 224), (101, 0.25, 64), (152, 0.25, 64))
+        ),
+    ],
 )
 def test_activations_are_torchs(depth, width, size, tmp_path):
     torch = pytest.importorskip("torch")
@@ -82,7 +88,7 @@ def random_torch(depth, width, seed=0):
     return torch_resnet.load_arrays(model, recipe.random_state_dict(shapes, seed))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("depth", [18, 50])
 def test_activations_are_hugging_faces(depth, tmp_path):
     torch = pytest.importorskip("torch")
@@ -184,7 +190,7 @@ def by_block(tensors, collection="params"):
     return {block: np.concatenate(parts) for block, parts in found.items()}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["noise", "photo"])
 @pytest.mark.parametrize("mode", ["frozen", "batch"])
 def test_gradients_are_torchs(mode, kind, train_steps):
@@ -233,7 +239,7 @@ def test_gradients_are_torchs(mode, kind, train_steps):
             np.testing.assert_allclose(found[key], expected[key], 0, 1e-5 * largest, err_msg=key)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("mode", ["frozen", "batch"])
 def test_gradients_are_as_near_to_float64_as_torchs(mode, train_steps):
     """On an ordinary random network, where single activations do fall on the other side of a kink.
@@ -313,7 +319,7 @@ def save_as_official(model, path):
         legacy_h5_format.save_weights_to_hdf5_group(file, model)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(("depth", "size"), [(50, 128), (101, 64), (152, 64)])
 def test_activations_are_keras(depth, size, keras_resnet, tmp_path):
     reference = keras_resnet if depth == 50 else random_keras(depth, size)
@@ -325,7 +331,7 @@ def test_activations_are_keras(depth, size, keras_resnet, tmp_path):
     assert_blocks_are_keras(reference, size, weights.tensors, weights.architecture)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_activations_are_those_of_the_keras_of_2017():
     """Other names, and an eps of 1e-3 in every BatchNorm."""
     reference = random_keras(50, 128)
@@ -357,7 +363,7 @@ def assert_blocks_are_keras(reference, size, tensors, architecture):
     assert_images_close({name: found[name] for name in names}, expected)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("named", [True, False], ids=["named", "numbered"])
 def test_keras_3_files_are_as_the_official_ones(keras_resnet, named, tmp_path):
     """Tensor by tensor, also without the layers' names, which earlier versions did not note."""
@@ -384,7 +390,7 @@ def test_keras_3_files_are_as_the_official_ones(keras_resnet, named, tmp_path):
             np.testing.assert_array_equal(found[key], expected[key], err_msg=key)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_keras_without_top_loads_with_a_given_head(keras_resnet, tmp_path):
     import keras
 
@@ -402,7 +408,7 @@ def test_keras_without_top_loads_with_a_given_head(keras_resnet, tmp_path):
         convert.to_variables(weights.tensors, network.shapes_of(model))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_gradients_are_keras(keras_resnet, train_steps):
     """BatchNorm frozen. By the Euclidean distance over a block, for the kinks' sake (see above)."""
     start = {v.path: np.asarray(v.value) for v in keras_resnet.weights}
@@ -465,7 +471,7 @@ def squashed(paths, side, resample):
     return np.stack([np.asarray(Image.open(p).resize((side, side), resample)) for p in paths])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_deep_features_are_torchs(tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
     from tests.references import torch_resnet
@@ -478,7 +484,7 @@ def test_deep_features_are_torchs(tmp_path, monkeypatch):
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_deep_features_are_keras(keras_resnet, tmp_path, monkeypatch):
     import keras
 

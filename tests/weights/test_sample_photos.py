@@ -40,7 +40,8 @@ IDS = [
 ]
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.full,
+    pytest.mark.parity,
     pytest.mark.skipif(
         not (WEIGHTS.exists() and PHOTOS.exists()),
         reason=f"needs {WEIGHTS} and {PHOTOS}; VTL_SHARED can name the directory that holds them",

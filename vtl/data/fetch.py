@@ -1,15 +1,14 @@
-"""Downloads that resume and are checked, and archives that are unpacked whole or not at all."""
+"""Downloads that resume and are checked."""
 
 import contextlib
 import errno
 import http.client
 import json
 import os
-import shutil
-import tarfile
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -19,7 +18,8 @@ from absl import logging
 from tqdm import tqdm
 
 from vtl.errors import FetchError, UserError
-from vtl.files import file_digest, file_sha256
+from vtl.files import file_digest, file_sha256, write_json
+from vtl.untrusted import read_json, reason_of
 
 try:
     import fcntl
@@ -27,8 +27,16 @@ except ImportError:  # Windows: two processes that fetch the same file at once a
     fcntl = None  # type: ignore[assignment]
 
 TIMEOUT_S = 30.0
+WINDOW_S = 60.0
+LEAST_BYTES_PER_S = 1 << 10
+"""A transfer that stays below it for a window is given up."""
+
 ATTEMPTS_PER_MIRROR = 4
 CHUNK_BYTES = 1 << 18
+MAX_BYTES = 1 << 34
+"""Of a download whose size isn't known beforehand: more than any weights that vtl reads."""
+
+MAX_NOTE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,9 @@ class Download:
     """A file, the mirrors that serve it in order of preference, and what it must look like.
 
     `size` is in bytes. `sha256` and `md5` are hexadecimal digests, or as many of their first digits
-    as are known (torchvision publishes eight). What is None is not checked.
+    as are known (torchvision publishes eight). What is None is not checked. Without a digest
+    `complaint` says why a file can't be what was asked for, "" if it can: a login page,
+    nothing, half.
     """
 
     filename: str
@@ -44,6 +54,7 @@ class Download:
     size: int | None = None
     sha256: str | None = None
     md5: str | None = None
+    complaint: Callable[[Path], str] | None = None
 
 
 def fetch(download: Download, directory: Path) -> Path:
@@ -61,12 +72,12 @@ def fetch(download: Download, directory: Path) -> Path:
     try:
         if not path.is_file():
             directory.mkdir(parents=True, exist_ok=True)
-            with _locked(path):
+            with locked(path):
                 if not path.is_file():  # another process may have fetched it during the wait
                     _fetch_from_mirrors(download, path)
         _check_finished(download, path)
     except OSError as error:
-        raise _local_failure(f"cannot read or write {path}", error) from error
+        raise local_failure(f"cannot read or write {path}", error) from error
     return path
 
 
@@ -78,6 +89,7 @@ def _fetch_from_mirrors(download: Download, path: Path) -> None:
         reason = _fetch_from_mirror(download, url, part)
         if not reason:
             os.replace(part, path)
+            _note_of_part(part).unlink(missing_ok=True)
             return
         failures.append(f"{url}: {reason}")
         logging.info("%s: %s", url, reason)
@@ -91,28 +103,27 @@ def _fetch_from_mirrors(download: Download, path: Path) -> None:
 
 
 def _fetch_from_mirror(download: Download, url: str, part: Path) -> str:
-    """Completes the part file from one mirror; returns why that failed, or an empty string."""
+    """Complete the part file from one mirror; return why that failed, or an empty string."""
     reason = ""
     for _ in range(ATTEMPTS_PER_MIRROR):
-        offset = part.stat().st_size if part.exists() else 0
-        if download.size is not None and offset > download.size:
-            part.unlink()
-            offset = 0
+        offset = _resumable_bytes(download, url, part)
         try:
             if offset == 0 or offset != download.size:
                 _transfer(download, url, part, offset)
         except urllib.error.HTTPError as error:
             error.close()
-            reason = _one_line(error)
+            reason = reason_of(error)
             if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 return reason
             part.unlink(missing_ok=True)
         except urllib.error.URLError as error:
-            return _one_line(error.reason)
+            return reason_of(error)
         except (OSError, http.client.HTTPException) as error:
             if _is_disk_full(error):
                 raise
-            reason = _one_line(error)
+            reason = reason_of(error)
+        except ValueError as error:  # a URL or a header that is none
+            return reason_of(error)
         else:
             reason = _difference(download, part)
             if not reason:
@@ -123,34 +134,112 @@ def _fetch_from_mirror(download: Download, url: str, part: Path) -> str:
     return reason
 
 
+def _resumable_bytes(download: Download, url: str, part: Path) -> int:
+    """How much of the part file an earlier attempt left that may be gone on with.
+
+    Where a digest will tell whether the whole is right, any part may; without one only a part of
+    the file that the server still has, by its ETag or date.
+    """
+    if not part.exists():
+        return 0
+    offset = part.stat().st_size
+    is_same = _expected_digests(download) or _validator(url, part)
+    if not is_same or (download.size is not None and offset > download.size):
+        part.unlink()
+        return 0
+    return offset
+
+
+def _validator(url: str, part: Path) -> str:
+    """The ETag or the date by which the part's server knows the file, "" where there is none."""
+    with contextlib.suppress(UserError):
+        note = read_json(_note_of_part(part), max_bytes=MAX_NOTE_BYTES)
+        if isinstance(note, dict) and note.get("url") == url:
+            validator = note.get("validator")
+            return validator if isinstance(validator, str) else ""
+    return ""
+
+
+def _note_of_part(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
+
+
+def _open(request: urllib.request.Request) -> Any:
+    """Open a request by http or https, also where it is redirected: nothing else has a handler."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+        urllib.request.HTTPRedirectHandler(),
+    ):
+        opener.add_handler(handler)
+    return opener.open(request, timeout=TIMEOUT_S)
+
+
 def _transfer(download: Download, url: str, part: Path, offset: int) -> None:
-    """Writes the bytes from `offset` on to the part file, or all of them if the server says so.
+    """Write the bytes from `offset` on to the part file, or all of them if the server says so.
 
     Raises:
-      URLError: the mirror can't be reached, refuses, or offers a file of another size.
-      OSError, HTTPException: the transfer broke off; another attempt may go on from there.
+        URLError: the mirror can't be reached, refuses, or offers a file of another size.
+        OSError, HTTPException: the transfer broke off or was too slow; another attempt may go on
+            from there.
     """
-    headers = {"User-Agent": "vtl"} | ({"Range": f"bytes={offset}-"} if offset else {})
-    request = urllib.request.Request(url, headers=headers)
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+    headers = {"User-Agent": "vtl"}
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+        if validator := _validator(url, part):
+            headers["If-Range"] = validator
+    with _open(urllib.request.Request(url, headers=headers)) as response:
         if response.status != HTTPStatus.PARTIAL_CONTENT:
             offset = 0
+        elif not _begins_at(response, offset):
+            raise urllib.error.URLError("answers with another part than the one asked for")
         total = download.size if response.length is None else offset + response.length
         if download.size is not None and total != download.size:
             # Checked before the part file is opened: a login page must not wipe out 400 MB.
             raise urllib.error.URLError(f"offers {total:,} bytes, expected {download.size:,}")
+        if total is not None and total > MAX_BYTES:
+            raise urllib.error.URLError(f"offers {total:,} bytes, more than any file of vtl's")
+        if offset == 0:
+            etag = response.headers["ETag"] or ""
+            strong = "" if etag.startswith("W/") else etag
+            validator = strong or response.headers["Last-Modified"] or ""
+            write_json(_note_of_part(part), {"url": url, "validator": validator})
         with (
             part.open("ab" if offset else "wb") as file,
-            _progress_bar(download.filename, total, offset) as bar,
+            progress_bar(download.filename, total, offset) as bar,
         ):
-            while chunk := response.read(CHUNK_BYTES):
+            for chunk in _chunks(response):
                 file.write(chunk)
                 bar.update(len(chunk))
                 offset += len(chunk)
-                if total is not None and offset > total:
+                if offset > (MAX_BYTES if total is None else total):
                     break
     if total is not None and offset < total:
         raise ConnectionError(f"connection closed after {offset:,} of {total:,} bytes")
+
+
+def _begins_at(response: Any, offset: int) -> bool:
+    """Whether a partial answer is the part from `offset` on, as far as it says so."""
+    content_range = response.headers["Content-Range"]
+    return content_range is None or content_range.startswith(f"bytes {offset}-")
+
+
+def _chunks(response: Any) -> Iterator[bytes]:
+    """The content as it comes; a server that sends next to nothing for a minute is given up."""
+    since, received = time.monotonic(), 0
+    while chunk := response.read1(CHUNK_BYTES):
+        yield chunk
+        received += len(chunk)
+        elapsed = time.monotonic() - since
+        if elapsed > WINDOW_S:
+            if received < LEAST_BYTES_PER_S * elapsed:
+                raise ConnectionError(f"only {received:,} bytes came in {elapsed:.0f} s")
+            since, received = time.monotonic(), 0
 
 
 def _expected_digests(download: Download) -> dict[str, str]:
@@ -168,7 +257,15 @@ def _difference(download: Download, path: Path) -> str:
         found = file_digest(path, name)
         if not found.startswith(expected):
             differences.append(f"{name} {found} (expected {expected})")
-    return "the file has " + " and ".join(differences) if differences else ""
+    if differences:
+        return "the file has " + " and ".join(differences)
+    if download.complaint and not _expected_digests(download):
+        return download.complaint(path)
+    return ""
+
+
+def _has_whole_digest(download: Download) -> bool:
+    return any(len(digest) in (32, 64) for digest in _expected_digests(download).values())
 
 
 def _check_finished(download: Download, path: Path) -> None:
@@ -178,7 +275,7 @@ def _check_finished(download: Download, path: Path) -> None:
     facts |= _expected_digests(download)
     note = path.with_name(path.name + ".verified")
     before = _read_note(note)
-    has_whole_digest = any(len(d) in (32, 64) for d in _expected_digests(download).values())
+    has_whole_digest = _has_whole_digest(download)
     if before.items() >= facts.items() and (has_whole_digest or "pinned" in before):
         return
     difference = _difference(download, path)
@@ -199,75 +296,14 @@ def _check_finished(download: Download, path: Path) -> None:
 
 
 def _read_note(note: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        content = json.loads(note.read_text())
+    with contextlib.suppress(UserError):
+        content = read_json(note, max_bytes=MAX_NOTE_BYTES)
         return content if isinstance(content, dict) else {}
     return {}
 
 
-def unpack_tar(archive: Path, target: Path) -> None:
-    """Unpacks an uncompressed tar archive into the directory `target`, beside what is there.
-
-    The archive is unpacked next to `target`, then moved in; `.unpacked-<archive name>` is written
-    last, and where it exists nothing is done. Files that are already there are replaced.
-
-    Raises:
-      UserError: the archive is damaged, would write or link outside `target`, or does not fit.
-    """
-    target = target.resolve()
-    marker = target / f".unpacked-{archive.name}"
-    if marker.exists():
-        return
-    unpacking = target.with_name(f".{target.name}.unpacking")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target):
-            if marker.exists():  # another process may have unpacked it during the wait
-                return
-            shutil.rmtree(unpacking, ignore_errors=True)  # a killed process can leave it behind
-            try:
-                unpacking.mkdir()
-                _extract(archive, unpacking)
-                _move_into(unpacking, target)
-                marker.touch()
-            finally:
-                shutil.rmtree(unpacking, ignore_errors=True)
-    except OSError as error:
-        raise _local_failure(f"cannot unpack {archive} into {target}", error) from error
-    except (tarfile.TarError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"cannot unpack {archive}: {_one_line(error)}; the archive is damaged or unsafe, "
-            "delete it and fetch it again"
-        ) from error
-
-
-def _extract(archive: Path, directory: Path) -> None:
-    with (
-        tarfile.open(archive, "r:") as tar,
-        _progress_bar(f"unpacking {archive.name}", archive.stat().st_size) as bar,
-    ):
-        for member in tar:
-            tar.extract(member, directory, filter="data")
-            bar.update(tar.offset - bar.n)
-        # tarfile takes an archive that was cut between two members for a whole one; a whole one
-        # ends in blocks of zeros.
-        with archive.open("rb") as file:
-            file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("unexpected end of data")
-
-
-def _move_into(source: Path, destination: Path) -> None:
-    """Moves a file or tree to `destination`; directories that exist on both sides are merged."""
-    if source.is_dir() and not source.is_symlink() and destination.is_dir():
-        for entry in source.iterdir():
-            _move_into(entry, destination / entry.name)
-    else:
-        os.replace(source, destination)
-
-
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Keeps other processes from working on `path`, which need not exist, at the same time."""
     # The lock file stays: if it were deleted, two processes could each hold a lock on their own.
     with path.with_name(f".{path.name}.lock").open("a") as file:
@@ -280,7 +316,8 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _progress_bar(description: str, total: int | None, initial: int = 0) -> tqdm:
+def progress_bar(description: str, total: int | None, initial: int = 0) -> tqdm:
+    """A bar that counts bytes."""
     return tqdm(desc=description, total=total, initial=initial, unit="B", unit_scale=True)
 
 
@@ -288,11 +325,8 @@ def _is_disk_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def _local_failure(action: str, error: OSError) -> UserError:
+def local_failure(action: str, error: OSError) -> UserError:
+    """The error that says that this machine's disk is in the way."""
     if _is_disk_full(error):
         return UserError(f"{action}: the disk is full; free some space, or use another directory")
-    return UserError(f"{action}: {_one_line(error)}")
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"{action}: {reason_of(error)}")

@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 import numpy as np
 from absl import logging
 
-from vtl.data.fetch import Download, fetch, unpack_tar
+from vtl.data.archives import unpack_tar
+from vtl.data.fetch import Download, fetch
 from vtl.data.splits import Split, ids_sha256
 from vtl.errors import UserError
 

@@ -20,7 +20,7 @@ def predict(
 ) -> tuple[np.ndarray, ...]:
     """images [N, H, W, 3] uint8 -> what `step` gives for each, arrays [N, ...].
 
-    Of an eval step that is scores [N, C] and features [N, D].
+    Of an eval step that is logits [N, C] and features [N, D].
     """
     outputs = []
     for batch, count in batches.eval_batches(images, batch_size, sharding):

@@ -22,7 +22,7 @@ class Choice(NamedTuple):
 def choose(
     scores: np.ndarray, labels: np.ndarray, difficult: np.ndarray, num_each: int
 ) -> list[Choice]:
-    """Of each class at most `num_each` hits, false alarms and misses, from arrays [N, C].
+    """Of each class at most `num_each` hits, false alarms and misses, from scores or logits [N, C].
 
     They are the best-scored photos with the class, the best-scored without it, and the worst-scored
     with it. Where there are too few with it, none is both hit and miss. Difficult ones are neither.

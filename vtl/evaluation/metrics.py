@@ -112,19 +112,23 @@ def evaluate_scores(
     difficult: np.ndarray | None,
     classes: Sequence[str],
     *,
+    ranked_by: np.ndarray | None = None,
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
     """AP, mAP and their 95 % intervals under every protocol, ready for json.dumps.
 
-    scores [N, C] are probabilities; labels and difficult [N, C] are 0 or 1. Intervals are
+    scores [N, C] are probabilities; labels and difficult [N, C] are 0 or 1. `ranked_by` [N, C]
+    orders the photos: the logits, for probabilities near 0 and 1 tie in float32. Intervals are
     percentiles of a bootstrap over images. A class without a positive has AP None and is left out
     of the mean; a resample in which a class has no positive leaves that class out of that
     resample's mean and out of the class's own interval. What can't be computed is None. The loss
     is the mean binary cross-entropy in nats, of scores no nearer to 0 and 1 than 1e-7, as in Keras.
     Raises UserError if shapes, labels or scores are unusable.
     """
+    ranked_by = scores if ranked_by is None else ranked_by
     scores, labels, difficult = _checked(scores, labels, difficult, classes=classes)
+    ranked_by, _, _ = _checked(ranked_by, labels, None, classes=classes)
     positives = labels.sum(axis=0).astype(int).tolist()
     result: dict[str, Any] = {
         "map": dict.fromkeys(PROTOCOLS),
@@ -142,7 +146,7 @@ def evaluate_scores(
         if protocol.leaves_out_difficult and difficult is None:
             result["not_computable"][name] = NO_DIFFICULT_FLAGS
             continue
-        rankings = _rankings(scores, labels, difficult, name)
+        rankings = _rankings(ranked_by, labels, difficult, name)
         aps = _point_estimates(rankings, len(scores), name)
         samples = _bootstrap(rankings, len(scores), name, num_resamples, seed)
         result["map"][name] = _mean(aps)
@@ -150,6 +154,21 @@ def evaluate_scores(
         result["ap"][name] = dict(zip(classes, aps, strict=True))
         result["ap_interval"][name] = dict(zip(classes, map(_interval, samples), strict=True))
     return result
+
+
+def mean_average_precision(
+    ranked_by: np.ndarray,
+    labels: np.ndarray,
+    difficult: np.ndarray | None,
+    classes: Sequence[str],
+    protocol: str,
+) -> float | None:
+    """The mAP under one protocol, of logits or scores [N, C]; None where no class has a positive.
+
+    Raises UserError as `evaluate_scores` does.
+    """
+    arrays = _checked(ranked_by, labels, difficult, classes=classes)
+    return _mean(_point_estimates(_rankings(*arrays, protocol), len(labels), protocol))
 
 
 def paired_difference(
@@ -165,7 +184,8 @@ def paired_difference(
     """The mAP of a minus that of b with its 95 % interval: (difference, low, high), as fractions.
 
     Both are scored on the same resampled images, so what makes the test set hard cancels out.
-    Arrays are [N, C] as in `evaluate_scores`. Raises UserError if no class has a positive.
+    Arrays are [N, C] as in `evaluate_scores`; logits in the place of scores rank the photos where
+    scores tie. Raises UserError if no class has a positive.
     """
     if num_resamples < 1:
         raise UserError(f"num_resamples is {num_resamples}: an interval needs at least 1")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 from vtl.console import say
@@ -39,24 +40,31 @@ def was_finished(
 
 def score_splits(
     run_directory: RunDirectory,
-    scores: Mapping[str, np.ndarray],
+    logits: Mapping[str, np.ndarray],
     splits: Mapping[str, Labelled],
     classes: Sequence[str],
     seed: int,
 ) -> dict[str, Any]:
-    """Score every split, by role, write its scores [N, C], and return what results.json has of it.
+    """Score every split, by role, from its logits [N, C]; write them, and return what results.json
+    has of it.
 
     `seed` is that of the intervals' bootstrap.
     """
     outcome = {}
     for role, split in splits.items():
+        scores = probabilities(logits[role])
         run_directory.write_scores(
-            role, split.ids, classes, scores[role], split.labels, split.difficult
+            role, split.ids, classes, scores, logits[role], split.labels, split.difficult
         )
         outcome[role] = metrics.evaluate_scores(
-            scores[role], split.labels, split.difficult, classes, seed=seed
+            scores, split.labels, split.difficult, classes, ranked_by=logits[role], seed=seed
         )
     return split_last(outcome)
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """The scores of several labels a photo: each logit's sigmoid, float32."""
+    return np.asarray(jax.nn.sigmoid(logits))
 
 
 def split_last(outcome: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -63,21 +63,21 @@ def run(config: ConfigDict, workdir: Path) -> None:
         mesh=mesh,
         objective=losses.SOFTMAX,
     )
-    eval_step = steps.make_eval_step(net.model, preprocessing, mesh, jax.nn.softmax)
+    eval_step = steps.make_eval_step(net.model, preprocessing, mesh)
     pictures = glyphs.Glyphs(config.num_images, config.image_size, config.seed)
     labels = np.eye(len(glyphs.CLASSES), dtype=np.uint8)[pictures.labels]
     held_out = glyphs.Glyphs(config.num_held_out, config.image_size, HELD_OUT_SEED)
     held_out_images = held_out[np.arange(len(held_out))]
 
     def top1(state: TrainState) -> dict[str, float]:
-        scores, _ = evaluate.predict(
+        logits, _ = evaluate.predict(
             eval_step,
             state.variables,
             held_out_images,
             batch_size=config.batch_size,
             sharding=by_batch(mesh),
         )
-        return {"top1": float(np.mean(scores.argmax(axis=1) == held_out.labels))}
+        return {"top1": float(np.mean(logits.argmax(axis=1) == held_out.labels))}
 
     def first_state() -> TrainState:
         return new_state(network.initialise(net.model, config.seed), optimizer)

@@ -1,5 +1,6 @@
 """Exercise 4: photos -> trained network -> mAP."""
 
+import dataclasses
 import functools
 import itertools
 import time
@@ -77,7 +78,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         evaluate.predict, batch_size=config.eval_batch_size, sharding=by_batch(mesh)
     )
 
-    def score(variables: Any, role: str) -> np.ndarray:
+    def score(variables: Any, role: str) -> np.ndarray:  # logits [N, C]
         return predict(eval_step, variables, photos[role])[0]
 
     def train_features(variables: Any) -> np.ndarray:
@@ -103,9 +104,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     run_directory.begin()
     best_by = f"val_map_{MAP_PROTOCOL}" if "val" in splits else None
     checkpoints = Checkpoints(workdir / "checkpoints", best_by=best_by)
-    like = jax.eval_shape(
-        lambda variables: new_state(variables, optimizer), network.shapes_of(net.model)
-    )
+    like = jax.eval_shape(lambda v: new_state(v, optimizer), network.shapes_of(net.model))
     train_state, resumed_from = loop.start(first_state, like, plan, run_directory, checkpoints)
     seconds["head"] = time.perf_counter()
     score_epoch = functools.partial(_score_epoch, config, splits, score)
@@ -117,11 +116,11 @@ def run(config: ConfigDict, workdir: Path) -> None:
     # The outcome.
     train_state = _chosen(checkpoints, train_state, mesh)
     variables = train_state.variables
-    scores = {role: score(variables, role) for role in splits}
-    quantities = outcome.score_splits(run_directory, scores, splits, train.classes, config.seed)
+    logits = {role: score(variables, role) for role in splits}
+    quantities = outcome.score_splits(run_directory, logits, splits, train.classes, config.seed)
     if config.gallery_photos:
         role = outcome.headline_split(splits)
-        arrays = _gallery(config, net, splits[role], scores[role], photos[role], variables, predict)
+        arrays = _gallery(config, net, splits[role], logits[role], photos[role], variables, predict)
         run_directory.write_arrays(f"gallery_{role}", arrays)
     network.save(workdir / "model.safetensors", variables, net, train.classes, multi_label=True)
     seconds["evaluate"] = time.perf_counter()
@@ -134,6 +133,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             "trainable_parameters": optim.count_trainable(multipliers, params),
             "images_per_second": run_directory.last_metric("images_per_second"),
             "seconds": _phases(seconds),
+            "network": dataclasses.asdict(net.architecture),
             "weights": net.weights.record(net.preprocessing) if net.weights else None,
             "data": describe_splits(config.data.name, splits),
         }
@@ -207,11 +207,10 @@ def _score_epoch(
     return {f"{role}_map_{MAP_PROTOCOL}": v for role, v in means.items() if v is not None}
 
 
-def _mean_ap(scores: np.ndarray, split: Split) -> float | None:
-    result = metrics.evaluate_scores(
-        scores, split.labels, split.difficult, split.classes, num_resamples=0
+def _mean_ap(logits: np.ndarray, split: Split) -> float | None:
+    return metrics.mean_average_precision(
+        logits, split.labels, split.difficult, split.classes, MAP_PROTOCOL
     )
-    return result["map"][MAP_PROTOCOL]
 
 
 def _chosen(checkpoints: Checkpoints, last: TrainState, mesh: Mesh) -> TrainState:
@@ -227,20 +226,20 @@ def _gallery(
     config: ConfigDict,
     net: network.Network,
     split: Split,
-    scores: np.ndarray,
+    logits: np.ndarray,
     photos: np.ndarray,
     variables: Any,
     predict: Predict,
 ) -> dict[str, np.ndarray]:
     """What gallery_SPLIT.npz holds: the chosen photos, and maps of where each class was seen."""
-    choices = gallery.choose(scores, split.labels, split.difficult, config.gallery_photos)
+    choices = gallery.choose(logits, split.labels, split.difficult, config.gallery_photos)
     rows = gallery.chosen_rows(choices)
     seen = np.asarray(augment.centre_crop(photos[rows], net.preprocessing.crop_size))
     map_step = steps.make_map_step(net.model, net.preprocessing, make_mesh())
     (maps,) = predict(map_step, variables, seen)
     return gallery.pack(choices, seen, maps, np.asarray(variables["params"][HEAD]["bias"])) | {
         "ids": np.array(split.ids)[rows],
-        "scores": scores[rows],
+        "scores": outcome.probabilities(logits[rows]),
         "labels": split.labels[rows],
         "classes": np.array(split.classes),
     }

@@ -53,8 +53,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     started = time.perf_counter()
     head, details = SOLVERS[config.solver](data, config, run_directory)
     seconds = time.perf_counter() - started
-    scores = {role: predict(head, split.features) for role, split in data.splits.items()}
-    quantities = outcome.score_splits(run_directory, scores, data.splits, data.classes, config.seed)
+    logits = {role: predict(head, split.features) for role, split in data.splits.items()}
+    quantities = outcome.score_splits(run_directory, logits, data.splits, data.classes, config.seed)
     if config.scaling != "l2":  # a linear head on the features as they are does not exist for it
         kernel = np.asarray(head.kernel) / scale[:, None]
         heads.save(
@@ -94,9 +94,8 @@ def _check_options(config: ConfigDict) -> None:
 
 
 def predict(head: Linear, features: np.ndarray) -> np.ndarray:
-    """Sigmoid scores [N, C] of features [N, D]."""
-    logits = features @ np.asarray(head.kernel) + np.asarray(head.bias)
-    return np.asarray(jax.nn.sigmoid(logits))
+    """The logits [N, C] of features [N, D]."""
+    return features @ np.asarray(head.kernel) + np.asarray(head.bias)
 
 
 def _check_meta(data: DeepFeatures, config: ConfigDict) -> None:
@@ -229,11 +228,10 @@ def _map(
     head: Linear, split: FeatureSplit, rows: np.ndarray, classes: tuple[Any, ...]
 ) -> float | None:
     labels = split.labels[rows]
-    scores = predict(head, split.features[rows])
-    if not np.isfinite(scores).all():
+    logits = predict(head, split.features[rows])
+    if not np.isfinite(logits).all():
         return None  # diverged
-    result = metrics.evaluate_scores(scores, labels, None, classes, num_resamples=0)
-    return result["map"][MAP_PROTOCOL]
+    return metrics.mean_average_precision(logits, labels, None, classes, MAP_PROTOCOL)
 
 
 def _lbfgs(
@@ -269,8 +267,7 @@ def _cross_validate(
         l2 * num_folds / (num_folds - 1),
         tolerance=CROSS_VALIDATION_TOLERANCE,
     )
-    logits = train.features @ np.asarray(head.kernel) + np.asarray(head.bias)
-    logits = logits.reshape(labels.shape)
+    logits = predict(head, train.features).reshape(labels.shape)
     losses = np.logaddexp(0, logits) - labels * logits
     return np.sum(losses * label_mask[:, None] * is_out, axis=(0, 1))
 

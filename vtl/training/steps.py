@@ -137,20 +137,15 @@ def _grid_means(maps: jax.Array, grid: int) -> jax.Array:
     return jnp.stack(means, axis=1)
 
 
-def make_eval_step(
-    model: ResNet,
-    preprocessing: Preprocessing,
-    mesh: Mesh,
-    activation: Callable[[jax.Array], jax.Array] = jax.nn.sigmoid,
-) -> EvalStep:
-    """(variables, images [B, H, W, 3] uint8) -> (scores [B, C], features [B, D]).
+def make_eval_step(model: ResNet, preprocessing: Preprocessing, mesh: Mesh) -> EvalStep:
+    """(variables, images [B, H, W, 3] uint8) -> (logits [B, C], features [B, D]).
 
-    The scores are `activation` of the logits.
+    Logits, not probabilities: a float32 sigmoid is 1 from 17 on, and ties have no order.
     """
 
     def eval_step(variables: Any, images: jax.Array) -> tuple[jax.Array, Any]:
         logits, outputs = _evaluate(model, preprocessing, variables, images)
-        return activation(logits), outputs["features"]
+        return logits, outputs["features"]
 
     replicated, by_batch = state.replicated(mesh), state.by_batch(mesh)
     return jax.jit(

@@ -46,15 +46,15 @@ def main() -> None:
     root, weights, target, side = sys.argv[1:]
     network = TorchResNet(50)
     network.load_state_dict(load_file(weights), strict=False)
-    network.fc = torch.nn.Identity()  # type: ignore[assignment]
-    network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.fc = torch.nn.Identity()
+    network = network.eval().to(memory_format=torch.channels_last)
     arrays = {}
     for role, split in (("train", "trainval"), ("test", "test")):
         loader = DataLoader(Photos(Path(root), split, int(side)), batch_size=32, num_workers=2)
         with torch.inference_mode():
             features = [network(x.contiguous(memory_format=torch.channels_last)) for x in loader]
         arrays[f"X_{role}"] = torch.cat(features).numpy()
-    np.savez(target, **arrays)  # type: ignore[arg-type]
+    np.savez(target, **arrays)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ class Scorer(torch.nn.Module):
     def __init__(self, dtype: str = "float32") -> None:
         super().__init__()
         network = TorchResNet(50, bench.NUM_CLASSES)
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.to(memory_format=torch.channels_last)
         self.dtype = getattr(torch, dtype)
         for name, values in (("mean", TORCHVISION.mean), ("std", TORCHVISION.std)):
             self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1))

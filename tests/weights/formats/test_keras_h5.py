@@ -291,6 +291,7 @@ def small_model(keras):
     return keras.Model(inputs, keras.layers.Dense(2, name="predictions")(x))
 
 
+@pytest.mark.parity
 def test_keras_own_files(tmp_path, keras):
     from keras.src.legacy.saving import legacy_h5_format
 
@@ -307,6 +308,7 @@ def test_keras_own_files(tmp_path, keras):
         assert tensors == {}
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_keras_3_own_files(tmp_path, keras, dtype):
     previous = keras.config.dtype_policy()

@@ -412,6 +412,7 @@ def assert_as_torch(torch, path, expected=None):
     assert_same(formats.read(path).tensors, expected)
 
 
+@pytest.mark.parity
 @BOTH
 def test_torch_every_type(tmp_path, new):
     torch = pytest.importorskip("torch")
@@ -427,6 +428,7 @@ def test_torch_every_type(tmp_path, new):
     assert formats.read(tmp_path / "w.h5").dtypes == floats
 
 
+@pytest.mark.parity
 @BOTH
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_torch_views_parameters_and_shared_storage(tmp_path, new, protocol):
@@ -449,6 +451,7 @@ def test_torch_views_parameters_and_shared_storage(tmp_path, new, protocol):
     assert_as_torch(torch, path, tensors)
 
 
+@pytest.mark.parity
 @BOTH
 def test_torch_real_state_dict_and_checkpoint(tmp_path, new):
     torch = pytest.importorskip("torch")
@@ -470,6 +473,7 @@ def test_torch_real_state_dict_and_checkpoint(tmp_path, new):
     assert_as_torch(torch, path, model.state_dict())
 
 
+@pytest.mark.parity
 @BOTH
 def test_torch_whole_model_and_expanded_tensor_are_refused(tmp_path, new):
     torch = pytest.importorskip("torch")

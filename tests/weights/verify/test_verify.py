@@ -15,9 +15,9 @@ from flax import linen as nn
 from flax import traverse_util
 
 from tests.weights.test_sample_photos import WEIGHTS as REAL
-from vtl.models import resnet
+from vtl.models import layers
 from vtl.preprocessing import CAFFE, TORCHVISION, normalise
-from vtl.weights import convert, network, sources, verify
+from vtl.weights import convert, network, sources, verify, watched
 from vtl.weights.verify import golden, misfit, pictures
 
 SMALL = TORCHVISION.override(image_size=64)
@@ -43,9 +43,9 @@ def good(epsilon=1e-5, kernel_scale=1.0, padding="torch"):
 
     def pad_same(call, arguments, options, context):
         conv = context.module
-        if padding == "torch" or not isinstance(conv, resnet.Conv) or conv.stride == 1:
+        if padding == "torch" or not isinstance(conv, layers.Conv) or conv.stride == 1:
             return call(*arguments, **options)
-        return misfit.conv_same(arguments[0], conv.variables["params"]["kernel"], conv.stride)
+        return watched.convolve_same(arguments[0], conv.variables["params"]["kernel"], conv.stride)
 
     @jax.jit
     def move(variables):
@@ -60,7 +60,9 @@ def good(epsilon=1e-5, kernel_scale=1.0, padding="torch"):
     fruit, classes = pictures.fruit(verify.NUM_FRUIT, SMALL.crop_size)
     both = np.concatenate([fruit, fruit[..., ::-1]])
     features = np.asarray(
-        jax.jit(lambda x: model.apply(variables, x, norms_by_batch=())[1])(normalise(both, SMALL))
+        jax.jit(lambda x: model.apply(variables, x, norms_by_batch=())[1]["features"])(
+            normalise(both, SMALL)
+        )
     )
     # The head says 10 for a fruit's own class and -10 for its picture in BGR.
     kernel = np.zeros_like(tensors["params/fc/kernel"])
@@ -116,7 +118,6 @@ def network_():
     return good()
 
 
-@pytest.mark.slow
 def test_good_weights_have_no_fault(network_):
     findings = verify.verify(network_)
     assert [f.kind for f in findings] == ["good", "good"]
@@ -127,7 +128,6 @@ def test_good_weights_have_no_fault(network_):
     assert int(findings[1].text.split()[1]) >= 9
 
 
-@pytest.mark.slow
 def test_wrong_preprocessing(network_):
     caffe = verify.with_pixels(network_.preprocessing, CAFFE)
     found = faults(dataclasses.replace(network_, preprocessing=caffe))
@@ -140,7 +140,6 @@ def test_wrong_preprocessing(network_):
     assert "the given preprocessing (RGB in 0..1) is probably wrong" in found[0]
 
 
-@pytest.mark.slow
 def test_wrong_stride(network_):
     found = faults(with_architecture(network_, variant="v1"))
     assert found[0].startswith(
@@ -148,7 +147,6 @@ def test_wrong_stride(network_):
     )
 
 
-@pytest.mark.slow
 def test_wrong_padding():
     (found,) = faults(good(padding="same"))
     assert found.startswith(
@@ -156,7 +154,6 @@ def test_wrong_padding():
     )
 
 
-@pytest.mark.slow
 def test_wrong_epsilon():
     weights = good(epsilon=1e-3, kernel_scale=0.05)
     assert faults(weights) == []
@@ -164,7 +161,6 @@ def test_wrong_epsilon():
     assert found[0].startswith("eps looks like 0.001, and not like 1e-05")
 
 
-@pytest.mark.slow
 def test_two_faults_at_once(network_):
     unit = verify.with_pixels(network_.preprocessing, verify.PIXELS["unit"])
     weights = with_architecture(network_, variant="v1")
@@ -173,7 +169,6 @@ def test_two_faults_at_once(network_):
     assert {text.split()[0] for text in found} == {"runs", "stride"}
 
 
-@pytest.mark.slow
 def test_bgr_for_rgb(network_):
     kernel = network_.tensors["params/conv1/kernel"][:, :, ::-1]
     found = faults(with_tensors(network_, params__conv1__kernel=kernel))
@@ -181,7 +176,6 @@ def test_bgr_for_rgb(network_):
     assert found[0].startswith("runs best as BGR, and not as RGB (misfit 0.")
 
 
-@pytest.mark.slow
 def test_bgr_for_rgb_by_the_names_of_fruit(network_, monkeypatch):
     """As of real networks, whose statistics hardly change."""
     monkeypatch.setattr(verify, "BETTER", 0.0)
@@ -193,7 +187,6 @@ def test_bgr_for_rgb_by_the_names_of_fruit(network_, monkeypatch):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("one", "other"), [("layer1_0/bn1", "layer1_0/bn2"), ("layer3_1/bn1", "layer3_4/bn2")]
 )
@@ -202,7 +195,6 @@ def test_swapped_norms(network_, one, other):
     assert found[0].startswith(f"{one} and {other} are swapped")
 
 
-@pytest.mark.slow
 def test_a_network_that_overflows_is_no_endless_search(network_):
     names = [f"params/layer{stage}_0/conv2/kernel" for stage in (1, 2, 3)]
     huge = {name: network_.tensors[name] * np.float32(1e30) for name in names}
@@ -210,7 +202,6 @@ def test_a_network_that_overflows_is_no_endless_search(network_):
     assert faults(weights)[0].startswith("its statistics are of no photos that we know to prepare")
 
 
-@pytest.mark.slow
 def test_what_photos_say_of_a_network_with_classes_of_its_own_is_no_fault(network_):
     unit = verify.with_pixels(network_.preprocessing, verify.PIXELS["unit"])
     classes = tuple(map(str, range(1000)))
@@ -301,7 +292,7 @@ def real():
     return sources.load(str(REAL))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_real_weights_have_no_fault(real):
     findings = verify.verify(real)
     assert [f.kind for f in findings] == ["good", "good"]
@@ -309,7 +300,7 @@ def test_real_weights_have_no_fault(real):
     assert right >= 9
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("plant", "text"),
     [
@@ -337,7 +328,7 @@ def test_faults_in_real_weights(real, plant, text):
     assert found[0].startswith(text)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("pixels", ["inception", "unit"])
 def test_misfit_of_real_weights_tells_pixels_and_padding(real, pixels):
     right = misfit.Reading(real.preprocessing, "v1.5", 1e-5)

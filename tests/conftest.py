@@ -1,0 +1,42 @@
+"""How all tests run: what XLA spends on compiling, where programs and photos are kept.
+
+All of it is in the environment, so that the processes that tests start get the same.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Tests run each program a few times, so that compiling takes longer than running. The second pass
+# of .ci/run sets VTL_TEST_OPTIMISED=1 and compiles as users do.
+FAST_COMPILATION = (
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test imports jax, which reads these variables once."""
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    if os.environ.get("VTL_TEST_OPTIMISED") != "1":
+        flags += [flag for flag in FAST_COMPILATION if flag not in flags]
+    os.environ["XLA_FLAGS"] = " ".join(flags)
+    # Compiled programs stay from one pytest to the next. JAX's key for them has XLA's flags in it.
+    cache = getattr(config, "cache", None)  # None with `-p no:cacheprovider`
+    directory = cache.mkdir("xla") if cache else tempfile.mkdtemp(prefix="vtl-tests-xla-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(directory)
+    # JAX would leave out what compiles in less than a second, which is nearly everything here.
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def vtl_cache(tmp_path_factory) -> Path:
+    """An empty cache of photos and downloads for all tests, never the user's own."""
+    directory = tmp_path_factory.mktemp("vtl_cache")
+    # `vtl.main` keeps compiled programs in there, tests outside.
+    (directory / "xla").symlink_to(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("VTL_CACHE", str(directory))
+        yield directory

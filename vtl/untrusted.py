@@ -1,0 +1,176 @@
+"""Reading what others wrote: plain files only, no size believed before it is checked, and any
+failure of a parser one line for the person at the keyboard.
+"""
+
+import json
+import os
+import stat
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from vtl.errors import UserError
+
+MAX_JSON_BYTES = 1 << 26
+"""Of a JSON file: results.json of a study with dozens of runs takes a hundredth of it."""
+
+MAX_NPY_HEADER_BYTES = 10_000
+"""NumPy's own bound on the header of an array that isn't trusted."""
+
+_KINDS = {
+    stat.S_ISDIR: "a directory",
+    stat.S_ISFIFO: "a pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
+
+
+def printable(text: object, limit: int = 200) -> str:
+    """Foreign text for a terminal: one line, at most `limit` characters, no control characters."""
+    words = " ".join(str(text).split())
+    escaped = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in words
+    )
+    if len(escaped) <= limit:
+        return escaped
+    tail = limit // 3
+    return f"{escaped[: limit - tail - 1]}…{escaped[-tail:]}"
+
+
+def reason_of(error: BaseException) -> str:
+    """What an exception says, as one short line."""
+    if isinstance(error, MemoryError):
+        return "it takes more memory than there is"
+    if isinstance(error, OSError) and error.strerror:
+        return printable(error.strerror)
+    return printable(error) or type(error).__name__
+
+
+@contextmanager
+def reading(path: object, remedy: str = "") -> Iterator[None]:
+    """Turn whatever a parser raises on a bad file into a UserError of one line.
+
+    A UserError from within stays as it is, and so do the signals that stop a run.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    # Hostile bytes make parsers raise nearly anything.
+    except Exception as error:
+        more = f"; {remedy}" if remedy else ""
+        raise UserError(f"{printable(path)} can't be read: {reason_of(error)}{more}") from error
+
+
+def open_plain(
+    path: str | Path, *, max_bytes: int | None = None, inside: Path | None = None
+) -> BinaryIO:
+    """Open a plain file to read: no pipe or device, which would hang or never end.
+
+    `inside` is a directory that a link must not lead out of.
+
+    Raises:
+        UserError: the file is missing, may not be read, is no plain file, is larger than
+            `max_bytes`, or lies elsewhere.
+    """
+    name = printable(path)
+    if inside is not None and not Path(path).resolve().is_relative_to(inside.resolve()):
+        raise UserError(f"{name} is a link that leads out of {printable(inside)}: refused")
+    try:
+        # Without waiting, where it is a pipe that nobody writes to.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name} can't be opened: {reason_of(error)}") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        kind = next((kind for is_kind, kind in _KINDS.items() if is_kind(status.st_mode)), "none")
+        raise UserError(f"{name} is {kind} and not a plain file")
+    if max_bytes is not None and status.st_size > max_bytes:
+        os.close(descriptor)
+        raise UserError(f"{name} has {status.st_size:,} bytes, and at most {max_bytes:,} can be")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_json(
+    path: str | Path, *, max_bytes: int = MAX_JSON_BYTES, inside: Path | None = None
+) -> Any:
+    """The value in a JSON file, of which nothing is known yet; UserError where it is none."""
+    with open_plain(path, max_bytes=max_bytes, inside=inside) as file, reading(path):
+        return json.loads(file.read())
+
+
+class ArrayHeader(NamedTuple):
+    """What an .npz says of one of its arrays."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the array, as Python's integers have them, which don't overflow."""
+        size = self.dtype.itemsize
+        for length in self.shape:
+            size *= length
+        return size
+
+
+def npz_headers(file: BinaryIO) -> dict[str, ArrayHeader]:
+    """Each array's header by name, read without its content.
+
+    Raises:
+        UserError: a member is no array of plain values, is there twice, or has another size than
+            its header says.
+    """
+    headers: dict[str, ArrayHeader] = {}
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            shown = printable(name, 60)
+            if name in headers:
+                raise UserError(f"it holds {shown} twice")
+            with archive.open(member) as content:
+                version = np.lib.format.read_magic(content)
+                read_header = {
+                    (1, 0): np.lib.format.read_array_header_1_0,
+                    (2, 0): np.lib.format.read_array_header_2_0,
+                }[version]
+                shape, _, dtype = read_header(content, max_header_size=MAX_NPY_HEADER_BYTES)
+                header = ArrayHeader(shape, dtype)
+                if dtype.hasobject:
+                    raise UserError(f"{shown} holds Python objects, which are not read")
+                if min(shape, default=0) < 0 or content.tell() + header.nbytes != member.file_size:
+                    raise UserError(f"{shown} is not of the size that its header says")
+            headers[name] = header
+    return headers
+
+
+def read_npz(
+    path: str | Path, *, max_bytes: int, inside: Path | None = None
+) -> dict[str, np.ndarray]:
+    """All arrays of an .npz; nothing is unpacked before all sizes are checked, no code runs.
+
+    `max_bytes` is the most that the arrays may take together, unpacked.
+
+    Raises:
+        UserError: it is missing, damaged, no .npz of plain arrays, or too large.
+    """
+    with open_plain(path, inside=inside) as file, reading(path):
+        try:
+            headers = npz_headers(file)
+        except UserError as error:
+            raise UserError(f"{printable(path)} can't be read: {error}") from None
+        total = sum(header.nbytes for header in headers.values())
+        if total > max_bytes:
+            raise UserError(
+                f"{printable(path)} would take {total:,} bytes unpacked, and at most "
+                f"{max_bytes:,} can be"
+            )
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
