@@ -100,16 +100,16 @@ def missing(root, arrays):
 
 
 DAMAGES = {
-    cut: "train-labels-idx1-ubyte is truncated: 5 bytes of data, and its header asks for 7",
-    cut_header: "train-labels-idx1-ubyte is truncated: 3 bytes are not even its header",
-    cut_gzip: "t10k-images-idx3-ubyte.gz can't be read: .*; get it again",
-    no_gzip: "t10k-images-idx3-ubyte.gz can't be read: Not a gzipped file",
-    wrong_magic: "begins with the magic number 0x00000d01 and not 0x00000801",
-    images_for_labels: "begins with the magic number 0x00000803 and not 0x00000801",
-    too_long: "t10k-labels-idx1-ubyte is too long: 4 bytes of data, and its header asks for 3",
-    other_length: "train-images-idx3-ubyte.gz has 7 images, .*labels-idx1-ubyte 6 labels",
-    other_labels: "train-labels-idx1-ubyte has the label 10; digits are 0 to 9",
-    other_size: "the images of train and test in .* are of different sizes",
+    cut: "train-labels-idx1-ubyte is truncated: .* 7 bytes of data, got 5",
+    cut_header: "train-labels-idx1-ubyte is truncated: its 3 bytes",
+    cut_gzip: "cannot read .*t10k-images-idx3-ubyte.gz: .+; get the file again",
+    no_gzip: "cannot read .*t10k-images-idx3-ubyte.gz: Not a gzipped file",
+    wrong_magic: "train-labels-idx1-ubyte .* must be 0x00000801, got 0x00000d01",
+    images_for_labels: "train-labels-idx1-ubyte .* must be 0x00000801, got 0x00000803",
+    too_long: "t10k-labels-idx1-ubyte is too long: .* 3 bytes of data, got 4",
+    other_length: "train-images-idx3-ubyte.gz has 7 images, .*labels-idx1-ubyte has 6 labels",
+    other_labels: "train-labels-idx1-ubyte: labels must be 0 to 9, got 10",
+    other_size: "train and test images in .* have different sizes",
     empty: "t10k-images-idx3-ubyte.gz has no images",
     missing: r"has neither t10k-labels-idx1-ubyte nor t10k-labels-idx1-ubyte\.gz",
 }
@@ -120,7 +120,7 @@ def test_damaged_files(root, arrays, damage):
     damage(root, arrays)
     with pytest.raises(UserError, match=DAMAGES[damage]) as caught:
         mnist.read("mnist", str(root))
-    assert "\n" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
 
 
 def test_other_names_and_roots(tmp_path):
@@ -128,7 +128,7 @@ def test_other_names_and_roots(tmp_path):
         mnist.read("cifar", "")
     with pytest.raises(UserError, match="nowhere is not a directory"):
         mnist.read("mnist", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="comes with scikit-learn"):
+    with pytest.raises(UserError, match=r"data\.root must be empty for data\.name=digits"):
         mnist.read("digits", str(tmp_path))
 
 
@@ -142,8 +142,8 @@ def test_without_a_network_it_says_what_to_put_where(tmp_path, monkeypatch):
     assert "ossci-datasets" in str(caught.value)
     assert "cvdf-datasets" in str(caught.value)
     assert f"t10k-labels-idx1-ubyte.gz into {tmp_path / 'mnist'}" in str(caught.value)
-    assert "--config.data.root=" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert "--config.data.root" in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
 
 
 def test_the_cache_is_checked_and_read(root, tmp_path_factory, arrays, monkeypatch):

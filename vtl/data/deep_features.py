@@ -1,6 +1,6 @@
-"""The .npz of deep features: what exercise 2 writes and exercise 3 reads.
+"""The .npz of deep features, which exercise 2 writes and exercise 3 reads.
 
-The lab's four keys X_train, Y_train, X_test, Y_test, rows in split-file order, and beside them
+It has the lab's four keys X_train, Y_train, X_test, Y_test, with rows in split-file order. vtl adds
 ids_ROLE, difficult_ROLE, classes, and meta (JSON text: weights, preprocessing, data).
 """
 
@@ -21,7 +21,7 @@ from vtl.files import write_npz
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureSplit:
-    """The rows of one split: features [N, D], labels [N, C]; ids and difficult where known."""
+    """One split: features [N, D], labels, difficult [N, C]; ids and difficult may be unknown."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -31,7 +31,7 @@ class FeatureSplit:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DeepFeatures:
-    """All of a file. `meta` is {} in one that the lab's own script made."""
+    """The content of a file. `meta` is {} if the lab's own script made it."""
 
     splits: dict[str, FeatureSplit]
     classes: tuple[str, ...]
@@ -41,7 +41,7 @@ class DeepFeatures:
 def write(
     path: Path, features: dict[str, np.ndarray], splits: dict[str, Split], meta: dict[str, Any]
 ) -> None:
-    """Write features [N, D] of every split; memory maps are streamed, not gathered."""
+    """Write the features [N, D] of every split; memory maps are streamed, not read as a whole."""
     arrays: dict[str, np.ndarray] = {}
     for role, split in splits.items():
         arrays[f"X_{role}"] = features[role]
@@ -54,10 +54,10 @@ def write(
 
 
 def read(path: str | Path) -> DeepFeatures:
-    """Read and check a file, ours or the lab's.
+    """Read and check a file that vtl or the lab's own script wrote.
 
     Raises:
-        UserError: no such file, missing keys, shapes that don't fit, values that aren't finite.
+        UserError: the file or a key is missing, shapes don't fit, or values aren't finite.
     """
     path = Path(path)
     try:
@@ -68,9 +68,7 @@ def read(path: str | Path) -> DeepFeatures:
             arrays = dict(file)
         meta = json.loads(str(arrays["meta"])) if "meta" in arrays else {}
     except FileNotFoundError:
-        raise UserError(
-            f"features={path}: no such file; configs/deep_features.py makes one"
-        ) from None
+        raise UserError(f"features={path}: no such file; `vtl deep_features` makes one") from None
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(f"{path} is not a readable .npz: {error}") from None
     roles = [key.removeprefix("X_") for key in arrays if key.startswith("X_")]
@@ -82,8 +80,8 @@ def read(path: str | Path) -> DeepFeatures:
     for role, split in splits.items():
         if (split.features.shape[1], split.labels.shape[1]) != (width, num_classes):
             raise UserError(
-                f"{path}: X_{role} {split.features.shape} and Y_{role} {split.labels.shape} are of "
-                f"another width than X_train and Y_train, {width} and {num_classes}"
+                f"{path}: X_{role} {split.features.shape} and Y_{role} {split.labels.shape} must "
+                f"be as wide as X_train and Y_train, {width} and {num_classes}"
             )
     names = tuple(arrays["classes"].tolist()) if "classes" in arrays else CLASSES
     if len(names) != num_classes:
@@ -92,8 +90,9 @@ def read(path: str | Path) -> DeepFeatures:
         ids = splits[role].ids if role in splits else None
         if ids and ids_sha256(ids) != expected:
             raise UserError(
-                f"{path}: ids_{role} are not those of the split, in its order, that its meta "
-                "names: the rows were changed after the features were made"
+                f"{path}: ids_{role} are not the ids of the split that its meta names, or not in "
+                "that order\n"
+                "The rows have changed since the features were made: make them again."
             )
     return DeepFeatures(splits, names, meta)
 
@@ -105,26 +104,28 @@ def _read_split(path: Path, role: str, arrays: dict[str, np.ndarray]) -> Feature
     difficult = arrays.get(f"difficult_{role}")
     if features.ndim != 2 or labels.ndim != 2 or not len(features):
         raise UserError(
-            f"{path}: X_{role} {features.shape} and Y_{role} {labels.shape} should be [N, D] and "
+            f"{path}: X_{role} {features.shape} and Y_{role} {labels.shape} must be [N, D] and "
             "[N, C] with at least one row"
         )
     for name, array in (("Y", labels), ("ids", ids), ("difficult", difficult)):
         if array is not None and len(array) != len(features):
             raise UserError(
-                f"{path}: {name}_{role} has {len(array)} rows, X_{role} has {len(features)}"
+                f"{path}: {name}_{role} has {len(array)} rows, but X_{role} has {len(features)}"
             )
     if difficult is not None and difficult.shape != labels.shape:
         raise UserError(
-            f"{path}: difficult_{role} {difficult.shape} should be {labels.shape}, as Y_{role}"
+            f"{path}: difficult_{role} {difficult.shape} must have the shape of Y_{role}, "
+            f"{labels.shape}"
         )
     rows = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(rows):
-        which = f"row {rows[0]}" if ids is None else f"{ids[rows[0]]} (row {rows[0]})"
+        first = f"row {rows[0]}" if ids is None else f"{ids[rows[0]]} (row {rows[0]})"
         raise UserError(
-            f"{path}: X_{role} has NaN or infinity in {len(rows)} rows, the first is {which}"
+            f"{path}: X_{role} has NaN or infinity in {len(rows)} of {len(features)} rows; "
+            f"the first is {first}"
         )
     if not np.isin(labels, (0, 1)).all():
-        raise UserError(f"{path}: Y_{role} holds other values than 0 and 1")
+        raise UserError(f"{path}: Y_{role} must hold only 0 and 1")
     return FeatureSplit(
         features,
         labels.astype(np.uint8),

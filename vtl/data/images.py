@@ -49,10 +49,10 @@ _UPRIGHT = {
 
 
 def load_rgb(path: str | Path) -> Image.Image:
-    """Decode a photo to 8-bit RGB, turned upright as its EXIF orientation says.
+    """Decode a photo to 8-bit RGB, turned upright by its EXIF orientation.
 
-    Transparent pixels are laid over white; of 16-bit grey the high byte is kept, as Pillow does
-    for 16-bit RGB.
+    Transparent pixels are laid over white. 16-bit grey keeps its high byte, as 16-bit RGB does in
+    Pillow.
 
     Raises:
         UserError: the file is missing, broken, too large, or of a kind that has no one reading as
@@ -164,12 +164,12 @@ INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in INTERPOLATION
 
 
 def resize(image: Image.Image, size: int, rule: str, interpolation: str) -> np.ndarray:
-    """Resize an RGB image to uint8 [size, size, 3], antialiased as Pillow does.
+    """Resize an RGB image to uint8 [size, size, 3], antialiased as Pillow does it.
 
     `rule` is "squash" (both sides to size) or "resize_crop" (short side to size, then the centre).
 
     Raises:
-        UserError: `rule` or `interpolation` is unknown, or `size` isn't positive.
+        UserError: `rule` or `interpolation` is unknown, or `size` is below 1.
     """
     _check_options(size, rule, interpolation)
     return np.asarray(RULES[rule](image, size, INTERPOLATIONS[interpolation]))
@@ -177,12 +177,9 @@ def resize(image: Image.Image, size: int, rule: str, interpolation: str) -> np.n
 
 def _check_options(size: int, rule: str, interpolation: str) -> None:
     if size < 1:
-        raise UserError(f"image size {size} is not positive")
-    if rule not in RULES:
-        raise UserError(f"unknown resize rule {rule!r}; known are {', '.join(RULES)}")
-    if interpolation not in INTERPOLATIONS:
-        known = ", ".join(INTERPOLATIONS)
-        raise UserError(f"unknown interpolation {interpolation!r}; known are {known}")
+        raise UserError(f"the image size must be at least 1, got {size}")
+    check_choice("the resize rule", rule, RULES)
+    check_choice("the interpolation", interpolation, INTERPOLATIONS)
 
 
 def decode_once(
@@ -212,7 +209,7 @@ def decode_once(
         "size": size,
         "rule": rule,
         "interpolation": interpolation,
-        "photos": [_fingerprint(*item) for item in zip(paths, ids, strict=True)],
+        "photos": [_fingerprint(path, photo_id) for path, photo_id in zip(paths, ids, strict=True)],
     }
     key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
     target = Path(directory) / f"images_{key[:16]}.npy"
@@ -278,10 +275,10 @@ def _decode_all(
     with ThreadPoolExecutor(num_threads) as pool:
         results = pool.map(decode_one, range(len(ids)))
         progress = tqdm(results, total=len(ids), desc="decoding photos", unit="photo")
-        broken = [message for message in progress if message]
-    if broken:
+        failures = [message for message in progress if message]
+    if failures:
         raise UserError(
-            f"{len(broken)} of {len(ids)} photos can't be decoded; the first is {broken[0]}"
+            f"{len(failures)} of {len(ids)} photos can't be decoded\nThe first is {failures[0]}."
         )
 
 
@@ -290,7 +287,7 @@ def decode_splits(
 ) -> dict[str, DecodedPhotos]:
     """The photos of each split, by role, as `preprocessing` has them; from the cache, or into it.
 
-    `crops` says whether training draws crops, for which the photos are stored larger.
+    `crops` says whether training draws random crops; photos are then stored larger.
     """
     return {
         role: decode_once(

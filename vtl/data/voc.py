@@ -22,9 +22,26 @@ from vtl.files import cache_holding
 from vtl.untrusted import printable, reason_of
 
 CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
-    *("train", "tvmonitor"),
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
 )
 
 _HOW_A_DEVKIT_LOOKS = "give the directory of the year, such as PATH/VOCdevkit/VOC2007"
@@ -257,7 +274,7 @@ def _ids_if_legible(path: Path) -> Sequence[str]:
 
 
 def _read_annotations(
-    root: Path, path: Path, ids: tuple[str, ...], classes: tuple[str, ...]
+    root: Path, split_file: Path, ids: tuple[str, ...], classes: tuple[str, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     labels = np.zeros((len(ids), len(classes)), np.uint8)
     difficult = np.zeros_like(labels)

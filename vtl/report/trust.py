@@ -1,4 +1,4 @@
-"""The warnings that a careful person would raise before believing a run."""
+"""What a careful reader would check before believing a run."""
 
 import hashlib
 from collections.abc import Iterator
@@ -10,56 +10,56 @@ from vtl.evaluation import metrics
 from vtl.report.compare import PROTOCOL, VOC2007_IMAGES, DataSet
 from vtl.report.runs import Run, Scores
 
-SAME = 1e-6
-"""Scores and averages that differ by less are the same."""
+TOLERANCE = 1e-6
+"""Scores and averages that differ by less count as equal."""
 
 
-class Warning(NamedTuple):
-    """A key of the page's words and the values to put in; `run` is the name of the run it is on."""
+Checks = Iterator[tuple[str, dict[str, Any]]]
+"""What checks yield: a key of the page's words for each fault, and the values to fill in."""
 
-    run: str
+
+class Finding(NamedTuple):
+    """One warning on the page: `subject` is a run or data set, `key` one of the page's words."""
+
+    subject: str
     key: str
     values: dict[str, Any]
 
 
-def of_run(run: Run) -> list[Warning]:
+def of_run(run: Run) -> list[Finding]:
     """What is suspicious about one run, the gravest first."""
-    found = _of_study(run) if run.task == "relu_study" else _of_scores(run)
-    return [Warning(run.name, key, values) for key, values in (*found, *_of_making(run))]
+    checks = _check_study(run) if run.task == "relu_study" else _check_scores(run)
+    return [Finding(run.name, key, values) for key, values in (*checks, *_check_provenance(run))]
 
 
-def of_comparison(data_set: DataSet) -> list[Warning]:
+def of_comparison(data_set: DataSet) -> list[Finding]:
     """What makes the runs on one data set hard to compare."""
     runs = data_set.runs
-    found = []
-    if len(runs) > 1 and data_set.best.role == "test":
-        found.append(Warning(data_set.best.name, "warn_best_on_test", {}))
+    findings = []
+    if len(runs) > 1 and data_set.best.headline_split == "test":
+        findings.append(Finding(data_set.best.name, "warn_best_on_test", {}))
     settings = {
         "weights": {(run.results.get("weights") or {}).get("sha256") for run in runs} - {None},
         "train_split": {_ids_sha256(run, "train") for run in runs} - {None},
         "jax": {run.results["versions"]["jax"] for run in runs},
     }
-    for what, values in settings.items():
+    for setting, values in settings.items():
         if len(values) > 1:
-            found.append(
-                Warning(data_set.name or "", f"warn_different_{what}", {"count": len(values)})
-            )
-    return found
+            key = f"warn_different_{setting}"
+            findings.append(Finding(data_set.name or "", key, {"count": len(values)}))
+    return findings
 
 
-Found = Iterator[tuple[str, dict[str, Any]]]
-
-
-def _of_scores(run: Run) -> Found:
+def _check_scores(run: Run) -> Checks:
     for role, scores in run.scores.items():
-        yield from _constant(run, role, scores)
-        yield from _rows(run, role, scores)
-        yield from _other_map(run, role, scores)
-    if run.role != "test":
-        yield f"warn_only_{run.role}", {}
-    yield from _overlap(run)
-    yield from _above_train(run)
-    yield from _protocol(run)
+        yield from _check_constant(run, role, scores)
+        yield from _check_rows(run, role, scores)
+        yield from _check_map(run, role, scores)
+    if run.headline_split != "test":
+        yield f"warn_only_{run.headline_split}", {}
+    yield from _check_overlap(run)
+    yield from _check_above_train(run)
+    yield from _check_protocols(run)
     for role in run.scores:
         names = run.results["without_positives"][role]
         if names:
@@ -68,27 +68,27 @@ def _of_scores(run: Run) -> Found:
         yield "warn_untrained", {}
 
 
-def _constant(run: Run, role: str, scores: Scores) -> Found:
+def _check_constant(run: Run, role: str, scores: Scores) -> Checks:
     spread = np.ptp(scores.scores, axis=0)
-    same = [name for name, width in zip(run.classes, spread, strict=True) if width < SAME]
-    if len(same) == len(run.classes):
+    constant = [name for name, width in zip(run.classes, spread, strict=True) if width < TOLERANCE]
+    if len(constant) == len(run.classes):
         yield "warn_all_constant", {"role": role}
-    elif same:
-        yield "warn_constant", {"role": role, "classes": ", ".join(same)}
+    elif constant:
+        yield "warn_constant", {"role": role, "classes": ", ".join(constant)}
     low, high = scores.scores.min(), scores.scores.max()
     if low < 0 or high > 1:
         yield "warn_no_probabilities", {"role": role, "low": f"{low:g}", "high": f"{high:g}"}
 
 
-def _rows(run: Run, role: str, scores: Scores) -> Found:
+def _check_rows(run: Run, role: str, scores: Scores) -> Checks:
     if scores.ids is None:
         yield "warn_no_ids", {"role": role}
         return
     if len(set(scores.ids)) < len(scores.ids):
         yield "warn_repeated_ids", {"role": role}
     expected = _ids_sha256(run, role)
-    found = hashlib.sha256("\n".join(map(str, scores.ids)).encode()).hexdigest()
-    if expected and found != expected:
+    sha256 = hashlib.sha256("\n".join(map(str, scores.ids)).encode()).hexdigest()
+    if expected and sha256 != expected:
         yield "warn_other_ids", {"role": role}
     if len(scores.scores) != run.results["num_images"][role]:
         counts = {"rows": len(scores.scores), "images": run.results["num_images"][role]}
@@ -99,17 +99,18 @@ def _ids_sha256(run: Run, role: str) -> str | None:
     return ((run.results.get("data") or {}).get("ids_sha256") or {}).get(role)
 
 
-def _other_map(run: Run, role: str, scores: Scores) -> Found:
-    """results.json against the scores beside it."""
+def _check_map(run: Run, role: str, scores: Scores) -> Checks:
+    """Compare the mAP in results.json with that of the scores beside it."""
     computed = metrics.evaluate_scores(
         scores.scores, scores.labels, scores.difficult, run.classes, num_resamples=0
     )["map"][PROTOCOL]
     stated = run.results["map"][role][PROTOCOL]
-    if (computed is None) != (stated is None) or not abs((computed or 0) - (stated or 0)) <= SAME:
+    agree = abs((computed or 0) - (stated or 0)) <= TOLERANCE
+    if (computed is None) != (stated is None) or not agree:
         yield "warn_other_map", {"role": role, "stated": stated, "computed": computed}
 
 
-def _overlap(run: Run) -> Found:
+def _check_overlap(run: Run) -> Checks:
     roles = list(run.scores)
     for index, role in enumerate(roles):
         for other in roles[index + 1 :]:
@@ -121,38 +122,38 @@ def _overlap(run: Run) -> Found:
                 yield "warn_overlap", {"role": role, "other": other, "count": shared}
 
 
-def _above_train(run: Run) -> Found:
-    interval = run.of_shown("map_interval")[PROTOCOL]
+def _check_above_train(run: Run) -> Checks:
+    interval = run.headline_result("map_interval")[PROTOCOL]
     train = run.results["map"].get("train", {}).get(PROTOCOL)
-    if run.role != "train" and interval and train is not None and interval[0] > train:
-        yield "warn_above_train", {"role": run.role, "low": interval[0], "train": train}
+    if run.headline_split != "train" and interval and train is not None and interval[0] > train:
+        yield "warn_above_train", {"role": run.headline_split, "low": interval[0], "train": train}
 
 
-def _protocol(run: Run) -> Found:
-    for name, reason in run.of_shown("not_computable").items():
+def _check_protocols(run: Run) -> Checks:
+    for name, reason in run.headline_result("not_computable").items():
         yield "warn_not_computable", {"protocol": name, "reason": reason}
-    difficult = run.shown.difficult
+    difficult = run.headline_scores.difficult
     if difficult is not None and not difficult.any() and run.data_name != "demo":
-        yield "warn_none_difficult", {"role": run.role}
+        yield "warn_none_difficult", {"role": run.headline_split}
     counts = {role: run.results["num_images"].get(role) for role in VOC2007_IMAGES}
     if run.data_name == "voc2007" and counts != VOC2007_IMAGES:
         yield "warn_not_voc2007", counts
 
 
-def _of_study(run: Run) -> Found:
-    for network, of in run.results["networks"].items():
-        for activation, found in of["activations"].items():
+def _check_study(run: Run) -> Checks:
+    for network, outcome in run.results["networks"].items():
+        for activation, measured in outcome["activations"].items():
             values = {"network": network, "activation": activation}
-            if found["status"] == "diverged":
+            if measured["status"] == "diverged":
                 yield "warn_diverged", values
-            elif found["at_the_grids_edge"]:
-                yield "warn_grids_edge", values | {"rate": f"{found['learning_rate']:g}"}
+            elif measured["at_the_grids_edge"]:
+                yield "warn_grids_edge", values | {"rate": f"{measured['learning_rate']:g}"}
     if len(run.config["seeds"]) < 5:
         yield "warn_few_seeds", {"count": len(run.config["seeds"])}
 
 
-def _of_making(run: Run) -> Found:
-    data = run.config.get("data") or run.config  # a probe's splits stand by themselves
+def _check_provenance(run: Run) -> Checks:
+    data = run.config.get("data") or run.config  # a probe has no `data` section
     splits = [data.get(f"{role}_split") for role in ("train", "val")]
     if data.get("test_split") and data["test_split"] in splits:
         yield "warn_selected_on_test", {"split": data["test_split"]}
