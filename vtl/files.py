@@ -58,8 +58,9 @@ def _named_cache_dir() -> Path:
 def _temporary_cache_dir(unwritable: Path, reason: str) -> Path:
     path = Path(tempfile.mkdtemp(prefix="vtl-"))
     logging.warning(
-        "the cache %s can't be written (%s): it is only read, and what this run fetches, decodes "
-        "and compiles goes to %s, which stays. Set VTL_CACHE to keep a cache elsewhere.",
+        "cannot write to the cache %s (%s): it is only read\n"
+        "This run keeps its downloads, decoded photos and compiled programs in %s.\n"
+        "Set VTL_CACHE to the directory of a cache that lasts.",
         unwritable,
         reason,
         path,

@@ -124,7 +124,7 @@ def _object(texts: dict[tuple[str, ...], str]) -> tuple[str, bool]:
         raise UserError(f"the name {printable(name, 60)!r} holds characters that can't be printed")
     if flag not in ("0", "1"):
         raise UserError(
-            f"the difficult flag of {printable(name, 60)!r} is neither 0 nor 1: "
-            f"{printable(flag, 60)!r}"
+            f"the difficult flag of {printable(name, 60)!r} must be 0 or 1, "
+            f"got {printable(flag, 60)!r}"
         )
     return name, flag == "1"

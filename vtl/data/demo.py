@@ -61,7 +61,7 @@ class Digit(NamedTuple):
 
 
 def write_once(directory: Path) -> Path:
-    """The demo's devkit in `directory`, made where it isn't there yet: the path of its year.
+    """Write the demo's devkit into `directory` if it isn't there yet; returns its year's path.
 
     Raises:
         UserError: it can't be written.
@@ -75,8 +75,8 @@ def write_once(directory: Path) -> Path:
                 write_devkit(unfinished / "VOCdevkit" / "VOCdemo")
         except OSError as error:
             raise UserError(
-                f"cannot write the demo's photos to {directory}: {reason_of(error)}; set VTL_CACHE "
-                "to move the cache elsewhere"
+                f"cannot write the demo's photos to {directory}: {reason_of(error)}\n"
+                "Set VTL_CACHE to move the cache elsewhere."
             ) from error
     return target / "VOCdevkit" / "VOCdemo"
 

@@ -76,8 +76,8 @@ def survey(directory: Path, classes_in: Callable[[str], Collection[str]] | None)
         owner = _owner(path, lists)
         if owner and not first_lines[path]:
             raise UserError(
-                f"{printable(path)} is empty: give each photo of {owner.name} a line with its id "
-                "and -1 where the class is absent, or delete the file"
+                f"{printable(path)} is empty\n"
+                f"Give each photo of {owner.name} a line with its id and -1 (absent), or delete it."
             )
     class_files: dict[str, dict[str, Path]] = {path.stem: {} for path in lists}
     strangers = []
@@ -111,8 +111,8 @@ def _text_files(directory: Path) -> list[Path]:
             files.append(path)
         elif not path.is_dir():
             raise UserError(
-                f"{printable(path)} is not read: splits and class files end in .txt, once and in "
-                "small letters; rename it, or move it out of that folder"
+                f"{printable(path)} is not read: splits and class files are called NAME.txt\n"
+                "Rename it, or move it out of that folder."
             )
     return files
 
@@ -132,9 +132,10 @@ def _first_line(path: Path) -> list[str]:
     else:
         return rows[0]
     raise UserError(
-        f"{printable(path)} is neither a split (on each line an id without blanks) nor a class "
-        "file (on each line an id, blanks and 1, -1 or 0), for it has the line "
-        f"{printable(' '.join(row), 60)!r}: mend it, or move it out of that folder"
+        f"{printable(path)} is no split and no class file: "
+        f"it has the line {printable(' '.join(row), 60)!r}\n"
+        "A split has an id without blanks on each line, a class file an id, blanks and 1, -1 or 0."
+        "\nMend it, or move it out of that folder."
     )
 
 
@@ -150,8 +151,8 @@ def _check_leftover(path: Path, sets: ImageSets) -> None:
         logging.info("%s is of a split that is not there, and passed over", path)
         return
     raise UserError(
-        f"{printable(path)} has flags, but is no class file CLASS_SPLIT.txt of a split (which are "
-        f"{', '.join(sets.splits) or 'none'}): rename it, or move it out of that folder"
+        f"{printable(path)} has flags, but its name is not CLASS_SPLIT.txt with one of the splits "
+        f"{printable(', '.join(sets.splits))}\nRename it, or move it out of that folder."
     )
 
 
@@ -169,9 +170,8 @@ def _check_is_split(
     if classes_in and name not in sets.classes and name not in classes_in(without_suffix(ids[0])):
         return
     raise UserError(
-        f"{printable(path)} lists {len(ids)} photos of {owner.name} without flags: a class file "
-        f"has a line for each photo of {owner.name}, with its id and 1, or -1 where the class is "
-        "absent"
+        f"{printable(path)} lists {len(ids)} photos of {owner.name} without flags\n"
+        f"Give each photo of {owner.name} a line with its id and 1 (present) or -1 (absent)."
     )
 
 
@@ -190,14 +190,15 @@ def read_ids(path: Path) -> tuple[str, ...]:
         shown = printable(name, 60)
         if len(row) != 1:
             raise UserError(
-                f"{printable(path)}: expected one id on the line {printable(' '.join(row), 60)!r}"
+                f"{printable(path)}: each line must hold one id, "
+                f"got {printable(' '.join(row), 60)!r}"
             )
         if "/" in name or "\\" in name or name in (".", ".."):
-            raise UserError(f"{printable(path)}: id {shown!r} is not the name of a photo alone")
+            raise UserError(f"{printable(path)}: id {shown!r} is not a plain file name")
         if not name.isprintable():
             raise UserError(f"{printable(path)}: id {shown!r} has characters that can't be printed")
         if name in ids:
-            raise UserError(f"{printable(path)}: id {shown} is there twice")
+            raise UserError(f"{printable(path)}: id {shown} occurs twice")
         ids[name] = None
     return tuple(ids)
 
@@ -216,18 +217,18 @@ def read_flags(path: Path, ids: Sequence[str]) -> list[int]:
         if name not in known:
             raise UserError(f"{printable(path)}: id {shown} is not in the split file")
         if name in flags:
-            raise UserError(f"{printable(path)}: id {shown} is there twice")
+            raise UserError(f"{printable(path)}: id {shown} occurs twice")
         if len(row) != 2 or row[1] not in FLAGS:
             raise UserError(
-                f"{printable(path)}: the flag of id {shown} is none of 1, -1, 0: "
-                f"{printable(' '.join(row), 60)!r}"
+                f"{printable(path)}: the flag of id {shown} must be 1, -1 or 0, "
+                f"got {printable(' '.join(row), 60)!r}"
             )
         flags[name] = int(row[1])
     for name in ids:
         if name not in flags:
             raise UserError(
-                f"{printable(path)}: id {name} of the split file is missing; each photo has a "
-                "line, with -1 where the class is absent"
+                f"{printable(path)}: id {name} of the split file is missing\n"
+                "Give it a line too, with -1 if the class is absent."
             )
     return [flags[name] for name in ids]
 
@@ -246,7 +247,7 @@ def read_rows(path: Path, num_bytes: int = -1) -> list[list[str]]:
     try:
         text = content.decode(encoding, "strict" if is_whole else "ignore")
     except UnicodeDecodeError as error:
-        raise UserError(f"{printable(path)} is not text in UTF-8: save it as UTF-8") from error
+        raise UserError(f"{printable(path)} is not UTF-8 text: save it as UTF-8") from error
     lines = text.splitlines()
     whole_lines = lines if is_whole else lines[:-1] or lines
     return [line.split() for line in whole_lines if line.strip()]

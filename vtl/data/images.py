@@ -20,7 +20,7 @@ from tqdm import tqdm
 from vtl.data.decoded import DecodedPhotos, open_decoded, write_decoded
 from vtl.data.photo_files import MAX_PIXELS, open_photo
 from vtl.data.splits import Split
-from vtl.errors import UserError
+from vtl.errors import UserError, check_choice
 from vtl.files import cache_dir, cache_holding, remove_litter
 from vtl.preprocessing import INTERPOLATIONS as INTERPOLATION_NAMES
 from vtl.preprocessing import RESIZE_RULES, Preprocessing
@@ -109,7 +109,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise ValueError("floating-point grey has no known white; save it as 8-bit or 16-bit")
+        raise ValueError("floating-point grey has no defined white; save it as 8-bit or 16-bit")
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     result = Image.new("RGB", image.size)
@@ -232,7 +232,7 @@ def decode_once(
     except OSError as error:
         raise UserError(
             f"cannot write the {num_bytes:,} bytes of decoded photos to {directory}: "
-            f"{reason_of(error)}; set VTL_CACHE to move the cache elsewhere"
+            f"{reason_of(error)}\nSet VTL_CACHE to move the cache elsewhere."
         ) from error
     if not decoded:
         raise UserError(f"{target} was removed or changed just after it was written: start again")

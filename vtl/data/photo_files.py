@@ -71,7 +71,7 @@ def find_photos(
     ids = {entry: entry if entry in names else plain for entry, plain in ids.items()}
     if len(set(ids.values())) < len(ids):
         ((twice, _),) = Counter(ids.values()).most_common(1)
-        raise UserError(f"{printable(listed_in)}: id {twice} is there twice")
+        raise UserError(f"{printable(listed_in)}: id {twice} occurs twice")
     missing = [photo_id for photo_id in ids.values() if photo_id not in names]
     if missing:
         names |= _in_other_unicode(directory, missing)

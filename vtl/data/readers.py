@@ -64,8 +64,7 @@ def read_splits(root: Path, names: dict[str, str]) -> dict[str, Split]:
         copies = photo_files.same_photos(splits["train"], splits[role])
         if copies:
             logging.warning(
-                "%d photos of split %s are in split %s too, under other names, such as %s and %s: "
-                "what is trained on them tells nothing about other photos",
+                "%d photos of split %s are also in split %s, under other names: %s is %s there",
                 len(copies),
                 names[role],
                 names["train"],

@@ -44,7 +44,7 @@ CLASSES = (
     "tvmonitor",
 )
 
-_HOW_A_DEVKIT_LOOKS = "give the directory of the year, such as PATH/VOCdevkit/VOC2007"
+_HOW_A_DEVKIT_LOOKS = "Give the directory of the year, such as PATH/VOCdevkit/VOC2007."
 
 LEVELS_SEARCHED, MAX_FOLDERS_SEARCHED = 3, 1000
 """Where below a data root a devkit is looked for: archives from elsewhere nest it."""
@@ -78,7 +78,7 @@ VOC2007 = (
 
 
 def fetch_voc2007() -> Path:
-    """VOC2007's year directory in the cache, fetched and unpacked where it isn't there yet.
+    """VOC2007's year directory in the cache, fetched and unpacked if it isn't there yet.
 
     Raises:
         UserError: an archive can't be fetched or unpacked.
@@ -86,22 +86,16 @@ def fetch_voc2007() -> Path:
     # unpack_tar's marks: the archives may be deleted once they are unpacked.
     marks = [f"voc2007/.unpacked-{archive.filename}" for archive in VOC2007]
     cache = cache_holding(*marks)
+    names = " and ".join(archive.filename for archive in VOC2007)
+    instead = (
+        f"put {names} into {cache / 'voc2007'}, or use an unpacked copy with "
+        "--config.data.root=PATH/VOCdevkit/VOC2007"
+    )
     for archive, mark in zip(VOC2007, marks, strict=True):
         if not (cache / mark).exists():
-            unpack_tar(_fetch_archive(archive), cache / "voc2007")
+            held = cache_holding(f"voc2007/{archive.filename}") / "voc2007"
+            unpack_tar(fetch(archive, held, instead=instead), cache / "voc2007")
     return check_root(cache / "voc2007" / "VOCdevkit" / "VOC2007")
-
-
-def _fetch_archive(archive: Download) -> Path:
-    directory = cache_holding(f"voc2007/{archive.filename}") / "voc2007"
-    try:
-        return fetch(archive, directory)
-    except UserError as error:
-        names = " and ".join(download.filename for download in VOC2007)
-        raise type(error)(
-            f"{error}; put {names} into {directory}, or use an unpacked copy with "
-            "--config.data.root=PATH/VOCdevkit/VOC2007"
-        ) from error
 
 
 def _is_devkit(root: Path) -> bool:
@@ -111,7 +105,7 @@ def _is_devkit(root: Path) -> bool:
 
 
 def check_root(root: Path) -> Path:
-    """`root`, or the one devkit below it; UserError where it is none."""
+    """`root`, or the only devkit below it. Raises UserError if there is none, or several."""
     shown = printable(root)
     try:
         if not root.is_dir():
@@ -128,12 +122,12 @@ def check_root(root: Path) -> Path:
     if years:
         names = ", ".join(str(path.relative_to(root)) for path in years)
         raise UserError(
-            f"data root {shown} holds several devkits ({printable(names)}): give one of them"
+            f"data root {shown} holds several devkits ({printable(names)}): choose one of them"
         )
     above = next((path for path in root.absolute().parents if _is_devkit(path)), None)
-    remedy = f"it lies in one: give {printable(above)}" if above else _HOW_A_DEVKIT_LOOKS
+    remedy = f"It lies in one: {printable(above)}." if above else _HOW_A_DEVKIT_LOOKS
     raise UserError(
-        f"data root {shown} is not a VOC devkit: it lacks ImageSets/Main or JPEGImages; {remedy}"
+        f"data root {shown} is not a VOC devkit: it lacks ImageSets/Main or JPEGImages\n{remedy}"
     )
 
 
@@ -156,11 +150,11 @@ def read_split(
 ) -> Split:
     """Read the ids of `ImageSets/Main/SPLIT.txt`, and their labels.
 
-    Labels come from `ImageSets/Main/CLASS_SPLIT.txt` (1 present, -1 absent, 0 difficult); where
-    the split has no such files, from `Annotations/ID.xml`.
-    The classes are those of the class files of all splits: in a VOC devkit, the 20 in VOC order.
-    Where no split has such files they are VOC's or, where an annotation has another, those of the
-    annotations of all splits; who knows them from another split gives them.
+    Labels come from `ImageSets/Main/CLASS_SPLIT.txt` (1 present, -1 absent, 0 difficult), or from
+    `Annotations/ID.xml` if the split has no such files. The classes are those with a class file in
+    any split; in a VOC devkit these are VOC's 20, in VOC order. If no split has class files, they
+    are VOC's, or all classes of the annotations if some are not VOC's: give `annotated_classes` if
+    another split has told them.
 
     Raises:
         UserError: the split is unknown, a photo is missing, or the files contradict each other.
@@ -213,13 +207,13 @@ def _read_class_files(
     is_difficult, is_absent = flags == 0, flags == -1
     if is_difficult.any() and not is_absent.any():
         raise UserError(
-            f"no class file of split {path.stem!r} holds a -1, and {int(is_difficult.sum())} flags "
-            f"are 0, as if that were absent: in VOC it is difficult; write -1 for absent "
-            f"in {path.parent}/CLASS_{path.stem}.txt"
+            f"{path.parent}: no class file of split {path.stem!r} has a -1, but "
+            f"{int(is_difficult.sum())} flags are 0\n"
+            "In VOC 0 means difficult. Write -1 for absent."
         )
     for column in np.flatnonzero(is_difficult.any(0) & ~is_absent.any(0)):
         logging.warning(
-            "%s holds 0 but no -1: 0 is difficult, which the voc protocols leave out; absent is -1",
+            "%s has flags 0 but no -1: in VOC 0 means difficult, and -1 absent",
             files[sets.classes[column]],
         )
     return (flags == 1).astype(np.uint8), is_difficult.astype(np.uint8)
@@ -231,7 +225,7 @@ def _warn_of_the_implausible(
     for name, is_everywhere in zip(classes, np.all(labels, axis=0), strict=True):
         if is_everywhere:
             logging.warning(
-                "class %s is in each photo of split %s, which leaves nothing to tell it from",
+                "class %s is in every photo of split %s: nothing is left to tell it from",
                 name,
                 path.stem,
             )
@@ -239,9 +233,9 @@ def _warn_of_the_implausible(
     for name, file in sets.class_files[path.stem].items():
         if len(with_files) > 1 and sum(name in sets.class_files[s] for s in with_files) == 1:
             logging.warning(
-                "class %s has a file in split %s alone, %s: is it a class?",
-                name,
+                "only split %s has a file of class %s, %s: is it a class?",
                 path.stem,
+                name,
                 file.name,
             )
 
@@ -260,7 +254,7 @@ def _annotated_classes(root: Path, sets: ImageSets) -> tuple[str, ...]:
     classes = tuple(sorted(photos))
     counts = ", ".join(f"{name} (in {photos[name]})" for name in classes)
     logging.warning(
-        "%s has no class files: the classes are those of its annotations, %s",
+        "%s has no class files, so its classes are those of its annotations: %s",
         printable(root),
         printable(counts),
     )
@@ -283,15 +277,15 @@ def _read_annotations(
             if name not in classes:
                 raise UserError(
                     f"{printable(_annotation(root, photo_id))}: {printable(name, 60)!r} is none "
-                    f"of the {len(classes)} classes that have class files; write "
-                    f"{path.parent}/CLASS_{path.stem}.txt for the others"
+                    f"of the {len(classes)} classes with class files\n"
+                    f"Write {split_file.parent}/CLASS_{split_file.stem}.txt for the others."
                 )
             flags = difficult if is_difficult else labels
             flags[row, classes.index(name)] = 1
     if not (labels.any() or difficult.any()):
         raise UserError(
-            f"none of the {len(ids)} annotations of split {path.stem!r} in {root / 'Annotations'} "
-            "has an <object>: they are of another kind than VOC's"
+            f"none of the {len(ids)} annotations of split {split_file.stem!r} in "
+            f"{root / 'Annotations'} has an <object>: they are not VOC's"
         )
     return labels, difficult * (1 - labels)
 

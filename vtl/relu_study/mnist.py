@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from vtl.data.fetch import Download, fetch
-from vtl.errors import UserError
+from vtl.errors import UserError, check_choice
 from vtl.files import cache_holding
 
 NUM_CLASSES = 10
@@ -104,6 +104,8 @@ def _read_mnist(root: str) -> dict[str, Digits]:
 def _fetch() -> Path:
     cache = cache_holding(*(f"mnist/{download.filename}" for download in DOWNLOADS))
     directory = cache / "mnist"
+    names = ", ".join(download.filename for download in DOWNLOADS)
+    instead = f"put {names} into {directory}, or say where they are with --config.data.root"
     for download in DOWNLOADS:
         fetch(download, directory, instead=instead)
     return directory
