@@ -88,8 +88,8 @@ class _Reader:
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         if not self._path and tag != "annotation":
             raise UserError(
-                f"it is of another kind than VOC's: it begins with <{printable(tag, 60)}>, "
-                "not <annotation>"
+                f"it is no annotation of VOC's, for it begins with <{printable(tag, 60)}> and not "
+                "<annotation>"
             )
         if len(self._path) == MAX_DEPTH:
             raise UserError(f"it has more than {MAX_DEPTH} elements within one another")

@@ -76,8 +76,8 @@ class DecodedPhotos:
         """Read the photo of a row into the array `photo`."""
         is_whole = False
         with self._lock, suppress(OSError):
-            self._file.seek(self._start + row * photo.nbytes)
-            is_whole = self._file.readinto(photo.data) == photo.nbytes
+            self._file.raw.seek(self._start + row * photo.nbytes, os.SEEK_SET)
+            is_whole = self._file.raw.readinto(photo.data) == photo.nbytes
         if is_whole and not self._is_checked[row]:
             is_whole = self._is_checked[row] = zlib.crc32(photo.data) == self._crcs[row]
         if not is_whole:

@@ -131,9 +131,15 @@ def _first_line(path: Path) -> list[str]:
             break
     else:
         return rows[0]
+    shown = printable(" ".join(row), 60)
+    if columns == 1 and len(row) > 1:
+        raise UserError(
+            f"{printable(path)}: each line must hold one id, got {shown!r}\n"
+            "Mend it, or move it out of that folder."
+        )
     raise UserError(
         f"{printable(path)} is no split and no class file: "
-        f"it has the line {printable(' '.join(row), 60)!r}\n"
+        f"it has the line {shown!r}\n"
         "A split has an id without blanks on each line, a class file an id, blanks and 1, -1 or 0."
         "\nMend it, or move it out of that folder."
     )

@@ -244,7 +244,7 @@ def _fingerprint(path: Path, photo_id: str) -> tuple[str, int, int, int]:
         stat = os.stat(path)
     except OSError as error:
         raise UserError(
-            f"cannot read photo {printable(photo_id)}, {printable(path)}: {reason_of(error)}"
+            f"cannot read photo {printable(photo_id)} ({printable(path)}): {reason_of(error)}"
         ) from error
     # An edit can keep size and modification time, as exiftool -P does, but not the third.
     return photo_id, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
