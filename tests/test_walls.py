@@ -15,13 +15,14 @@ import vtl
 
 ROOT = Path(vtl.__file__).parent
 
-BOTTOM = {"errors", "files", "console", "preprocessing", "untrusted"}
+BOTTOM = {"errors", "files", "console", "preprocessing", "untrusted", "schema"}
 EVERYTHING_BELOW_TASKS = BOTTOM | {
     *("models", "data", "weights", "run_directory", "training", "evaluation"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     **{module: set() for module in BOTTOM},
     "untrusted": {"errors"},
+    "schema": {"errors", "untrusted"},
     "models": set(),
     "data": BOTTOM - {"console"},
     "weights": BOTTOM - {"console"} | {"data", "models"},
@@ -30,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": BOTTOM | {"data", "run_directory"},
     "tasks": EVERYTHING_BELOW_TASKS,
     "relu_study": EVERYTHING_BELOW_TASKS - {"weights"},
-    "report": {"errors", "files", "untrusted", "evaluation", "relu_study"},
+    "report": {"errors", "files", "untrusted", "schema", "evaluation", "relu_study"},
     "main": EVERYTHING_BELOW_TASKS | {"tasks", "relu_study"},
     "config_files": {"errors"},
     "cli": {"config_files", "errors", "main"},
