@@ -218,8 +218,8 @@ def format_table(result: dict[str, Any], classes: Sequence[str]) -> str:
         line = [f"{first:<{widths[0]}}", f"{second:>{widths[1]}}", *padded]
         lines.append("  ".join(line).rstrip())
     if result["without_positives"]:
-        names = ", ".join(printable(c, 40) for c in result["without_positives"])
-        lines.append(f"no positives, left out of mAP: {names}")
+        without = ", ".join(printable(c, 40) for c in result["without_positives"])
+        lines.append(f"no positives, left out of mAP: {without}")
     lines += [f"{name}: {PROTOCOLS[name].description}" for name in names]
     lines += [f"{name}: not computable, {why}" for name, why in result["not_computable"].items()]
     lines.append(f"binary accuracy at 0.5: {100 * result['binary_accuracy']:.1f}")
@@ -260,10 +260,10 @@ def _checked(
         raise UserError("there are no scores: at least one image and one class are needed")
     bad = (~np.isfinite(scores)).sum(axis=0)
     if bad.any():
-        named = ", ".join(
-            f"{printable(c, 40)}: {n}" for c, n in zip(classes, bad, strict=True) if n
+        named = ", ".join(f"{c}: {n}" for c, n in zip(classes, bad, strict=True) if n)
+        raise UserError(
+            f"{bad.sum()} of {scores.size} scores are NaN or infinite ({printable(named)})"
         )
-        raise UserError(f"{bad.sum()} of {scores.size} scores are NaN or infinite ({named})")
     return scores, labels, difficult
 
 

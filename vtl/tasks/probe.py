@@ -111,8 +111,8 @@ def _check_meta(data: DeepFeatures, config: ConfigDict) -> None:
     for option, value in found.items():
         if config[option] and value and config[option] != value:
             raise UserError(
-                f"{config.features} was made with {option}={printable(value, 100)}, the config asks for "
-                f"{option}={config[option]}"
+                f"{config.features} was made with {option}={printable(value, 100)}, "
+                f"the config asks for {option}={config[option]}"
             )
 
 
