@@ -90,6 +90,7 @@ def show_outcome(run_directory: RunDirectory) -> None:
         means = results["map"][role]
         parts = [f"{name} {100 * v:.1f}" for name, v in means.items() if v is not None]
         accuracy, loss = results["binary_accuracy"][role], results["loss"][role]
-        say(f"mAP on {role}: {', '.join(parts)}; binary accuracy {accuracy:.2%}, loss {loss:.4f}")
+        shown_means = ", ".join(parts) or "none, for no class has a positive"
+        say(f"mAP on {role}: {shown_means}; binary accuracy {accuracy:.2%}, loss {loss:.4f}")
     say(f"All of it is in {run_directory.path}.")
     say(f"A page of it: python -m vtl.report {run_directory.path} -o report.html")
