@@ -198,7 +198,8 @@ def _read_idx(path: Path, magic: int) -> np.ndarray:
         raise UserError(f"{name} is too long: its header asks for {expected:,} bytes of data")
     if len(data) < expected:
         raise UserError(
-            f"{name} is truncated: {len(data):,} bytes of data, and its header asks for {expected:,}"
+            f"{name} is truncated: {len(data):,} bytes of data, and its header asks for "
+            f"{expected:,}"
         )
     return np.frombuffer(data, np.uint8).reshape(shape)
 

@@ -126,12 +126,12 @@ class DataSet:
 @functools.cache
 def difference(run: Run, other: Run) -> Difference | None:
     """The paired difference of two runs on one data set; None where no class has a positive."""
-    if run.of_shown("map")[PROTOCOL] is None:
-        return None
     shown = run.shown
+    if run.of_shown("map")[PROTOCOL] is None or not shown.labels.any():
+        return None
     return Difference(
         *metrics.paired_difference(
-            shown.scores, other.shown.scores, shown.labels, shown.difficult, PROTOCOL
+            shown.ranked_by, other.shown.ranked_by, shown.labels, shown.difficult, PROTOCOL
         )
     )
 

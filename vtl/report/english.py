@@ -230,6 +230,10 @@ WORDS = {
     "results.json.",
     "warn_other_map": "results.json states an mAP of {stated} on {role}, the scores beside it give "
     "{computed}.",
+    "warn_ties": "On {role} {count} of {images} photos tie in {name}: photos with and without the "
+    "class are ranked exactly equal, as scores are that saturate, and how ties are broken decides "
+    "its AP (voc2007, voc2010: the order of the file). Classes with ties: {classes}.",
+    "warn_other_logits": "The logits on {role} are not those of the scores beside them.",
     "warn_overlap": "{count} photos are both in {role} and in {other}.",
     "warn_above_train": "The mAP on {role} is above that on train by more than its interval (from "
     "{low}, train {train}): were the splits exchanged, or is train the harder one?",

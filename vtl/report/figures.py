@@ -26,6 +26,7 @@ from vtl.relu_study.conclusion import title as titled
 from vtl.report.compare import PROTOCOL, DataSet
 from vtl.report.language import Language
 from vtl.report.runs import Run
+from vtl.untrusted import printable
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#A87400", "#3A94C8")
 """Okabe and Ito's, which the colour-blind can tell apart; the last two darkened, to show on white.
@@ -37,6 +38,9 @@ INK = "#010203"
 
 MAX_POINTS = 150
 """Of a curve; what it has more are averaged."""
+
+MAX_NAME = 40
+"""Characters of a name in a figure."""
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -144,6 +148,11 @@ def curve(
     return canvas.svg
 
 
+def _short(name: str) -> str:
+    """A name that leaves room for the figure."""
+    return printable(name, MAX_NAME)
+
+
 def _thinned(points: np.ndarray) -> np.ndarray:
     """Points [N, 2] as they are, or means of as many neighbours as it takes for MAX_POINTS."""
     size = -(-len(points) // MAX_POINTS)
@@ -169,7 +178,7 @@ def class_precisions(
                 canvas.axes.plot([100 * low, 100 * high], [y, y], dashes, color=colour, lw=1.1)
                 canvas.axes.plot(100 * ap[name], y, ".", color=colour, ms=6, clip_on=False)
         canvas.axes.set(ylim=(len(classes) - 0.4, -0.6), xlim=(0, 100))
-        canvas.axes.set_yticks(range(len(classes)), classes)
+        canvas.axes.set_yticks(range(len(classes)), map(_short, classes))
         canvas.axes.set_xlabel(language("axis_ap"))
         canvas.axes.grid(axis="y", visible=False)
     return canvas.svg
@@ -179,12 +188,12 @@ def precision_recall(
     data_set: DataSet, column: int, styles: Mapping[str, Stroke], language: Language
 ) -> Markup:
     """Precision against recall of one class, a line for each run."""
-    title = data_set.first.classes[column]
+    title = _short(data_set.first.classes[column])
     label = f"{language('precision_recall')}: {title}"
     with _canvas(title, language, 2.0, 1.9, label) as canvas:
         for run in data_set.runs:
-            labels, scores = run.shown.labels[:, column], run.shown.scores[:, column]
-            precision, recall, _ = precision_recall_curve(labels, scores)
+            labels, ranked_by = run.shown.labels[:, column], run.shown.ranked_by[:, column]
+            precision, recall, _ = precision_recall_curve(labels, ranked_by)
             rows = evenly(recall, 60)
             colour, dashes = styles[run.name]
             canvas.axes.plot(recall[rows], precision[rows], dashes, color=colour, linewidth=1.2)
@@ -207,12 +216,13 @@ def together(labels: np.ndarray, classes: Sequence[str], language: Language) -> 
     counts = labels.T.astype(int) @ labels.astype(int)
     shares = 100 * counts / np.maximum(np.diag(counts)[:, None], 1)
     np.fill_diagonal(shares, np.nan)
-    side = 1.4 + 0.17 * len(classes) + 0.05 * max(map(len, classes))
+    names = [_short(name) for name in classes]
+    side = 1.4 + 0.17 * len(names) + 0.05 * max(map(len, names))
     with _canvas(language("figure_together"), language, side + 0.7, side) as canvas:
         drawn = canvas.axes.pcolormesh(shares, cmap="cividis_r", edgecolors="face", linewidth=0.2)
-        places = np.arange(len(classes)) + 0.5
-        canvas.axes.set_xticks(places, classes, rotation=90)
-        canvas.axes.set_yticks(places, classes)
+        places = np.arange(len(names)) + 0.5
+        canvas.axes.set_xticks(places, names, rotation=90)
+        canvas.axes.set_yticks(places, names)
         canvas.axes.set(xlabel=language("axis_also"), ylabel=language("axis_with"), aspect="equal")
         canvas.axes.invert_yaxis()
         canvas.axes.grid(visible=False)
@@ -241,7 +251,7 @@ def scores_of_one(
                 color=COLOURS[place],
                 label=name,
             )
-        canvas.axes.set_yticks(range(len(classes)), classes)
+        canvas.axes.set_yticks(range(len(classes)), map(_short, classes))
         canvas.axes.set(ylim=(len(classes) - 0.4, -0.6), xlabel=across)
         canvas.axes.grid(axis="y", visible=False)
         if len(values) > 1:
@@ -258,7 +268,7 @@ def differences(
             canvas.axes.plot([100 * low, 100 * high], [row, row], color=COLOURS[0])
             canvas.axes.plot(100 * value, row, "o", color=COLOURS[0], markersize=5)
         canvas.axes.axvline(0, color=INK, linewidth=0.8)
-        canvas.axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+        canvas.axes.set_yticks(range(len(rows)), [_short(name) for name, *_ in rows])
         canvas.axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=language("axis_difference"))
         canvas.axes.grid(axis="y", visible=False)
     return canvas.svg

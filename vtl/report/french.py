@@ -241,6 +241,11 @@ WORDS = {
     "results.json.",
     "warn_other_map": "results.json annonce une mAP de {stated} sur {role}, les scores à côté "
     "donnent {computed}.",
+    "warn_ties": "Sur {role}, {count} photos sur {images} sont ex æquo pour {name} : des photos "
+    "avec et sans la classe ont exactement le même rang, comme des scores saturés, et la façon de "
+    "les départager décide de son AP (voc2007, voc2010 : l’ordre du fichier). Classes avec des ex "
+    "æquo : {classes}.",
+    "warn_other_logits": "Les logits sur {role} ne sont pas ceux des scores à côté d’eux.",
     "warn_overlap": "{count} photos sont à la fois dans {role} et dans {other}.",
     "warn_above_train": "La mAP sur {role} dépasse celle sur train de plus que son intervalle (à "
     "partir de {low}, train {train}) : les jeux ont-ils été échangés, ou train est-il le plus "

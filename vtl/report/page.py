@@ -9,6 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 import vtl
+from vtl.evaluation import metrics
 from vtl.relu_study.conclusion import NETWORK_TITLES, title
 from vtl.report import answers, compare, figures, photos, trust
 from vtl.report.compare import PROTOCOL, DataSet
@@ -84,7 +85,7 @@ def _data_set_title(data_set: DataSet, language: Language) -> Markup:
 
 
 def _summary(data_set: DataSet, language: Language) -> dict[str, Any]:
-    protocols = list(data_set.first.of_shown("map"))
+    protocols = list(metrics.PROTOCOLS)
     columns = ["run", "regime", "weights", "photos"]
     headings = [language(f"column_{name}") for name in columns]
     headings += [language("column_map", protocol=name) for name in protocols]
@@ -116,7 +117,7 @@ def _summary_row(
     return [
         Cell(name if is_best else run.name),
         Cell(language(f"regime_{run.regime}")),
-        Cell(weights["name"] if weights else language(_no_weights(run))),
+        Cell(weights.get("name") or "–" if weights else language(_no_weights(run))),
         Cell(language.number(trained_on, 0), trained_on),
         *(Cell(language.estimate(means[p], intervals[p]), means[p] or -1) for p in protocols),
         Cell(language.percent(train), -1 if train is None else train),
@@ -274,7 +275,7 @@ def mistaken(run: Run) -> list[tuple[str, str, int, float]]:
     shown, pairs = run.shown, []
     for column, seen in enumerate(run.classes):
         is_positive = shown.labels[:, column] == 1
-        taken = np.argsort(-shown.scores[:, column], kind="stable")[: is_positive.sum()]
+        taken = np.argsort(-shown.ranked_by[:, column], kind="stable")[: is_positive.sum()]
         is_false = ~is_positive[taken]
         if shown.difficult is not None:
             is_false &= shown.difficult[taken, column] == 0
@@ -345,15 +346,16 @@ def _facts(run: Run, language: Language) -> dict[str, Any]:
     facts = [(language("fact_command"), config + (f":{variant}" if variant else ""))]
     weights = results.get("weights")
     if weights:
-        facts.append((language("fact_weights"), f"{weights['name']}, sha256 {weights['sha256']}"))
-        facts.append((language("fact_preprocessing"), json.dumps(weights["preprocessing"])))
+        named = f"{weights.get('name') or '–'}, sha256 {weights.get('sha256') or '–'}"
+        facts.append((language("fact_weights"), named))
+        facts.append((language("fact_preprocessing"), json.dumps(weights.get("preprocessing"))))
     if results.get("features"):
-        where = f"{results['features']}, sha256 {results['features_sha256']}"
+        where = f"{results['features']}, sha256 {results.get('features_sha256') or '–'}"
         facts.append((language("fact_features"), where))
     data = results.get("data") or {}
     if data:
         splits = ", ".join(f"{role} = {name}" for role, name in data.get("splits", {}).items())
-        facts.append((language("fact_data"), f"{data['name']} {splits}".rstrip()))
+        facts.append((language("fact_data"), f"{data.get('name') or '–'} {splits}".rstrip()))
     hashes = data.get("ids_sha256") or data.get("sha256") or {}
     facts += [(language("fact_ids", role=role), value) for role, value in hashes.items()]
     versions = (f"{name} {version}" for name, version in results["versions"].items())

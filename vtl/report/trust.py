@@ -13,6 +13,9 @@ from vtl.report.runs import Run, Scores
 SAME = 1e-6
 """Scores and averages that differ by less are the same."""
 
+SAME_PROBABILITY = 1e-5
+"""The sigmoid of a logit is the score, but for rounding in float32."""
+
 
 class Warning(NamedTuple):
     """A key of the page's words and the values to put in; `run` is the name of the run it is on."""
@@ -37,7 +40,7 @@ def of_comparison(data_set: DataSet) -> list[Warning]:
     settings = {
         "weights": {(run.results.get("weights") or {}).get("sha256") for run in runs} - {None},
         "train_split": {_ids_sha256(run, "train") for run in runs} - {None},
-        "jax": {run.results["versions"]["jax"] for run in runs},
+        "jax": {run.results["versions"].get("jax") for run in runs} - {None},
     }
     for what, values in settings.items():
         if len(values) > 1:
@@ -55,7 +58,8 @@ def _of_scores(run: Run) -> Found:
         yield from _constant(run, role, scores)
         yield from _rows(run, role, scores)
         yield from _other_map(run, role, scores)
-    if run.role != "test":
+        yield from _ties(run, role, scores)
+    if run.role in ("train", "val"):
         yield f"warn_only_{run.role}", {}
     yield from _overlap(run)
     yield from _above_train(run)
@@ -69,7 +73,7 @@ def _of_scores(run: Run) -> Found:
 
 
 def _constant(run: Run, role: str, scores: Scores) -> Found:
-    spread = np.ptp(scores.scores, axis=0)
+    spread = np.ptp(scores.ranked_by, axis=0)
     same = [name for name, width in zip(run.classes, spread, strict=True) if width < SAME]
     if len(same) == len(run.classes):
         yield "warn_all_constant", {"role": role}
@@ -101,12 +105,38 @@ def _ids_sha256(run: Run, role: str) -> str | None:
 
 def _other_map(run: Run, role: str, scores: Scores) -> Found:
     """results.json against the scores beside it."""
-    computed = metrics.evaluate_scores(
-        scores.scores, scores.labels, scores.difficult, run.classes, num_resamples=0
-    )["map"][PROTOCOL]
+    computed = metrics.mean_average_precision(
+        scores.ranked_by, scores.labels, scores.difficult, run.classes, PROTOCOL
+    )
     stated = run.results["map"][role][PROTOCOL]
     if (computed is None) != (stated is None) or not abs((computed or 0) - (stated or 0)) <= SAME:
         yield "warn_other_map", {"role": role, "stated": stated, "computed": computed}
+
+
+def _ties(run: Run, role: str, scores: Scores) -> Found:
+    """Photos with and without a class that nothing ranks, and logits that are not the scores'."""
+    tied = {
+        name: count
+        for name, ranked_by, labels in zip(
+            run.classes, scores.ranked_by.T, scores.labels.T, strict=True
+        )
+        if (count := num_tied(ranked_by, labels == 1)) and np.ptp(ranked_by) >= SAME
+    }
+    if tied:
+        worst = max(tied, key=lambda name: tied[name])
+        values = {"count": tied[worst], "images": len(scores.scores), "name": worst}
+        yield "warn_ties", {"role": role, "classes": len(tied), **values}
+    if scores.logits is not None:
+        given = 1 / (1 + np.exp(-np.clip(scores.logits.astype(np.float64), -100, 100)))
+        if np.abs(given - scores.scores).max() > SAME_PROBABILITY:
+            yield "warn_other_logits", {"role": role}
+
+
+def num_tied(ranked_by: np.ndarray, is_positive: np.ndarray) -> int:
+    """Of photos [N] those that are ranked equal with one whose label is the other."""
+    _, place, sizes = np.unique(ranked_by, return_inverse=True, return_counts=True)
+    positives = np.bincount(place, weights=is_positive)
+    return int(sizes[(positives > 0) & (positives < sizes)].sum())
 
 
 def _overlap(run: Run) -> Found:
