@@ -290,7 +290,8 @@ def study_curves(
             low, high = zip(*[(min(of), max(of)) for of in values], strict=True)
             canvas.axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
         canvas.axes.set(xlabel=across, ylabel=up, xscale="log", yscale="log")
-        canvas.axes.legend(frameon=False, fontsize=8)
+        if canvas.axes.lines:
+            canvas.axes.legend(frameon=False, fontsize=8)
     return canvas.svg
 
 
@@ -316,7 +317,7 @@ def _by_epoch(
             value = None if accuracy is None else max(100 * (1 - accuracy), 50 / num_held_out)
         if value:
             found.setdefault(line["epoch"], []).append(value)
-    size = -(-len(found) // MAX_POINTS)
+    size = max(1, -(-len(found) // MAX_POINTS))
     kept = list(found.items())[::size]
     return [epoch for epoch, _ in kept], [values for _, values in kept]
 

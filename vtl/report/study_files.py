@@ -48,7 +48,7 @@ def check(
         of_study = dict.fromkeys(("network", "activation", "phase"), text)
         for place, line in enumerate(lines, start=1):
             norms = {key: maybe(at_least(0)) for key in line if key.startswith("gradient_norms/")}
-            record(of_study, norms | {"accuracy": maybe(share)})(line, f"line {place}")
+            record(of_study | {"accuracy": maybe(share)}, norms)(line, f"line {place}")
         _check_curves(results, lines)
 
 
