@@ -13,15 +13,13 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
-from flax import traverse_util
 from ml_collections import ConfigDict
 
 from vtl.console import format_seconds, say
 from vtl.data import batches
 from vtl.errors import UserError, check_choice, check_least
 from vtl.evaluation import outcome
-from vtl.files import write_npz
-from vtl.relu_study import activations, conclusion, figures, mnist, study
+from vtl.relu_study import activations, conclusion, curves, figures, mnist, study
 from vtl.relu_study.lenet import LeNet
 from vtl.relu_study.mlp import Perceptron
 from vtl.relu_study.mnist import Digits
@@ -29,9 +27,6 @@ from vtl.run_directory import RunDirectory
 from vtl.training import fit_networks
 
 NETWORKS = ("perceptron", "lenet")
-
-Run = tuple[float, int]
-"""A learning rate and a seed."""
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -56,17 +51,20 @@ def run(config: ConfigDict, workdir: Path) -> None:
     run_directory.begin()
     run_directory.cut_metrics(-1)
     say(study.definitions(config))
-    curves: dict[tuple[str, str], study.Curves] = {}
+    measured: dict[tuple[str, str], study.Curves] = {}
     for number, ((network, activation), model) in enumerate(models.items(), start=1):
         path = workdir / f"curves_{network}_{activation}.npz"
         titles = conclusion.NETWORK_TITLES[network], conclusion.title(activation)
         say(f"{', '.join(titles)} ({number} of {len(models)})")
-        if not path.exists():
-            _save(path, _measure(network, model, data, config))
-        curves[network, activation] = _load(path)
-        run_directory.append_metrics(study.metric_lines(network, activation, _load(path)))
-    results = study.results(curves, config)
-    figures.write(workdir, curves, results, config)
+        runs = list(itertools.product(config[network].learning_rates, config.rate_seeds))
+        found = curves.read_before(path, runs, config.seeds)
+        if found is None:
+            curves.write(path, _measure(network, model, data, config, runs))
+            found = curves.read(path, runs, config.seeds)
+        measured[network, activation] = found
+        run_directory.append_metrics(study.metric_lines(network, activation, found))
+    results = study.results(measured, config)
+    figures.write(workdir, measured, results, config)
     run_directory.write_results(
         {
             **results,
@@ -74,7 +72,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
                 network: sum(x.size for x in jax.tree.leaves(_start(model, data, (0,))))
                 for (network, _), model in models.items()
             },
-            "seconds": {"_".join(pair): float(found["seconds"]) for pair, found in curves.items()},
+            "seconds": {
+                "_".join(pair): float(found["seconds"]) for pair, found in measured.items()
+            },
             "data": mnist.describe(config.data.name, data),
         }
     )
@@ -171,15 +171,19 @@ def _check_sizes(image_shape: tuple[int, ...], config: ConfigDict) -> None:
 
 
 def _measure(
-    network: str, model: nn.Module, data: dict[str, Digits], config: ConfigDict
+    network: str,
+    model: nn.Module,
+    data: dict[str, Digits],
+    config: ConfigDict,
+    runs: list[curves.Run],
 ) -> study.Curves:
-    """The curves of every rate of the grid, then of the best rate with every seed."""
+    """The curves of the grid's `runs`, then of the best rate with every seed."""
     started = time.perf_counter()
     options = config[network]
     # XLA's CPU backend runs what stands in a scan on one core, but for large matrix products.
     is_alone = network == "lenet" and jax.default_backend() == "cpu"
     train = functools.partial(_train, model, data, options.num_epochs, config, is_alone)
-    _, search = train(list(itertools.product(options.learning_rates, config.rate_seeds)))
+    _, search = train(runs)
     found = {"search": search}
     rate = study.best_rate(search, len(options.learning_rates), config.main_threshold)
     if rate is None:
@@ -200,12 +204,12 @@ def _train(
     num_epochs: float,
     config: ConfigDict,
     is_alone: bool,
-    runs: list[Run],
+    runs: list[curves.Run],
 ) -> tuple[fit_networks.Params, study.Phase]:
     """Train `runs`, all in one program or, where each `is_alone`, one program and core for each."""
     groups = [[run] for run in runs] if is_alone else [runs]
 
-    def train_group(group: list[Run]) -> tuple[fit_networks.Params, study.Phase]:
+    def train_group(group: list[curves.Run]) -> tuple[fit_networks.Params, study.Phase]:
         params, phase = _train_together(model, data, num_epochs, config, group)
         for g in range(len(group)):
             say(f"  {study.run_line(phase, g, num_epochs, config)}")
@@ -227,7 +231,7 @@ def _train_together(
     data: dict[str, Digits],
     num_epochs: float,
     config: ConfigDict,
-    runs: list[Run],
+    runs: list[curves.Run],
 ) -> tuple[fit_networks.Params, study.Phase]:
     rates, seeds = zip(*runs, strict=True)
     num_images, batch_size = len(data["train"].labels), config.batch_size
@@ -239,7 +243,7 @@ def _train_together(
         ).reshape(moments, steps, batch_size)
         for seed in set(seeds)
     }
-    params, curves = fit_networks.softmax_sgd(
+    params, found = fit_networks.softmax_sgd(
         model,
         data["train"],
         data["held_out"],
@@ -248,15 +252,15 @@ def _train_together(
         np.array(rates, np.float32),
     )
     step = steps * np.arange(1, moments + 1)
-    curves = jax.tree.map(np.asarray, curves)
+    found = jax.tree.map(np.asarray, found)
     phase = {
         "learning_rate": np.array(rates),
         "seed": np.array(seeds),
         "step": step,
         "epoch": step * batch_size / num_images,
-        "train_loss": curves.train_loss,
-        "gradient_norms": curves.gradient_norms,
-        **curves.held_out._asdict(),
+        "train_loss": found.train_loss,
+        "gradient_norms": found.gradient_norms,
+        **found.held_out._asdict(),
     }
     return params, phase
 
@@ -264,17 +268,3 @@ def _train_together(
 def _start(model: nn.Module, data: dict[str, Digits], seeds: Sequence[int]) -> fit_networks.Params:
     _, height, width = data["train"].images.shape
     return fit_networks.start(model, (height, width), seeds)
-
-
-def _save(path: Path, found: study.Curves) -> None:
-    """Write one network's curves with one activation."""
-    write_npz(path, traverse_util.flatten_dict(found, sep="/"))
-
-
-def _load(path: Path) -> study.Curves:
-    with np.load(path, allow_pickle=False) as file:
-        found = traverse_util.unflatten_dict(dict(file), sep="/")
-    for phase in ("search", "final"):
-        if phase in found:
-            found[phase] = {"saturated": {}, "dead": {}} | found[phase]
-    return found
