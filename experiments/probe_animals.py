@@ -28,7 +28,7 @@ NUM_SEEDS = 5
 
 
 def run_probe(variant: str, overrides: grid.Overrides, run: Path) -> float:
-    """The sample mAP on test, in percent, of one probe."""
+    """Train one probe; returns its mAP on test in percent."""
     config = probe_config.get_config(variant)
     config.update_from_flattened_dict(overrides)
     probe.run(config.lock(), run)
@@ -90,7 +90,7 @@ def compare(head_run: Path, probe_run: Path, features: str) -> list[dict[str, ob
     """
     head, other = (np.load(run / "scores_test.npz") for run in (head_run, probe_run))
     if not np.array_equal(head["ids"], other["ids"]):
-        raise SystemExit(f"{head_run} was scored on other photos than those of {features}")
+        raise SystemExit(f"{head_run} must be scored on the photos of {features}, in their order")
     splits = deep_features.read(features).splits
     train = splits["train"]
     start, order = fit_linear.seeded(

@@ -1,4 +1,4 @@
-"""What every experiment leaves behind: a CSV of rows, each with the commit that it is of."""
+"""What every experiment writes: a CSV whose rows name the commit that they were measured at."""
 
 import csv
 from pathlib import Path
@@ -8,7 +8,7 @@ from vtl import console, run_directory
 
 Row = dict[str, Any]
 
-run_directory.commit()  # remembered from here on: the first table makes the checkout a dirty one
+run_directory.commit()  # cached from here on, because the first table makes the checkout dirty
 
 
 def write_csv(path: Path, rows: list[Row]) -> None:
@@ -22,7 +22,7 @@ def write_csv(path: Path, rows: list[Row]) -> None:
 
 
 def read_csv(path: Path) -> list[Row]:
-    """The rows of a table, none where there is no table yet."""
+    """The rows of a table; an empty list if there is no table yet."""
     if not path.exists():
         return []
     with path.open(newline="") as file:

@@ -122,7 +122,7 @@ def _run(regime: str, overrides: grid.Overrides, run: Path) -> None:
 
 
 def row(regime: str, value: float, percent: int, runs: dict[str, list[Path]]) -> dict[str, Any]:
-    """One line of the table; "above scratch" is paired over images, and a mean over seeds."""
+    """One line of the table; "above scratch" is paired over photos and averaged over seeds."""
     results = [grid.outcome(run) for run in runs[regime]]
     maps = [100 * r["map"]["test"][PROTOCOL] for r in results]
     ours, labels, difficult = _scores(runs[regime])
@@ -150,9 +150,9 @@ def _scores(runs: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     The mean over columns is then the mean over seeds, and the bootstrap draws an image for all
     seeds at once.
     """
-    files = [np.load(run / "scores_test.npz") for run in runs]
+    by_seed = [np.load(run / "scores_test.npz") for run in runs]
     scores, labels, difficult = (
-        np.hstack([file[key] for file in files]) for key in ("scores", "labels", "difficult")
+        np.hstack([arrays[key] for arrays in by_seed]) for key in ("scores", "labels", "difficult")
     )
     return scores, labels, difficult
 

@@ -4,6 +4,7 @@ All of it is in the environment, so that the processes that tests start get the 
 """
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ def pytest_configure(config: pytest.Config) -> None:
         flags += [flag for flag in FAST_COMPILATION if flag not in flags]
     os.environ["XLA_FLAGS"] = " ".join(flags)
     # Compiled programs stay from one pytest to the next. JAX's key for them has XLA's flags in it.
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("xla"))
+    cache = getattr(config, "cache", None)  # None with `-p no:cacheprovider`
+    directory = cache.mkdir("xla") if cache else tempfile.mkdtemp(prefix="vtl-tests-xla-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(directory)
     # JAX would leave out what compiles in less than a second, which is nearly everything here.
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 

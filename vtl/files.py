@@ -1,4 +1,4 @@
-"""Files: where the cache is, what a file hashes to, and the one way to write one."""
+"""Where the cache is, what a file hashes to, and the one way to write a file."""
 
 import functools
 import hashlib
@@ -20,12 +20,11 @@ from absl import logging
 def cache_dir() -> Path:
     """Returns the directory for downloads: $VTL_CACHE, else ~/.cache/vtl.
 
-    Where that can't be created or written, a temporary directory takes its place for as long as
-    this process runs, and a warning says so once.
+    If nothing can be written there, this process uses a temporary directory and warns once.
     """
     path = Path(os.environ.get("VTL_CACHE") or "~/.cache/vtl")
     try:
-        path = path.expanduser()  # RuntimeError where there is no home directory
+        path = path.expanduser()  # RuntimeError if there is no home directory
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
     except (OSError, RuntimeError) as error:
@@ -37,8 +36,9 @@ def cache_dir() -> Path:
 def _temporary_cache_dir(reason: str) -> Path:
     path = Path(tempfile.mkdtemp(prefix="vtl-"))
     logging.warning(
-        "no cache can be written (%s): what this run fetches, decodes and compiles goes to %s, "
-        "which stays. Set VTL_CACHE to keep a cache elsewhere.",
+        "cannot write to the cache (%s)\n"
+        "This run keeps its downloads, decoded photos and compiled programs in %s.\n"
+        "Set VTL_CACHE to the directory of a cache that lasts.",
         reason,
         path,
     )
@@ -56,17 +56,17 @@ def file_md5(path: str | os.PathLike[str]) -> str:
 
 
 def file_digest(path: str | os.PathLike[str], algorithm: str) -> str:
-    """The hexadecimal digest of a file's content by one of hashlib's algorithms."""
+    """Returns the hexadecimal digest of a file's content by one of hashlib's algorithms."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to write that appears at `path` whole or not at all.
+    """Open a file for writing that appears at `path` complete or not at all.
 
-    What is written goes to a temporary name beside it, is flushed to the disk and renamed at the
-    end. Where anything fails, a full disk too, the temporary file goes and `path` stays as it was.
+    The content goes to a temporary file beside it, which is flushed to disk and renamed at the end.
+    If anything fails, even a full disk, the temporary file is deleted and `path` stays as it was.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -76,20 +76,20 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
-        # The directory itself may be what is wrong; that error is the one to report.
+        # If the directory itself is the problem, the first error is the one to report.
         with suppress(OSError):
             temporary.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON; NaN and infinity are refused by a ValueError."""
+    """Write `value` as JSON. Raises ValueError for NaN and infinity."""
     content = json.dumps(value, indent=1, allow_nan=False) + "\n"
     with whole_file(path) as file:
         file.write(content.encode())
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any], *, compressed: bool = True) -> None:
-    """Write arrays by name as an .npz that `np.load` reads without pickle."""
+    """Write named arrays as an .npz that `np.load` reads without pickle."""
     with whole_file(path) as file:
         (np.savez_compressed if compressed else np.savez)(file, **arrays)
 

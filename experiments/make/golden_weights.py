@@ -1,9 +1,9 @@
-"""Write vtl/weights/golden.json: PyTorch's activations for noise, block by block, of known files.
+"""Write vtl/weights/verify/golden.json: PyTorch's activations for noise, block by block.
 
     python -m experiments.make.golden_weights demo
 
 Takes names of sources, fetches them, and adds each to the file. `python -m vtl.weights verify`
-compares our network with it without PyTorch. Works only for files that PyTorch can have (v1.5).
+compares our network with it without PyTorch. The reference is v1.5, so only such files work.
 """
 
 import json
@@ -27,7 +27,7 @@ def main() -> None:
         weights = sources.load(name)
         architecture = weights.architecture
         if architecture.variant != "v1.5":
-            sys.exit(f"{name} is {architecture.variant}, but the reference is v1.5: choose another")
+            sys.exit(f"{name} must be v1.5, as the reference is, got {architecture.variant}")
         num_classes = architecture.num_classes or 1000
         model = torch_resnet.TorchResNet(architecture.depth, num_classes, architecture.width)
         tensors = {tuple(key.split("/")): value for key, value in weights.tensors.items()}

@@ -29,7 +29,7 @@ def main() -> None:
     if results.get("status") != "finished" or config != json.loads(
         pretrain_config.get_config().to_json()
     ):
-        raise SystemExit(f"{options.run} is no finished run of configs/pretrain_demo.py")
+        raise SystemExit(f"{options.run} is not a finished run of configs/pretrain_demo.py")
     target = Path(sources.__file__).with_name(sources.SOURCES["demo"].download.filename)
     shutil.copyfile(options.run / "model.safetensors", target)
     sha256 = files.file_sha256(target)

@@ -108,8 +108,9 @@ def option_parser(description: str | None) -> argparse.ArgumentParser:
 def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse options that can't be measured."""
     for option, least in (("batch_size", 1), ("image_size", 32), ("repetitions", 1)):
-        if getattr(options, option) < least:
-            parser.error(f"--{option.replace('_', '-')} must be at least {least}")
+        value = getattr(options, option)
+        if value < least:
+            parser.error(f"--{option.replace('_', '-')} must be at least {least}, got {value}")
 
 
 def on_gpu() -> bool:

@@ -58,9 +58,9 @@ def main() -> None:
     options = parser.parse_args()
     parts = options.parts.split(",")
     if unknown := set(parts) - set(PARTS):
-        parser.error(f"--parts: '{min(unknown)}' is none of {', '.join(PARTS)}")
+        parser.error(f"--parts must be among {', '.join(PARTS)}, got '{min(unknown)}'")
     if "photos" in parts and not (options.root and options.weights):
-        parser.error("the part photos needs --root and --weights")
+        parser.error("--parts=photos needs --root and --weights")
     for part in parts:
         rows = []
         with tempfile.TemporaryDirectory() as directory:
@@ -87,8 +87,8 @@ def measure_photos(options: argparse.Namespace, scratch: Path) -> Iterator[table
         if not devkit.exists():
             splits = {"trainval": num_photos // 2, "test": num_photos - num_photos // 2}
             devkits.repeat_photos(options.root, devkit, splits)
-        for left in (scratch / "run", scratch / "cache" / "images"):
-            shutil.rmtree(left, ignore_errors=True)
+        for earlier in (scratch / "run", scratch / "cache" / "images"):
+            shutil.rmtree(earlier, ignore_errors=True)
         command = [sys.executable, "-m", "vtl.main", "--config=configs/deep_features.py"]
         command += [f"--config.data.root={devkit}", f"--config.weights={options.weights}"]
         return watch([*command, f"--workdir={scratch / 'run'}"], environment)

@@ -40,13 +40,13 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, norms_by_batch: Container[str]) -> jax.Array:
         """Block after block."""
-        row = DEPTHS[DEPTH]
-        for block in range(row.blocks[self.number - 1]):
+        architecture = DEPTHS[DEPTH]
+        for block in range(architecture.blocks[self.number - 1]):
             x = Block(
                 features=WIDTH * 2 ** (self.number - 1),
                 stride=2 if self.number > 1 and block == 0 else 1,
                 conv=Conv,
-                bottleneck=row.bottleneck,
+                bottleneck=architecture.bottleneck,
                 variant="v1.5",
                 epsilon=EPSILON,
                 dtype=jnp.float32,
@@ -115,21 +115,21 @@ def operations(stage: torch.nn.Module, x: torch.Tensor) -> dict[str, Operation]:
     """A stage's convolutions, BatchNorms and pools; equal ones are one operation."""
     by_name: dict[str, Operation] = {}
 
-    def note(module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+    def count(module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         (x,) = inputs
-        where = f"{x.shape[1]} channels at {x.shape[2]} x {x.shape[3]}"
+        size_of_input = f"{x.shape[1]} channels at {x.shape[2]} x {x.shape[3]}"
         if isinstance(module, torch.nn.Conv2d):
             size, stride, features = module.kernel_size[0], module.stride[0], module.out_channels
-            name = f"{size}x{size} of stride {stride} to {features}, {where}"
+            name = f"{size}x{size} of stride {stride} to {features}, {size_of_input}"
             ours: nn.Module = Conv(features, size, stride)
         elif isinstance(module, torch.nn.BatchNorm2d):
-            name, ours = f"BatchNorm, {where}", BatchNorm(x.shape[1], EPSILON)
+            name, ours = f"BatchNorm, {size_of_input}", BatchNorm(x.shape[1], EPSILON)
         else:
-            name, ours = f"max-pool, {where}", Pool()
+            name, ours = f"max-pool, {size_of_input}", Pool()
         by_name.setdefault(name, Operation(module, x.detach(), ours)).count += 1
 
     kinds = (torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.MaxPool2d)
-    hooks = [m.register_forward_hook(note) for m in stage.modules() if isinstance(m, kinds)]
+    hooks = [m.register_forward_hook(count) for m in stage.modules() if isinstance(m, kinds)]
     with torch.no_grad():
         stage(x)
     for hook in hooks:

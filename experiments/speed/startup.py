@@ -63,8 +63,8 @@ def main() -> None:
 
 def commands(devkit: Path, weights: str) -> dict[str, list[str]]:
     """Name in the table -> options of the command."""
-    given = [f"--config.data.root={devkit}", f"--config.weights={weights}"]
-    real = ["--config=configs/finetune.py", *given, f"--config.num_epochs={NUM_EPOCHS}"]
+    real = ["--config=configs/finetune.py", f"--config.num_epochs={NUM_EPOCHS}"]
+    real += [f"--config.data.root={devkit}", f"--config.weights={weights}"]
     small = ["--config.batch_size=4", "--config.eval_batch_size=4"]
     return {
         "configs/finetune.py": real,
@@ -95,7 +95,8 @@ def first_step(arguments: list[str], cache: Path, workdir: Path) -> dict[str, fl
         process.send_signal(signal.SIGTERM)
         process.wait()
     marks = [0.0, *(ends[phase] for phase in PHASES)]
-    return {p: b - a for p, (a, b) in zip(PHASES, itertools.pairwise(marks), strict=True)}
+    spans = zip(PHASES, itertools.pairwise(marks), strict=True)
+    return {phase: end - begin for phase, (begin, end) in spans}
 
 
 def finished(workdir: Path, printed: Path) -> list[str]:
@@ -112,8 +113,11 @@ def finished(workdir: Path, printed: Path) -> list[str]:
 
 def summary(measured: list[dict[str, float]]) -> dict[str, object]:
     """Medians over repetitions, in seconds, and the range of the sum."""
-    totals = [sum(phases.values()) for phases in measured]
-    medians = {p: round(float(np.median([phases[p] for phases in measured])), 2) for p in PHASES}
+    totals = [sum(seconds.values()) for seconds in measured]
+    medians = {
+        phase: round(float(np.median([seconds[phase] for seconds in measured])), 2)
+        for phase in PHASES
+    }
     return {
         "seconds": round(float(np.median(totals)), 2),
         "range": f"{min(totals):.2f} to {max(totals):.2f}",

@@ -166,18 +166,18 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     bench.check_options(parser, options)
     if options.in_flight < 1:
-        parser.error("--in-flight must be at least 1")
+        parser.error(f"--in-flight must be at least 1, got {options.in_flight}")
     options.peers = options.peers.split(",") if options.peers else []
     for peer in options.peers:
         if peer not in PEERS:
-            parser.error(f"--peers: '{peer}' is none of {', '.join(PEERS)}")
+            parser.error(f"--peers must be among {', '.join(PEERS)}, got '{peer}'")
     names = (bench.EVALUATION, *bench.REGIMES)
     try:
         options.steps = [name for name in names if re.search(options.steps, name)]
     except re.error as error:
-        parser.error(f"--steps is no regular expression: {error}")
+        parser.error(f"--steps must be a regular expression: {error}")
     if not options.steps:
-        parser.error(f"--steps matches none of: {'; '.join(names)}")
+        parser.error(f"--steps must match at least one of: {'; '.join(names)}")
     return options
 
 

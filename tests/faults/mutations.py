@@ -1,4 +1,4 @@
-"""Seeded damage to JSON, arrays and files, and what came of reading them."""
+"""Seeded damage to values, as `mutate` does it to bytes: JSON, arrays, and kinds of files."""
 
 import collections
 import copy
@@ -136,23 +136,6 @@ def _mutated_array(array: np.ndarray, rng: Rng) -> np.ndarray:
         except (ValueError, OverflowError):
             flat[0] = 1
     return changed
-
-
-def mutated_bytes(content: bytes, rng: Rng) -> bytes:
-    """Content that is cut, longer, or has bytes that are others."""
-    kind = rng.integers(6)
-    if kind == 0 or not content:
-        return content[: rng.integers(len(content) + 1)]
-    if kind == 1:
-        return content + rng.bytes(20)
-    if kind == 2:
-        return rng.bytes(len(content) // 2)
-    if kind == 3:
-        return (b"", b"\xef\xbb\xbf" + content, b"\xff\xfe" + content, b"\0" * 100)[rng.integers(4)]
-    flipped = bytearray(content)
-    for _ in range(rng.integers(1, 9)):
-        flipped[rng.integers(len(flipped))] = rng.integers(256)
-    return bytes(flipped)
 
 
 def replace_file(path: Path, rng: Rng, outside: Path) -> None:

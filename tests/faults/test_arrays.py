@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.faults import mutations
+from tests.faults.mutate import mutated
 from vtl.data import deep_features
 from vtl.relu_study import mnist
 
@@ -33,7 +34,7 @@ def test_damaged_features_are_read_or_named(tmp_path):
         rng = np.random.default_rng(seed)
         content = mutations.npz_bytes(mutations.mutated_arrays(sound_features(), rng))
         if seed % 4 == 0:
-            content = mutations.mutated_bytes(mutations.npz_bytes(sound_features()), rng)
+            content = mutated(mutations.npz_bytes(sound_features()), rng)
         path.unlink(missing_ok=True)
         path.write_bytes(content)
 
@@ -81,10 +82,10 @@ def test_damaged_digits_are_read_or_named(tmp_path):
         if kind == 0:
             mutations.replace_file(tmp_path / name, rng, tmp_path / "train-images-idx3-ubyte")
         elif kind == 1:
-            inside = mutations.mutated_bytes(gzip.decompress(gzip.compress(contents[name])), rng)
+            inside = mutated(gzip.decompress(gzip.compress(contents[name])), rng)
             (tmp_path / name).write_bytes(gzip.compress(inside))
         else:
-            (tmp_path / name).write_bytes(mutations.mutated_bytes(contents[name], rng))
+            (tmp_path / name).write_bytes(mutated(contents[name], rng))
 
         def read():
             found = mnist.read("mnist", str(tmp_path))

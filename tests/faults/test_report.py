@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from tests.faults import mutations
+from tests.faults.mutate import mutated
 from tests.report.synthetic import write_run, write_study
 from vtl.report import page, runs
 from vtl.report.language import Language
@@ -46,7 +47,7 @@ def damage(directory, outside, rng):
     if kind == 0:
         mutations.replace_file(path, rng, outside)
     elif kind == 1:
-        path.write_bytes(mutations.mutated_bytes(path.read_bytes(), rng))
+        path.write_bytes(mutated(path.read_bytes(), rng))
     elif path.suffix == ".npz":
         with np.load(path) as file:
             arrays = mutations.mutated_arrays(dict(file), rng)

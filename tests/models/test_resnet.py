@@ -1,13 +1,10 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from flax import traverse_util
-from jax import lax
 
-from vtl.models.ops import convolve, convolve_blocks, max_pool, relu
-from vtl.models.resnet import ResNet
+from vtl.models import HEAD
+from vtl.models.resnet import DEPTHS, STAGES, ResNet
 
 
 @pytest.mark.parametrize(
@@ -28,86 +25,22 @@ def test_a_new_block_adds_nothing(depth, last):
         np.testing.assert_array_equal(scale, 0.0 if f"/{last}/" in path else 1.0, err_msg=path)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("size", [(1, 1), (2, 1), (7, 8), (9, 9), (12, 10)])
-def test_the_pool_is_a_max_pool_with_its_gradient(size, dtype):
-    """After a ReLU, where whole windows are zero and one of the equals takes the gradient."""
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(np.maximum(rng.normal(size=(2, *size, 3)), 0), dtype)
-    want, want_gradient = jax.vjp(
-        lambda x: nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1))), x
-    )
-    got, got_gradient = jax.vjp(max_pool, x)
-    np.testing.assert_array_equal(got, want)
-    gradient = jnp.asarray(rng.integers(-8, 8, want.shape), dtype)
-    np.testing.assert_array_equal(got_gradient(gradient)[0], want_gradient(gradient)[0])
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_the_relu_is_flax_s_with_its_gradient(dtype):
-    x = jnp.asarray([-np.inf, -3, -1e-30, -0.0, 0.0, 1e-30, 2, np.inf, np.nan], dtype)
-    gradient = jnp.arange(1, 10, dtype=dtype)
-    want, want_gradient = jax.vjp(nn.relu, x)
-    got, got_gradient = jax.vjp(relu, x)
-    assert got.dtype == dtype
-    np.testing.assert_array_equal(np.float32(got), np.float32(want))
-    np.testing.assert_array_equal(got_gradient(gradient)[0], want_gradient(gradient)[0])
-
-
-def in_float32(size, stride, image_size, dtype):
-    """Operands and a gradient in `dtype`; XLA's output and gradients of those, in float32."""
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(2, *image_size, 3)), dtype)
-    kernel = jnp.asarray(rng.normal(size=(size, size, 3, 4)), dtype)
-    pad = size // 2
-
-    def reference(x, kernel):
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            [(pad, pad)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision="highest",
-        )
-
-    output, pullback = jax.vjp(reference, x.astype(jnp.float32), kernel.astype(jnp.float32))
-    gradient = jnp.asarray(rng.integers(-8, 8, output.shape), dtype)
-    return (x, kernel, gradient), (output, *pullback(gradient.astype(jnp.float32)))
-
-
-def check(got, want, dtype):
-    for mine, theirs in zip(got, want, strict=True):
-        assert mine.dtype == dtype
-        assert mine.shape == theirs.shape
-        error = jnp.abs(mine.astype(jnp.float32) - theirs).max() / jnp.abs(theirs).max()
-        assert error <= 4 * jnp.finfo(dtype).eps
-
-
-each_image_and_dtype = pytest.mark.parametrize(
-    ("image_size", "dtype"),
-    [
-        ((1, 1), jnp.float32),
-        ((7, 8), jnp.float32),
-        ((12, 9), jnp.float32),
-        ((7, 8), jnp.bfloat16),
-        pytest.param((1, 1), jnp.bfloat16, marks=pytest.mark.full),
-        pytest.param((12, 9), jnp.bfloat16, marks=pytest.mark.full),
-    ],
-)
-
-
-@each_image_and_dtype
-@pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
-def test_a_convolution_is_xla_s_with_its_gradients(size, stride, image_size, dtype):
-    (x, kernel, gradient), want = in_float32(size, stride, image_size, dtype)
-    output, pullback = jax.vjp(lambda x, kernel: convolve(x, kernel, stride), x, kernel)
-    check((output, *pullback(gradient)), want, dtype)
-
-
-@each_image_and_dtype
-@pytest.mark.parametrize("size", [3, 5, 7])
-def test_a_convolution_of_blocks_is_one_of_stride_2(size, image_size, dtype):
-    (x, kernel, gradient), want = in_float32(size, 2, image_size, dtype)
-    output, pullback = jax.vjp(convolve_blocks, x, kernel)
-    check((output, *pullback(gradient)), want, dtype)
+@pytest.mark.parametrize("depth", [18, pytest.param(50, marks=pytest.mark.full)])
+def test_outputs_go_by_their_names(depth):
+    """A stage is its last block, at half the size of the stage before; features are a mean."""
+    model = ResNet(num_classes=3, depth=depth, width=0.125)
+    images = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
+    variables = jax.jit(lambda: model.init(jax.random.key(0), images, norms_by_batch=()))()
+    logits, outputs = jax.jit(lambda: model.apply(variables, images, norms_by_batch=()))()
+    last = {
+        stage: f"{stage}_{n - 1}" for stage, n in zip(STAGES, DEPTHS[depth].blocks, strict=True)
+    }
+    assert {"stem", "features", *last, *last.values()} <= outputs.keys()
+    assert [outputs[stage].shape[1] for stage in STAGES] == [16, 8, 4, 2]
+    for stage, block in last.items():
+        np.testing.assert_array_equal(outputs[stage], outputs[block])
+    features = np.asarray(outputs["layer4"]).mean(axis=(1, 2))
+    np.testing.assert_allclose(outputs["features"], features, rtol=1e-5)
+    head = variables["params"][HEAD]
+    scores = features @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(logits, scores, rtol=1e-4, atol=1e-6)

@@ -102,16 +102,16 @@ def missing(root, arrays):
 
 
 DAMAGES = {
-    cut: "train-labels-idx1-ubyte is truncated: at most 5 bytes of data, and its header asks for 7",
-    cut_header: "train-labels-idx1-ubyte is truncated: 3 bytes are not even its header",
-    cut_gzip: "t10k-images-idx3-ubyte.gz can't be read: .*; get it again",
-    no_gzip: "t10k-images-idx3-ubyte.gz begins with the magic number 0x3c68746d",
-    wrong_magic: "begins with the magic number 0x00000d01 and not 0x00000801",
-    images_for_labels: "begins with the magic number 0x00000803 and not 0x00000801",
+    cut: "train-labels-idx1-ubyte is truncated: .* 7 bytes of data, got at most 5",
+    cut_header: "train-labels-idx1-ubyte is truncated: its 3 bytes",
+    cut_gzip: "t10k-images-idx3-ubyte.gz can't be read: .+; get the file again",
+    no_gzip: "t10k-images-idx3-ubyte.gz .* must be 0x00000803, got 0x3c68746d",
+    wrong_magic: "train-labels-idx1-ubyte .* must be 0x00000801, got 0x00000d01",
+    images_for_labels: "train-labels-idx1-ubyte .* must be 0x00000801, got 0x00000803",
     too_long: "t10k-labels-idx1-ubyte is too long: its header asks for 3 bytes of data",
-    other_length: "train-images-idx3-ubyte.gz has 7 images, .*labels-idx1-ubyte 6 labels",
-    other_labels: "train-labels-idx1-ubyte has the label 10; digits are 0 to 9",
-    other_size: "the images of train and test in .* are of different sizes",
+    other_length: "train-images-idx3-ubyte.gz has 7 images, .*labels-idx1-ubyte has 6 labels",
+    other_labels: "train-labels-idx1-ubyte: labels must be 0 to 9, got 10",
+    other_size: "train and test images in .* have different sizes",
     empty: "t10k-images-idx3-ubyte.gz has no images",
     missing: r"has neither t10k-labels-idx1-ubyte nor t10k-labels-idx1-ubyte\.gz",
 }
@@ -122,7 +122,7 @@ def test_damaged_files(root, arrays, damage):
     damage(root, arrays)
     with pytest.raises(UserError, match=DAMAGES[damage]) as caught:
         mnist.read("mnist", str(root))
-    assert "\n" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
 
 
 def test_other_names_and_roots(tmp_path):
@@ -130,7 +130,7 @@ def test_other_names_and_roots(tmp_path):
         mnist.read("cifar", "")
     with pytest.raises(UserError, match="nowhere is not a directory"):
         mnist.read("mnist", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="comes with scikit-learn"):
+    with pytest.raises(UserError, match=r"data\.root must be empty for data\.name=digits"):
         mnist.read("digits", str(tmp_path))
 
 
@@ -144,8 +144,8 @@ def test_without_a_network_it_says_what_to_put_where(tmp_path, monkeypatch):
     assert "ossci-datasets" in str(caught.value)
     assert "cvdf-datasets" in str(caught.value)
     assert f"t10k-labels-idx1-ubyte.gz into {tmp_path / 'mnist'}" in str(caught.value)
-    assert "--config.data.root=" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert "--config.data.root" in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
 
 
 def test_the_cache_is_checked_and_read(root, tmp_path_factory, arrays, monkeypatch):
@@ -238,7 +238,9 @@ def test_a_bomb_is_not_unpacked(root):
         mnist.read("mnist", str(root))
     assert tracemalloc.get_traced_memory()[1] < 5e6
     path.write_bytes(bombs[1])
-    with pytest.raises(UserError, match=r"is truncated: .* its header asks for 841,813,590,016"):
+    with pytest.raises(
+        UserError, match=r"is truncated: its header asks for 841,813,590,016 .* got at most"
+    ):
         mnist.read("mnist", str(root))
     assert tracemalloc.get_traced_memory()[1] < 5e6
     tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""Run directories with given scores, written without any training."""
+"""Run directories with chosen scores, written without any training."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def labels_of(role: str, classes: tuple[str, ...] = CLASSES) -> np.ndarray:
 
 
 def noisy_scores(labels: np.ndarray, noise: float, seed: int = 0) -> np.ndarray:
-    """Scores that are the better the less noise there is."""
+    """Scores that are better with less noise."""
     logits = 4 * labels - 2 + noise * np.random.default_rng(seed).normal(size=labels.shape)
     return (1 / (1 + np.exp(-logits))).astype(np.float32)
 
@@ -51,35 +51,35 @@ def write_run(
     config: dict | None = None,
     results: dict | None = None,
 ) -> Path:
-    """A finished run of a regime; what is given replaces what would have been written."""
+    """Write a finished run of a regime; `config` and `results` replace the keys that they have."""
     labels = labels or {role: labels_of(role, classes) for role in NUM_PHOTOS}
-    scores = scores or {role: noisy_scores(of, noise) for role, of in labels.items()}
+    scores = scores or {role: noisy_scores(labels[role], noise) for role in labels}
     path.mkdir(parents=True)
     task = "probe" if regime == "probe" else "finetune"
     outcome, ids = {}, {}
-    for role, of in labels.items():
-        ids[role] = ids_of(role, len(of))
-        difficult = np.zeros_like(of)
-        difficult[0] = 1 - of[0]
+    for role, true_labels in labels.items():
+        ids[role] = ids_of(role, len(true_labels))
+        difficult = np.zeros_like(true_labels)
+        difficult[0] = 1 - true_labels[0]
         outcome[role] = metrics.evaluate_scores(
-            scores[role], of, difficult, classes, num_resamples=100
+            scores[role], true_labels, difficult, classes, num_resamples=100
         )
         np.savez(
             path / f"scores_{role}.npz",
             scores=scores[role],
-            labels=of,
+            labels=true_labels,
             difficult=difficult,
             ids=ids[role],
             classes=classes,
         )
     weights = {"name": "tiny", "sha256": "ab" * 32, "preprocessing": {"resize": "squash"}}
-    own_config = {"task": task, "seed": 0, "num_epochs": 2.0}
+    default_config = {"task": task, "seed": 0, "num_epochs": 2.0}
     if task == "finetune":
-        own_config |= {"optim": {"rules": RULES[regime]}}
-        own_config |= {"data": {"train_split": "train", "val_split": "", "test_split": "test"}}
+        default_config |= {"optim": {"rules": RULES[regime]}}
+        default_config |= {"data": {"train_split": "train", "val_split": "", "test_split": "test"}}
         _write_gallery(path, scores["test"], labels["test"], ids["test"], classes)
-    (path / "config.json").write_text(json.dumps(own_config | (config or {})))
-    own_results = {
+    (path / "config.json").write_text(json.dumps(default_config | (config or {})))
+    default_results = {
         "task": task,
         "variant": "",
         "status": "finished",
@@ -93,16 +93,14 @@ def write_run(
         "data": {
             "name": data_name,
             "splits": {"train": "trainval", "test": "test"},
-            "ids_sha256": {
-                r: hashlib.sha256("\n".join(x).encode()).hexdigest() for r, x in ids.items()
-            },
+            "ids_sha256": {role: sha256_of(ids[role]) for role in ids},
         },
         "resumed_from": None,
         "commit": "0123456789abcdef",
         "versions": VERSIONS,
         "devices": ["cpu: cpu"],
     }
-    (path / "results.json").write_text(json.dumps(own_results | (results or {})))
+    (path / "results.json").write_text(json.dumps(default_results | (results or {})))
     lines = [
         {"step": step, "epoch": step / 10, "loss": 1 / step, "binary_accuracy": 1 - 0.5 / step}
         for step in range(1, 21)
@@ -129,12 +127,12 @@ def _write_gallery(
 def write_study(
     path: Path, epochs: dict[str, dict[str, list[float | None]]], num_epochs: float = 10.0
 ) -> Path:
-    """A run of the ReLU study: the epochs that each network's activation took, seed by seed."""
+    """Write a run of the ReLU study from {network: {activation: epochs by seed}}; None: never."""
     path.mkdir(parents=True)
     networks, lines = {}, []
-    for network, of in epochs.items():
+    for network, times_by_activation in epochs.items():
         activations = {}
-        for name, times in of.items():
+        for name, times in times_by_activation.items():
             reached = sorted(num_epochs + 1 if t is None else t for t in times)
             median = reached[len(reached) // 2]
             text = f">{num_epochs:g}" if median > num_epochs else f"{median:.1f}"

@@ -14,6 +14,7 @@ from tests.report.synthetic import labels_of, noisy_scores, write_run, write_stu
 from vtl.report import __main__ as command
 from vtl.report import compare, figures, page, runs
 from vtl.report.answers import all_answers
+from vtl.report.canvas import strokes
 from vtl.report.language import LANGUAGES, Language
 
 SLOW_SIGMOID = {"sigmoid": [6.0, 6.2, 5.9, 6.1, 6.0], "relu": [2.0, 2.1, 1.9, 2.0, 2.0]}
@@ -44,10 +45,10 @@ def make(root, names, *, lang="en", output="report.html"):
 
 def prose(root, names, lang="en"):
     """The answers' sentences, without markup and with plain spaces."""
-    found, _ = runs.read_all([root / name for name in names])
-    data_sets = compare.by_data_set(found)
-    styles = figures.strokes(run.name for run in found)
-    answers = all_answers(found, data_sets[0] if data_sets else None, styles, Language(lang))
+    all_runs, _ = runs.read_all([root / name for name in names])
+    data_sets = compare.by_data_set(all_runs)
+    styles = strokes(run.name for run in all_runs)
+    answers = all_answers(all_runs, data_sets[0] if data_sets else None, styles, Language(lang))
     text = "\n".join(f"{a.question}\n" + "\n".join(a.paragraphs) for a in answers)
     return re.sub(r"<[^>]*>", "", text).replace("\N{NO-BREAK SPACE}", " ")
 
@@ -73,16 +74,18 @@ def test_the_best_run_is_marked(given):
 
 
 def test_the_regimes_are_told_apart(given):
-    found, _ = runs.read_all([given / name for name in NAMES[1:]])
-    assert [run.regime for run in found] == ["probe", "head", "full", "scratch"]
+    all_runs, _ = runs.read_all([given / name for name in NAMES[1:]])
+    assert [run.regime for run in all_runs] == ["probe", "head", "full", "scratch"]
 
 
 def test_the_answers_say_what_the_numbers_say(given):
     text = prose(given, NAMES)
-    assert re.search(r"Perceptron, to 97 %: ReLU took 2\.0 \[[^]]*\] epochs and sigmoid 6\.0", text)
+    assert re.search(
+        r"Perceptron, to .*97 %.*: ReLU took 2\.0 \[[^]]*\] epochs and sigmoid 6\.0", text
+    )
     assert re.search(r"finetune is better than probe: \+\d", text)
-    assert "head and probe are tied: +0.0 points [+0.0, +0.0]" in text
-    assert re.search(r"Pretraining pays: compared with scratch, .* finetune has \+\d", text)
+    assert re.search(r"head and probe are tied: .*\+0\.0 .*\[\+0\.0, \+0\.0\]", text)
+    assert re.search(r"Pretraining pays: finetune has \+\d.* scratch", text)
     assert "finetune has the highest mAP on test" in text
 
 
@@ -109,11 +112,11 @@ def test_swapped_scores_turn_the_prose(given, tmp_path):
         ({"sigmoid": [2.0] * 5, "relu": [6.0] * 5}, "sigmoid took 2.0 [2.0, 2.0] epochs and ReLU"),
         (
             {"sigmoid": [2.0, 3.0, 4.0, 5.0, 6.0], "relu": [2.5, 3.5, 4.5, 5.5, 2.0]},
-            "may as well be 1",
+            "a tie",
         ),
         ({"sigmoid": [None] * 5, "relu": [None] * 5}, "neither sigmoid nor ReLU got there"),
         ({"sigmoid": [None] * 5, "relu": [2.0] * 5}, "more than 5.0 [at least 5.0] times as many"),
-        ({"sigmoid": [6.0], "relu": [2.0]}, "from which nothing follows"),
+        ({"sigmoid": [6.0], "relu": [2.0]}, "a single run"),
     ],
 )
 def test_the_study_is_told_as_it_came_out(tmp_path, times, expected):
@@ -136,7 +139,7 @@ def test_what_cannot_be_told_from_the_best_is_named_beside_it(given, tmp_path):
     for name in ("probe", "same"):
         shutil.copytree(given / "probe", tmp_path / name)
     _, html = make(tmp_path, ("probe", "same"))
-    assert re.search("; same can.t be told from it", re.sub(r"<[^>]*>", "", html))
+    assert re.search("tied with same", re.sub(r"<[^>]*>", "", html))
     _, html = make(tmp_path, ("probe",))
     assert "On pets, probe has an mAP of" in re.sub(r"<[^>]*>", "", html)
 
@@ -154,18 +157,18 @@ def test_pretraining_that_does_not_pay(tmp_path):
     write_run(tmp_path / "finetune", "full", noise=9.0)
     write_run(tmp_path / "scratch", "scratch", noise=1.0)
     text = prose(tmp_path, ("finetune", "scratch"))
-    assert re.search("Pretraining did not pay for finetune: .* has \N{MINUS SIGN}[0-9]", text)
+    assert re.search("Pretraining did not pay: finetune has \N{MINUS SIGN}[0-9].* scratch", text)
 
 
 def test_binary_cross_entropy_is_that_of_the_photo(given):
-    found, _ = runs.read_all([given / "finetune"])
-    styles = figures.strokes(run.name for run in found)
-    answer = all_answers(found, compare.by_data_set(found)[0], styles, Language("en"))[2]
+    all_runs, _ = runs.read_all([given / "finetune"])
+    styles = strokes(run.name for run in all_runs)
+    answer = all_answers(all_runs, compare.by_data_set(all_runs)[0], styles, Language("en"))[2]
     terms = [row[3].value for row in answer.table.rows]
     labels = np.array([row[1].value for row in answer.table.rows])
     scores = np.array([row[2].value for row in answer.table.rows])
     np.testing.assert_allclose(terms, -np.log(np.where(labels == 1, scores, 1 - scores)), rtol=1e-6)
-    assert f"the terms sum to {sum(terms):.3f}" in answer.paragraphs[1]
+    assert f"terms sum to {sum(terms):.3f}" in answer.paragraphs[1]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +183,7 @@ def test_binary_cross_entropy_is_that_of_the_photo(given):
 def test_a_missing_run_is_named_by_its_command(given, left_out, expected):
     _, html = make(given, [name for name in NAMES if name != left_out])
     assert expected in html
-    assert "Such a run is missing here" in html
+    assert str(Language("en")("missing")) in html
 
 
 def fields_of(words):
@@ -196,10 +199,7 @@ def test_french_has_its_own_numbers_and_the_same_keys(given):
     english, french = LANGUAGES["en"], LANGUAGES["fr"]
     assert english.keys() == french.keys()
     for key in english:
-        fields = [
-            {f for _, f, _, _ in string.Formatter().parse(of[key])} for of in (english, french)
-        ]
-        assert fields[0] == fields[1], key
+        assert fields_of(english[key]) == fields_of(french[key]), key
 
 
 def test_runs_of_other_photos_or_classes_are_compared_apart(given, tmp_path, capsys):
@@ -207,19 +207,21 @@ def test_runs_of_other_photos_or_classes_are_compared_apart(given, tmp_path, cap
     write_run(tmp_path / "birds", "full", classes=("crow", "owl"))
     status, html = make(tmp_path, ("probe", "birds"))
     assert status == 0
-    assert "birds: other photos or classes than probe, compared apart" in capsys.readouterr().err
+    assert re.search("birds: .*photos or classes.* probe", capsys.readouterr().err)
     assert "Answered from the runs on" in html
     assert "birds is better" not in re.sub(r"<[^>]*>", "", html)
 
 
 def test_runs_on_photos_of_other_ids_are_compared_apart(given):
-    found, _ = runs.read_all([given / "probe", given / "head"])
-    (data_set,) = compare.by_data_set(found)
-    assert data_set.runs == found
-    ids = tuple(f"{photo_id}x" for photo_id in found[1].shown.ids)
-    renamed = {"test": dataclasses.replace(found[1].shown, ids=ids)}
-    found[1] = dataclasses.replace(found[1], scores=renamed)
-    assert len(compare.by_data_set(found)) == 2
+    all_runs, _ = runs.read_all([given / "probe", given / "head"])
+    (data_set,) = compare.by_data_set(all_runs)
+    assert data_set.runs == all_runs
+    ids = all_runs[1].headline_scores.ids
+    renamed = {
+        "test": dataclasses.replace(all_runs[1].headline_scores, ids=tuple(f"{i}x" for i in ids))
+    }
+    all_runs[1] = dataclasses.replace(all_runs[1], scores=renamed)
+    assert len(compare.by_data_set(all_runs)) == 2
 
 
 def test_bad_directories_get_a_line_each_and_the_page_is_made(given, tmp_path, capsys):
@@ -302,7 +304,7 @@ def test_precision_recall_keeps_its_shape_for_a_rare_class():
     labels = np.zeros(5000, int)
     labels[:100] = 1
     precision, recall, _ = precision_recall_curve(labels, labels + rng.normal(size=5000))
-    rows = figures.evenly(recall, 60)
+    rows = figures.evenly_spaced(recall, 60)
     assert len(rows) <= 120
     drawn = np.interp(recall[::-1], recall[rows][::-1], precision[rows][::-1])
     # Where recall falls there is a jump; between jumps the drawn line must be near.
@@ -313,7 +315,7 @@ def test_precision_recall_keeps_its_shape_for_a_rare_class():
 def test_no_run_at_all_writes_nothing(tmp_path, capsys):
     status, html = make(tmp_path, ("nowhere",))
     assert (status, html) == (1, "")
-    assert "no run is left" in capsys.readouterr().err
+    assert "no finished run" in capsys.readouterr().err
 
 
 def test_names_are_as_short_as_they_can_be(tmp_path):
@@ -329,19 +331,19 @@ def test_published_figures_stand_beside_voc2007_alone(tmp_path):
     write_run(tmp_path / "voc", "probe", data_name="voc2007", **same)
     write_run(tmp_path / "other", "probe", data_name="mine", **same)
     write_run(tmp_path / "few", "probe", data_name="voc2007")
-    found, _ = runs.read_all([tmp_path / name for name in ("voc", "other", "few")])
-    assert [bool(compare.DataSet([run]).published) for run in found] == [True, False, False]
+    all_runs, _ = runs.read_all([tmp_path / name for name in ("voc", "other", "few")])
+    assert [bool(compare.DataSet([run]).published) for run in all_runs] == [True, False, False]
 
 
-def test_what_is_mistaken_for_what(tmp_path):
+def test_confusions_count_the_best_scored_photos_without_the_class(tmp_path):
     labels = np.array([[1, 0], [0, 1], [0, 1], [1, 0]])
     scores = np.array([[0.9, 0.1], [0.8, 0.7], [0.1, 0.6], [0.2, 0.2]], np.float32)
     both = {role: labels for role in ("train", "test")}
     of = {role: scores for role in ("train", "test")}
     write_run(tmp_path / "run", "full", classes=("cat", "dog"), labels=both, scores=of)
     (run,), _ = runs.read_all([tmp_path / "run"])
-    # Two photos have a cat; of the two best-scored the second has a dog. Dogs are all found.
-    assert page.mistaken(run) == [("cat", "dog", 1, 1.0)]
+    # Two photos have a cat; of the two best-scored the second has a dog. Both dogs are found.
+    assert page.confusions(run) == [("cat", "dog", 1, 1.0)]
 
 
 def test_text_from_files_can_not_break_the_page(tmp_path):

@@ -11,15 +11,15 @@ from vtl.report.language import LANGUAGES, Language
 def warnings_of(path):
     (run,), refused = runs.read_all([path])
     assert not refused
-    return told(trust.of_run(run))
+    return as_written(trust.of_run(run))
 
 
-def told(warnings):
-    """Warnings as keys and values, once each is written in every language."""
-    for warning in warnings:
+def as_written(findings):
+    """Findings as {key: values}, after writing each in every language."""
+    for finding in findings:
         for code in LANGUAGES:
-            assert "{" not in Language(code)(warning.key, **warning.values)
-    return {warning.key: warning.values for warning in warnings}
+            assert "{" not in Language(code)(finding.key, **finding.values)
+    return {finding.key: finding.values for finding in findings}
 
 
 def change_scores(path, role, **changes):
@@ -71,17 +71,17 @@ def test_rows_that_do_not_match_the_ids(sound):
 
 def test_photos_that_are_in_train_too(sound):
     with np.load(sound / "scores_train.npz") as train:
-        known = train["ids"][:3]
-    change_scores(sound, "test", ids=lambda ids: np.concatenate([known, ids[3:]]))
+        train_ids = train["ids"][:3]
+    change_scores(sound, "test", ids=lambda ids: np.concatenate([train_ids, ids[3:]]))
     assert warnings_of(sound)["warn_overlap"]["count"] == 3
 
 
 def test_a_map_that_the_scores_do_not_give(sound):
     change_scores(sound, "test", scores=lambda scores: scores[::-1])
     stated = json.loads((sound / "results.json").read_text())["map"]["test"]["lab"]
-    found = warnings_of(sound)["warn_other_map"]
-    assert found["stated"] == stated
-    assert found["computed"] < stated
+    warning = warnings_of(sound)["warn_other_map"]
+    assert warning["stated"] == stated
+    assert warning["computed"] < stated
 
 
 def test_scores_that_are_no_probabilities(sound):
@@ -140,7 +140,7 @@ def test_without_a_test_split_the_map_is_of_what_was_trained_on(tmp_path):
     assert "warn_only_train" in warnings_of(tmp_path / "run")
     both, _ = runs.read_all([tmp_path / "run", tmp_path / "other"])
     (data_set,) = compare.by_data_set(both)
-    assert "warn_best_on_test" not in told(trust.of_comparison(data_set))
+    assert "warn_best_on_test" not in as_written(trust.of_comparison(data_set))
 
 
 def test_runs_that_are_hard_to_compare(sound, tmp_path):
@@ -148,7 +148,7 @@ def test_runs_that_are_hard_to_compare(sound, tmp_path):
     write_run(tmp_path / "other", "probe", results={"weights": weights})
     both, _ = runs.read_all([sound, tmp_path / "other"])
     (data_set,) = compare.by_data_set(both)
-    assert list(told(trust.of_comparison(data_set))) == [
+    assert list(as_written(trust.of_comparison(data_set))) == [
         "warn_best_on_test",
         "warn_different_weights",
     ]

@@ -1,6 +1,6 @@
-"""The .npz of deep features: what exercise 2 writes and exercise 3 reads.
+"""The .npz of deep features, which exercise 2 writes and exercise 3 reads.
 
-The lab's four keys X_train, Y_train, X_test, Y_test, rows in split-file order, and beside them
+It has the lab's four keys X_train, Y_train, X_test, Y_test, with rows in split-file order. vtl adds
 ids_ROLE, difficult_ROLE, classes, and meta (JSON text: weights, preprocessing, data).
 """
 
@@ -25,7 +25,7 @@ ROLE = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureSplit:
-    """The rows of one split: features [N, D], labels [N, C]; ids and difficult where known."""
+    """One split: features [N, D], labels, difficult [N, C]; ids and difficult may be unknown."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -35,7 +35,7 @@ class FeatureSplit:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DeepFeatures:
-    """All of a file. `meta` is {} in one that the lab's own script made."""
+    """The content of a file. `meta` is {} if the lab's own script made it."""
 
     splits: dict[str, FeatureSplit]
     classes: tuple[str, ...]
@@ -45,7 +45,7 @@ class DeepFeatures:
 def write(
     path: Path, features: dict[str, np.ndarray], splits: dict[str, Split], meta: dict[str, Any]
 ) -> None:
-    """Write features [N, D] of every split; memory maps are streamed, not gathered."""
+    """Write the features [N, D] of every split; memory maps are streamed, not read as a whole."""
     arrays: dict[str, np.ndarray] = {}
     for role, split in splits.items():
         arrays[f"X_{role}"] = features[role]
@@ -97,7 +97,7 @@ def read(path: str | Path) -> DeepFeatures:
     path = Path(path)
     with schema.of_file(path):
         if not path.exists():
-            raise UserError("no such file; configs/deep_features.py makes one")
+            raise UserError("no such file; `vtl deep_features` makes one")
         arrays = read_npz(path)
         roles = [key.removeprefix("X_") for key in arrays if key.startswith("X_")]
         splits = {role: _read_split(role, arrays) for role in dict.fromkeys(("train", *roles))}
@@ -106,8 +106,8 @@ def read(path: str | Path) -> DeepFeatures:
         for role, split in splits.items():
             if (split.features.shape[1], split.labels.shape[1]) != (num_features, num_classes):
                 raise UserError(
-                    f"X_{role} {split.features.shape} and Y_{role} {split.labels.shape} are of "
-                    f"another width than X_train and Y_train, {num_features} and {num_classes}"
+                    f"X_{role} {split.features.shape} and Y_{role} {split.labels.shape} must be "
+                    f"as wide as X_train and Y_train, {num_features} and {num_classes}"
                 )
         meta = _read_meta(arrays)
         _check_ids(splits, meta)
@@ -133,7 +133,7 @@ def _read_split(role: str, arrays: dict[str, np.ndarray]) -> FeatureSplit:
     for name, rows in (("Y", labels), ("ids", ids), ("difficult", difficult)):
         if rows is not None and rows.shape[:1] != (num_images,):
             raise UserError(
-                f"{name}_{role} has {rows.shape[0] if rows.ndim else 'no'} rows, X_{role} has "
+                f"{name}_{role} has {rows.shape[0] if rows.ndim else 'no'} rows, but X_{role} has "
                 f"{num_images}"
             )
     names = None if ids is None else _read_ids(f"ids_{role}", arrays)
@@ -143,7 +143,10 @@ def _read_split(role: str, arrays: dict[str, np.ndarray]) -> FeatureSplit:
         which = f"row {rows[0]}"
         if names is not None:
             which = f"{printable(names[rows[0]], 60)} (row {rows[0]})"
-        raise UserError(f"X_{role} has NaN or infinity in {len(rows)} rows, the first is {which}")
+        raise UserError(
+            f"X_{role} has NaN or infinity in {len(rows)} of {num_images} rows; the first is "
+            f"{which}"
+        )
     labels = schema.flags(arrays, f"Y_{role}", labels.shape).astype(np.uint8)
     if difficult is not None:
         difficult = schema.flags(arrays, f"difficult_{role}", labels.shape).astype(np.uint8)
@@ -189,6 +192,6 @@ def _check_ids(splits: dict[str, FeatureSplit], meta: dict[str, Any]) -> None:
         ids = splits[role].ids if role in splits else None
         if ids and ids_sha256(ids) != expected:
             raise UserError(
-                f"ids_{role} are not those of the split, in its order, that its meta names: the "
-                "rows were changed after the features were made"
+                f"ids_{role} are not the ids of the split that its meta names, or not in that "
+                "order\nThe rows have changed since the features were made: make them again."
             )

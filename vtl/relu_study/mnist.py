@@ -1,7 +1,7 @@
 """Handwritten digits with one label each: MNIST from its IDX files, and scikit-learn's digits.
 
-The format is that of http://yann.lecun.com/exdb/mnist: a magic number that says type and number of
-axes, the length of each axis as a big-endian int32, then the bytes.
+The format is described at http://yann.lecun.com/exdb/mnist: a magic number for the type and the
+number of axes, the length of each axis as a big-endian int32, then the bytes.
 """
 
 import gzip
@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from vtl.data.fetch import Download, fetch
-from vtl.errors import UserError
+from vtl.errors import UserError, check_choice
 from vtl.files import cache_dir
 from vtl.untrusted import open_plain, printable, reading, unpacked_bound
 
@@ -38,12 +38,12 @@ DOWNLOADS = tuple(
 _PREFIXES = {"train": "train", "test": "t10k"}
 
 _IMAGES_MAGIC, _LABELS_MAGIC = 0x803, 0x801
-"""Unsigned bytes along three axes and along one."""
+"""Unsigned bytes with three axes, and with one."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
 _DIGITS_TEST = 300
-"""Of scikit-learn's 1,797 digits; they are by no writer in particular, so any will do."""
+"""Of scikit-learn's 1,797 digits; their writers are not named, so any of them will do."""
 
 
 class Digits(NamedTuple):
@@ -56,20 +56,19 @@ class Digits(NamedTuple):
 def read(name: str, root: str) -> dict[str, Digits]:
     """The splits `train` and `test` of `mnist` or `digits`.
 
-    MNIST comes from `root`, the directory of its four IDX files (.gz or not); where that is "" it
-    is fetched into the cache. scikit-learn's digits come with scikit-learn, 8 x 8 pixels.
+    MNIST comes from `root`, the directory of its four IDX files (.gz or not). If `root` is "", it
+    is fetched into the cache. The digits, 8 x 8 pixels, come with scikit-learn.
 
     Raises:
         FetchError: MNIST is not here and can't be fetched.
-        UserError: a file is missing, damaged or of something else, or `name` is unknown.
+        UserError: a file is missing, damaged or of another kind, or `name` is unknown.
     """
-    if name not in READERS:
-        raise UserError(f"data.name is '{name}': choose one of {', '.join(READERS)}")
+    check_choice("data.name", name, READERS)
     return READERS[name](root)
 
 
 def describe(name: str, splits: dict[str, Digits]) -> dict[str, Any]:
-    """What results record of their data: the number of digits and the sha256 of each split."""
+    """What results record about their data: the number of digits and the sha256 of each split."""
     return {
         "name": name,
         "num_images": {role: len(split.labels) for role, split in splits.items()},
@@ -91,39 +90,32 @@ def _read_mnist(root: str) -> dict[str, Digits]:
     for role, prefix in _PREFIXES.items():
         images_path = _find(directory, f"{prefix}-images-idx3-ubyte")
         labels_path = _find(directory, f"{prefix}-labels-idx1-ubyte")
-        images, labels = (
-            _read_idx(images_path, _IMAGES_MAGIC),
-            _read_idx(labels_path, _LABELS_MAGIC),
-        )
+        images = _read_idx(images_path, _IMAGES_MAGIC)
+        labels = _read_idx(labels_path, _LABELS_MAGIC)
         if len(images) != len(labels):
             raise UserError(
-                f"{images_path} has {len(images)} images, {labels_path} {len(labels)} labels: they "
-                "are not of the same split"
+                f"{images_path} has {len(images)} images, but {labels_path} has {len(labels)} "
+                "labels: they are not of the same split"
             )
         if images.size == 0:
             raise UserError(f"{images_path} has no images")
         if labels.max() >= NUM_CLASSES:
             raise UserError(
-                f"{printable(labels_path)} has the label {labels.max()}; digits are 0 to 9 (EMNIST "
-                "has letters too)"
+                f"{printable(labels_path)}: labels must be 0 to 9, got {labels.max()} (EMNIST has "
+                "letters too)"
             )
         splits[role] = Digits(images, labels)
     if splits["train"].images.shape[1:] != splits["test"].images.shape[1:]:
-        raise UserError(f"the images of train and test in {directory} are of different sizes")
+        raise UserError(f"the train and test images in {directory} have different sizes")
     return splits
 
 
 def _fetch() -> Path:
     directory = cache_dir() / "mnist"
+    names = ", ".join(download.filename for download in DOWNLOADS)
+    instead = f"put {names} into {directory}, or say where they are with --config.data.root"
     for download in DOWNLOADS:
-        try:
-            fetch(download, directory)
-        except UserError as error:
-            names = ", ".join(each.filename for each in DOWNLOADS)
-            raise type(error)(
-                f"{error}; put {names} into {directory}, or say where they are with "
-                "--config.data.root=DIRECTORY"
-            ) from error
+        fetch(download, directory, instead=instead)
     return directory
 
 
@@ -170,7 +162,7 @@ def _read_idx(path: Path, magic: int) -> np.ndarray:
     rest must be; no more is unpacked.
     """
     name = printable(path)
-    with open_plain(path) as packed, reading(path, "get it again"):
+    with open_plain(path) as packed, reading(path, "get the file again"):
         is_gzip = packed.read(2) == _GZIP_MAGIC
         num_packed = packed.seek(0, io.SEEK_END)
         packed.seek(0)
@@ -178,28 +170,28 @@ def _read_idx(path: Path, magic: int) -> np.ndarray:
         header_size = 4 * (1 + (magic & 0xFF))
         content = file.read(header_size)
         if len(content) < header_size:
-            raise UserError(f"{name} is truncated: {len(content)} bytes are not even its header")
+            raise UserError(f"{name} is truncated: its {len(content)} bytes are less than a header")
         header = np.frombuffer(content, ">u4")
         if header[0] != magic:
             raise UserError(
-                f"{name} begins with the magic number {header[0]:#010x} and not {magic:#010x}: it "
-                "holds something else"
+                f"{name} holds something else: its magic number must be {magic:#010x}, got "
+                f"{header[0]:#010x}"
             )
         shape = tuple(int(length) for length in header[1:])
         expected = math.prod(shape)
         can_be = unpacked_bound(num_packed) if is_gzip else num_packed - header_size
         if expected > can_be:
             raise UserError(
-                f"{name} is truncated: at most {can_be:,} bytes of data, and its header asks for "
-                f"{expected:,}"
+                f"{name} is truncated: its header asks for {expected:,} bytes of data, got at "
+                f"most {can_be:,}"
             )
         data = file.read(expected + 1)  # one more shows that there is one more
     if len(data) > expected:
         raise UserError(f"{name} is too long: its header asks for {expected:,} bytes of data")
     if len(data) < expected:
         raise UserError(
-            f"{name} is truncated: {len(data):,} bytes of data, and its header asks for "
-            f"{expected:,}"
+            f"{name} is truncated: its header asks for {expected:,} bytes of data, got "
+            f"{len(data):,}"
         )
     return np.frombuffer(data, np.uint8).reshape(shape)
 
@@ -207,7 +199,7 @@ def _read_idx(path: Path, magic: int) -> np.ndarray:
 def _read_digits(root: str) -> dict[str, Digits]:
     if root:
         raise UserError(
-            f"data.root={root}: data.name=digits comes with scikit-learn, without files"
+            f"data.root must be empty for data.name=digits, which has no files, got {root}"
         )
     bunch = load_digits()
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)

@@ -1,14 +1,14 @@
-"""Exercise 0: activations compared on a perceptron and a convolutional network."""
+"""Exercise 0: compares activations on a perceptron and a convolutional network."""
 
 import concurrent.futures
 import functools
 import itertools
+import math
 import operator
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -30,12 +30,12 @@ NETWORKS = ("perceptron", "lenet")
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
-    """Train every network with every activation and leave the outcome in `workdir`.
+    """Train every network with every activation and write the outcome to `workdir`.
 
-    A second call in the same directory keeps the networks' activations that are finished.
+    A second call with the same directory resumes, and keeps the pairs that are finished.
 
     Raises:
-        UserError: data, options or `workdir` are not as they should be.
+        UserError: something is wrong with the data, the options or `workdir`.
     """
     _check_options(config)
     run_directory = RunDirectory(workdir, config)
@@ -54,15 +54,15 @@ def run(config: ConfigDict, workdir: Path) -> None:
     measured: dict[tuple[str, str], study.Curves] = {}
     for number, ((network, activation), model) in enumerate(models.items(), start=1):
         path = workdir / f"curves_{network}_{activation}.npz"
-        titles = conclusion.NETWORK_TITLES[network], conclusion.title(activation)
-        say(f"{', '.join(titles)} ({number} of {len(models)})")
-        runs = list(itertools.product(config[network].learning_rates, config.rate_seeds))
-        found = curves.read_before(path, runs, config.seeds)
-        if found is None:
-            curves.write(path, _measure(network, model, data, config, runs))
-            found = curves.read(path, runs, config.seeds)
-        measured[network, activation] = found
-        run_directory.append_metrics(study.metric_lines(network, activation, found))
+        title = f"{conclusion.NETWORK_TITLES[network]}, {conclusion.title(activation)}"
+        say(f"{title} ({number} of {len(models)})")
+        search = list(itertools.product(config[network].learning_rates, config.rate_seeds))
+        pair = curves.read_before(path, search, config.seeds)
+        if pair is None:
+            curves.write(path, _measure(network, model, data, config, search))
+            pair = curves.read(path, search, config.seeds)
+        measured[network, activation] = pair
+        run_directory.append_metrics(study.metric_lines(network, activation, pair))
     results = study.results(measured, config)
     figures.write(workdir, measured, results, config)
     run_directory.write_results(
@@ -73,7 +73,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
                 for (network, _), model in models.items()
             },
             "seconds": {
-                "_".join(pair): float(found["seconds"]) for pair, found in measured.items()
+                f"{network}_{activation}": float(pair["seconds"])
+                for (network, activation), pair in measured.items()
             },
             "data": mnist.describe(config.data.name, data),
         }
@@ -94,40 +95,41 @@ def _check_options(config: ConfigDict) -> None:
     if config.dense_activation:
         check_choice("dense_activation", config.dense_activation, activations.NAMES)
     check_choice("initialisation", config.initialisation, activations.INITIALISATIONS)
-    lists = ["networks", "activations", "seeds", "rate_seeds", "thresholds"]
-    for option in lists + [f"{network}.learning_rates" for network in NETWORKS]:
-        values = _option(config, option)
-        if not values:
-            raise UserError(f"{option} must not be empty")
-        if len(set(values)) < len(values):
-            raise UserError(f"{option}={values} names something twice")
+    _check_lists(config)
     for network in NETWORKS:
         for rate in config[network].learning_rates:
-            if not 0 < rate < float("inf"):
-                raise UserError(f"{network}.learning_rates has {rate}: a rate is above 0")
-        if not 0 < config[network].num_epochs < float("inf"):
-            raise UserError(
-                f"{network}.num_epochs={config[network].num_epochs}: it must be above 0"
-            )
+            if not 0 < rate < math.inf:
+                raise UserError(f"{network}.learning_rates must be above 0, got {rate}")
+        num_epochs = config[network].num_epochs
+        if not 0 < num_epochs < math.inf:
+            raise UserError(f"{network}.num_epochs must be above 0, got {num_epochs}")
     for threshold in config.thresholds:
         if not 0 < threshold <= 1:
-            raise UserError(f"thresholds has {threshold}: a threshold is a share, such as 0.97")
+            raise UserError(f"thresholds must be shares, such as 0.97, got {threshold}")
     if config.main_threshold not in config.thresholds:
-        raise UserError(f"main_threshold={config.main_threshold}: it must be one of thresholds")
+        raise UserError(f"main_threshold must be one of thresholds, got {config.main_threshold}")
     check_least(config, {"batch_size": 1, "measurements_per_epoch": 1, "loss_tolerance": 0})
     check_least(config, {"num_resamples": 1, "data.num_held_out": 1, "seed": 0})
     check_least(config, {"perceptron.num_hidden": 1, "lenet.num_hidden": 1})
     check_least(config, {"lenet.kernel_size": 1, "lenet.padding": 0})
-    if min(*config.seeds, *config.rate_seeds) < 0:
-        raise UserError("seeds and rate_seeds must not be negative")
 
 
-def _option(config: ConfigDict, name: str) -> Any:
-    return operator.attrgetter(name)(config)
+def _check_lists(config: ConfigDict) -> None:
+    options = ["networks", "activations", "seeds", "rate_seeds", "thresholds"]
+    options += [f"{network}.learning_rates" for network in NETWORKS]
+    for option in options:
+        values = operator.attrgetter(option)(config)
+        if not values:
+            raise UserError(f"{option} must not be empty")
+        if len(set(values)) < len(values):
+            raise UserError(f"{option} must not repeat a value, got {values}")
+    for option in ("seeds", "rate_seeds"):
+        if min(config[option]) < 0:
+            raise UserError(f"{option} must be at least 0, got {min(config[option])}")
 
 
 def make_model(network: str, activation: str, config: ConfigDict) -> nn.Module:
-    """The network, one of NETWORKS, with an activation in its hidden layers."""
+    """The network, one of NETWORKS, with `activation` in its hidden layers."""
     options = config[network]
     if network == "perceptron":
         return Perceptron(activation, config.initialisation, num_hidden=options.num_hidden)
@@ -142,21 +144,22 @@ def make_model(network: str, activation: str, config: ConfigDict) -> nn.Module:
 
 
 def _split(splits: dict[str, Digits], config: ConfigDict) -> dict[str, Digits]:
-    """train, held_out and test; what is held out is drawn from train by config.seed."""
+    """Draw held_out from train by config.seed: the splits train, held_out and test."""
     train, num_held_out = splits["train"], config.data.num_held_out
-    if num_held_out >= len(train.labels):
+    num_images = len(train.labels)
+    if num_held_out >= num_images:
         raise UserError(
-            f"data.num_held_out={num_held_out}: of the {len(train.labels)} digits to train on none "
-            "would be left"
+            f"data.num_held_out must be below the number of training digits, {num_images}, got "
+            f"{num_held_out}"
         )
-    order = np.random.default_rng(config.seed).permutation(len(train.labels))
-    parts = {"train": order[num_held_out:], "held_out": order[:num_held_out]}
-    found = {role: Digits(train.images[rows], train.labels[rows]) for role, rows in parts.items()}
-    return found | {"test": splits["test"]}
+    order = np.random.default_rng(config.seed).permutation(num_images)
+    rows = {"train": order[num_held_out:], "held_out": order[:num_held_out]}
+    parts = {role: Digits(train.images[r], train.labels[r]) for role, r in rows.items()}
+    return parts | {"test": splits["test"]}
 
 
 def _check_sizes(image_shape: tuple[int, ...], config: ConfigDict) -> None:
-    """The network's pools halve what a convolution leaves, which must be even."""
+    """Raise UserError unless LeNet's pools, which halve a side, only meet even sides."""
     size, padding = config.lenet.kernel_size, config.lenet.padding
     for side in image_shape:
         for _ in range(2):
@@ -164,8 +167,8 @@ def _check_sizes(image_shape: tuple[int, ...], config: ConfigDict) -> None:
             if side < 2 or side % 2:
                 raise UserError(
                     f"images of {' x '.join(map(str, image_shape))} pixels don't fit "
-                    f"lenet.kernel_size={size} with lenet.padding={padding}: each convolution must "
-                    "leave an even number of pixels"
+                    f"lenet.kernel_size={size} with lenet.padding={padding}\n"
+                    "Choose them so that each convolution leaves an even number of pixels."
                 )
             side //= 2
 
@@ -178,11 +181,11 @@ def _measure(
     runs: list[curves.Run],
 ) -> study.Curves:
     """The curves of the grid's `runs`, then of the best rate with every seed."""
-    started = time.perf_counter()
+    start = time.perf_counter()
     options = config[network]
-    # XLA's CPU backend runs what stands in a scan on one core, but for large matrix products.
-    is_alone = network == "lenet" and jax.default_backend() == "cpu"
-    train = functools.partial(_train, model, data, options.num_epochs, config, is_alone)
+    # XLA's CPU backend runs a scan's operations on one core, except for large matrix products.
+    separately = network == "lenet" and jax.default_backend() == "cpu"
+    train = functools.partial(_train, model, data, options.num_epochs, config, separately)
     _, search = train(runs)
     found = {"search": search}
     rate = study.best_rate(search, len(options.learning_rates), config.main_threshold)
@@ -190,10 +193,10 @@ def _measure(
         say("  diverged at every learning rate")
     else:
         params, final = train([(rate, seed) for seed in config.seeds])
-        test = fit_networks.score(model, params, *data["test"])
+        test = fit_networks.score(model, params, data["test"].images, data["test"].labels)
         final |= {"test_loss": np.asarray(test.loss), "test_accuracy": np.asarray(test.accuracy)}
         found["final"] = final
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - start
     say(f"  {format_seconds(seconds)}")
     return found | {"seconds": np.array(seconds)}
 
@@ -203,11 +206,11 @@ def _train(
     data: dict[str, Digits],
     num_epochs: float,
     config: ConfigDict,
-    is_alone: bool,
+    separately: bool,
     runs: list[curves.Run],
 ) -> tuple[fit_networks.Params, study.Phase]:
-    """Train `runs`, all in one program or, where each `is_alone`, one program and core for each."""
-    groups = [[run] for run in runs] if is_alone else [runs]
+    """Train `runs` in one program, or `separately` in one program and on one core each."""
+    groups = [[run] for run in runs] if separately else [runs]
 
     def train_group(group: list[curves.Run]) -> tuple[fit_networks.Params, study.Phase]:
         params, phase = _train_together(model, data, num_epochs, config, group)
@@ -235,12 +238,15 @@ def _train_together(
 ) -> tuple[fit_networks.Params, study.Phase]:
     rates, seeds = zip(*runs, strict=True)
     num_images, batch_size = len(data["train"].labels), config.batch_size
-    steps = max(1, round(num_images / batch_size / config.measurements_per_epoch))
-    moments = max(1, round(num_epochs * num_images / batch_size / steps))
+    steps_per_moment = max(1, round(num_images / batch_size / config.measurements_per_epoch))
+    num_moments = max(1, round(num_epochs * num_images / batch_size / steps_per_moment))
     orders = {
         seed: batches.train_order(
-            moments * steps, num_images=num_images, batch_size=batch_size, seed=seed
-        ).reshape(moments, steps, batch_size)
+            num_moments * steps_per_moment,
+            num_images=num_images,
+            batch_size=batch_size,
+            seed=seed,
+        ).reshape(num_moments, steps_per_moment, batch_size)
         for seed in set(seeds)
     }
     params, found = fit_networks.softmax_sgd(
@@ -251,7 +257,7 @@ def _train_together(
         _start(model, data, seeds),
         np.array(rates, np.float32),
     )
-    step = steps * np.arange(1, moments + 1)
+    step = steps_per_moment * np.arange(1, num_moments + 1)
     found = jax.tree.map(np.asarray, found)
     phase = {
         "learning_rate": np.array(rates),

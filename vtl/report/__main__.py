@@ -2,8 +2,8 @@
 
 python -m vtl.report runs/relu runs/probe runs/finetune -o report.html
 
-The page is one file that needs no network. What is no finished run is named in a line, and the page
-is made from the others; the exit status is then 1.
+The page is one file that needs no network. A directory that holds no finished run is reported in
+one line and left out; the exit status is then 1.
 """
 
 import argparse
@@ -13,45 +13,62 @@ import sys
 from pathlib import Path
 
 from vtl.files import whole_file
-from vtl.report import compare, page, runs
+from vtl.report import compare, page
 from vtl.report.language import LANGUAGES, Language
+from vtl.report.runs import read_all
+from vtl.untrusted import printable
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the page; the exit status is 0 if every directory is in it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vtl.report", description="Run directories -> one HTML page."
-    )
-    parser.add_argument("runs", nargs="+", type=Path, help="directories of finished runs")
-    parser.add_argument("-o", "--output", type=Path, default=Path("report.html"))
-    parser.add_argument("--lang", choices=LANGUAGES, default="en", help="the page's language")
-    options = parser.parse_args(arguments)
-
+    options = _parse(arguments)
     paths = [Path(path) for path in dict.fromkeys(map(os.path.abspath, options.runs))]
-    found, refused = runs.read_all(paths)
+    runs, refused = read_all(paths)
     for line in refused:
         _complain(line)
-    if not found:
-        _complain("no run is left to make a page of")
+    if not runs:
+        _complain("there is no finished run to make a page of")
         return 1
-    data_sets = compare.by_data_set(found)
-    for data_set in data_sets[1:]:
-        names = ", ".join(run.name for run in data_set.runs)
-        first = data_sets[0].first.name
-        _complain(f"{names}: other photos or classes than {first}, compared apart")
-    given = [*map(str, options.runs), "-o", str(options.output)]
-    given += ["--lang", options.lang] if options.lang != "en" else []
-    command = f"python -m vtl.report {shlex.join(given)}"
-    html = page.make(found, refused, command, Language(options.lang))
+    _name_runs_compared_apart(compare.by_data_set(runs))
+    html = page.make(runs, refused, _command(options), Language(options.lang)).encode()
     try:
         with whole_file(options.output) as file:
-            file.write(html.encode())
+            file.write(html)
     except OSError as error:
         _complain(f"cannot write {options.output}: {error.strerror}")
         return 1
-    runs_found = f"{len(found)} run{'s' if found[1:] else ''}"
-    print(f"{runs_found}: {options.output} ({len(html.encode()) / 1e6:.1f} MB)")
+    num_runs = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    print(f"{num_runs}: {options.output} ({len(html) / 1e6:.1f} MB)")
     return 1 if refused else 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        # `vtl report` says so itself.
+        prog=sys.argv[0] if sys.argv[0].startswith("vtl ") else "python -m vtl.report",
+        description="Run directories -> one HTML page.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, help="directories of finished runs")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("report.html"), help="the page to write"
+    )
+    parser.add_argument("--lang", choices=LANGUAGES, default="en", help="the page's language")
+    return parser.parse_args(arguments)
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The command that makes this page, for the page itself."""
+    arguments = [*map(str, options.runs), "-o", str(options.output)]
+    if options.lang != "en":
+        arguments += ["--lang", options.lang]
+    return printable(f"python -m vtl.report {shlex.join(arguments)}", 4000)
+
+
+def _name_runs_compared_apart(data_sets: list[compare.DataSet]) -> None:
+    for data_set in data_sets[1:]:
+        names = ", ".join(run.name for run in data_set.runs)
+        first = data_sets[0].first.name
+        _complain(f"{names}: photos or classes differ from those of {first}, compared separately")
 
 
 def _complain(line: str) -> None:

@@ -1,4 +1,4 @@
-"""The lab's questions, answered from the runs: with a number and a picture, or a command."""
+"""The lab's questions, each answered from the runs, or with the commands that make them."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -6,17 +6,21 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from markupsafe import Markup
 
-from vtl.relu_study.conclusion import NETWORK_TITLES
-from vtl.report import commands, figures, photos, relu_study
+from vtl.report import commands, figures, relu_study
+from vtl.report.canvas import Stroke
 from vtl.report.compare import PROTOCOL, DataSet, Difference, difference
 from vtl.report.language import Language
+from vtl.report.photos import ExamplePhoto
 from vtl.report.runs import Run
 from vtl.report.tables import Cell, Table
 
 
 @dataclasses.dataclass
 class Answer:
-    """A question with paragraphs, figures and the commands that make runs which are missing."""
+    """A question, its answer, and the commands that make the runs which it lacks.
+
+    `photo` is a data URI, or empty.
+    """
 
     question: Markup
     paragraphs: list[Markup] = dataclasses.field(default_factory=list)
@@ -30,16 +34,16 @@ class Answer:
 def all_answers(
     runs: Sequence[Run],
     data_set: DataSet | None,
-    styles: Mapping[str, figures.Stroke],
+    styles: Mapping[str, Stroke],
     language: Language,
 ) -> list[Answer]:
-    """The questions in the lab's order, then the conclusion; `data_set` is what the page is on."""
+    """The questions in the lab's order, then the conclusion, all answered from `data_set`."""
     study = next((run for run in runs if run.task == "relu_study"), None)
-    one = _OnePhoto.of(data_set) if data_set else None
+    example = ExamplePhoto.of(data_set) if data_set else None
     answers = [
         _activation(study, language),
-        _sigmoid(data_set, one, language),
-        _cross_entropy(data_set, one, language),
+        _sigmoid(data_set, example, language),
+        _cross_entropy(data_set, example, language),
         _freezing(data_set, language),
         _mean_ap(data_set, ("probe",), "probe", styles, language),
         _mean_ap(data_set, ("full", "partial"), "finetuning", styles, language),
@@ -55,86 +59,43 @@ def _activation(study: Run | None, language: Language) -> Answer:
     answer.paragraphs += relu_study.sentences(study, language)
     for network in study.config["networks"]:
         for quantity in ("error", "gradients"):
-            words = (
-                language(f"figure_{quantity}", network=NETWORK_TITLES[network]),
-                language("axis_epoch"),
-                language(f"axis_{quantity}"),
-            )
-            answer.figures.append(figures.study_curves(study, network, quantity, words, language))
+            answer.figures.append(figures.study_curves(study, network, quantity, language))
     answer.paragraphs += relu_study.reasons(study, language)
     return answer
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _OnePhoto:
-    """The photo on which scores are explained: of those in a gallery, the one of most labels."""
-
-    run: Run
-    name: str
-    scores: np.ndarray
-    labels: np.ndarray
-    thumbnail: str
-
-    @staticmethod
-    def of(data_set: DataSet) -> "_OnePhoto | None":
-        """None where the scores are no probabilities, and there is nothing to work out."""
-        run = next((run for run in (data_set.best, *data_set.runs) if run.gallery), data_set.best)
-        if run.shown.scores.min() < 0 or run.shown.scores.max() > 1:
-            return None
-        if run.gallery:
-            labels = run.gallery["labels"]
-            row = int(labels.sum(axis=1).argmax())
-            name, scores = str(run.gallery["ids"][row]), run.gallery["scores"][row]
-            return _OnePhoto(run, name, scores, labels[row], photos.thumbnail(run, row))
-        shown = run.shown
-        row = int(shown.labels.sum(axis=1).argmax())
-        name = str(row if shown.ids is None else shown.ids[row])
-        return _OnePhoto(run, name, shown.scores[row], shown.labels[row], "")
-
-    def describe(self, language: Language) -> Markup:
-        labels = ", ".join(self.present()) or language("nothing")
-        return language("alt_photo", photo=self.name, labels=labels)
-
-    def present(self) -> list[str]:
-        return [
-            name for name, label in zip(self.run.classes, self.labels, strict=True) if label == 1
-        ]
-
-
-def _sigmoid(data_set: DataSet | None, one: _OnePhoto | None, language: Language) -> Answer:
+def _sigmoid(data_set: DataSet | None, example: ExamplePhoto | None, language: Language) -> Answer:
     answer = Answer(language("q_sigmoid"))
     if data_set is None:
         answer.commands = list(commands.to_make("finetuning", None))
         return answer
-    counts = data_set.first.shown.labels.sum(axis=1)
-    several = float(np.mean(counts > 1))
-    key = "sigmoid_several" if several else "sigmoid_single"
+    counts = data_set.first.headline_scores.labels.sum(axis=1)
+    share = float(np.mean(counts > 1))
     answer.paragraphs.append(
         language(
-            key,
-            share=language.percent(several),
+            "sigmoid_several" if share else "sigmoid_single",
+            share=language.percent(share),
             mean=language.number(float(counts.mean()), 2),
             most=int(counts.max()),
         )
     )
-    if one is None:
+    if example is None:
         return answer
-    logits = _logits(one.scores)
+    logits = _logits(example.scores)
     softmax = np.exp(logits - logits.max())
     softmax /= softmax.sum()
     answer.paragraphs.append(
         language(
             "sigmoid_one",
-            photo=one.name,
-            run=one.run.name,
-            labels=language.listing(one.present() or [language("nothing")]),
-            total=language.number(float(one.scores.sum()), 2),
+            photo=example.name,
+            run=example.run.name,
+            labels=language.listing(example.present() or [language("nothing")]),
+            total=language.number(float(example.scores.sum()), 2),
         )
     )
-    answer.photo, answer.photo_alt = one.thumbnail, one.describe(language)
-    values = {"sigmoid": one.scores, "softmax": softmax}
-    words = (language("figure_sigmoid"), language("axis_score"))
-    answer.figures.append(figures.scores_of_one(one.run.classes, values, words, language))
+    answer.photo, answer.photo_alt = example.thumbnail, example.describe(language)
+    values = {"sigmoid": example.scores, "softmax": softmax}
+    answer.figures.append(figures.scores_of_photo(example.run.classes, values, language))
     return answer
 
 
@@ -143,40 +104,54 @@ def _logits(scores: np.ndarray) -> np.ndarray:
     return np.log(clipped) - np.log1p(-clipped)
 
 
-def _cross_entropy(data_set: DataSet | None, one: _OnePhoto | None, language: Language) -> Answer:
+def _cross_entropy(
+    data_set: DataSet | None, example: ExamplePhoto | None, language: Language
+) -> Answer:
     answer = Answer(language("q_cross_entropy"))
     if data_set is None:
         answer.commands = list(commands.to_make("finetuning", None))
         return answer
     num_classes = len(data_set.first.classes)
     answer.paragraphs.append(language("bce_formula", num_classes=num_classes))
-    if one is None:
+    if example is None:
         return answer
-    given = np.clip(np.where(one.labels == 1, one.scores, 1 - one.scores), 1e-7, 1 - 1e-7)
-    terms = -np.log(given.astype(np.float64))
+    of_truth = np.where(example.labels == 1, example.scores, 1 - example.scores)
+    terms = -np.log(np.clip(of_truth, 1e-7, 1 - 1e-7).astype(np.float64))
     worst = int(terms.argmax())
     answer.paragraphs.append(
         language(
             "bce_one",
-            photo=one.name,
+            photo=example.name,
             total=language.number(float(terms.sum()), 3),
             mean=language.number(float(terms.mean()), 4),
             num_classes=num_classes,
-            worst=one.run.classes[worst],
+            worst=example.run.classes[worst],
             worst_term=language.number(float(terms[worst]), 3),
-            split=one.run.role,
-            loss=language.number(one.run.of_shown("loss"), 4),
+            split=example.run.headline_split,
+            loss=language.number(example.run.headline_result("loss"), 4),
         )
     )
-    rows = []
-    for name, label, *numbers in zip(one.run.classes, one.labels, one.scores, terms, strict=True):
-        cells = [Cell(language.number(float(x), 4), float(x)) for x in numbers]
-        rows.append([Cell(name), Cell(int(label), int(label)), *cells])
-    headings = [language(f"bce_{key}") for key in ("class", "label", "score", "term")]
-    answer.table = Table(headings, rows)
-    answer.photo, answer.photo_alt = one.thumbnail, one.describe(language)
-    answer.figures.append(figures.log_loss(one.scores, one.labels, language))
+    answer.table = _terms_table(example, terms, language)
+    answer.photo, answer.photo_alt = example.thumbnail, example.describe(language)
+    answer.figures.append(figures.log_loss(example.scores, example.labels, language))
     return answer
+
+
+def _terms_table(example: ExamplePhoto, terms: np.ndarray, language: Language) -> Table:
+    """One row a class: its label, its score and its term [C] of the cross-entropy."""
+    headings = [language(f"bce_{key}") for key in ("class", "label", "score", "term")]
+    rows = []
+    for column, name in enumerate(example.run.classes):
+        label, score, term = int(example.labels[column]), example.scores[column], terms[column]
+        rows.append(
+            [
+                Cell(name),
+                Cell(label, label),
+                Cell(language.number(score, 4), float(score)),
+                Cell(language.number(term, 4), float(term)),
+            ]
+        )
+    return Table(headings, rows)
 
 
 def _freezing(data_set: DataSet | None, language: Language) -> Answer:
@@ -184,14 +159,13 @@ def _freezing(data_set: DataSet | None, language: Language) -> Answer:
     head = data_set.of_regime("head") if data_set else None
     probe = data_set.of_regime("probe") if data_set else None
     if data_set and head and probe:
-        found = difference(head, probe)
-        answer.paragraphs.append(verdict(head, probe, found, language))
-        if found:
-            agree = "tie" if found.verdict == "tie" else "differ"
-            answer.paragraphs.append(language(f"freezing_{agree}"))
-            label = f"{head.name} – {probe.name}"
-            title = language("figure_differences", protocol=PROTOCOL)
-            answer.figures.append(figures.differences([(label, *found)], title, language))
+        head_minus_probe = difference(head, probe)
+        answer.paragraphs.append(verdict(head, probe, head_minus_probe, language))
+        if head_minus_probe:
+            is_tie = head_minus_probe.verdict == "tie"
+            answer.paragraphs.append(language("freezing_tie" if is_tie else "freezing_differ"))
+            by_name = {_minus(head, probe): head_minus_probe}
+            answer.figures.append(figures.differences(by_name, language))
     for regime, run in (("head", head), ("probe", probe)):
         if run is None:
             answer.commands += commands.to_make(regime, data_set)
@@ -202,7 +176,7 @@ def _mean_ap(
     data_set: DataSet | None,
     regimes: tuple[str, ...],
     question: str,
-    styles: Mapping[str, figures.Stroke],
+    styles: Mapping[str, Stroke],
     language: Language,
 ) -> Answer:
     answer = Answer(language(f"q_{question}"))
@@ -214,15 +188,15 @@ def _mean_ap(
     probe = data_set.of_regime("probe")
     if question == "finetuning" and probe:
         answer.paragraphs.append(verdict(run, probe, difference(run, probe), language))
-    ap = {name: value or 0.0 for name, value in run.of_shown("ap")[PROTOCOL].items()}
-    classes = sorted(run.classes, key=lambda name: -ap[name])
+    ap = run.headline_result("ap")[PROTOCOL]
+    classes = sorted(run.classes, key=lambda name: -(ap[name] or 0.0))
     answer.figures.append(figures.class_precisions(DataSet([run]), styles, classes, language))
     return answer
 
 
 def mean_ap_sentence(run: Run, language: Language) -> Markup:
-    """The mAP under each protocol, with its interval, on test and on train."""
-    means, intervals = run.of_shown("map"), run.of_shown("map_interval")
+    """The mAP under each protocol with its interval on test, and the mAP on train."""
+    means, intervals = run.headline_result("map"), run.headline_result("map_interval")
     parts = [
         f"{language.estimate(mean, intervals[name])} ({name})"
         for name, mean in means.items()
@@ -230,31 +204,38 @@ def mean_ap_sentence(run: Run, language: Language) -> Markup:
     ]
     train = run.results["map"].get("train", {}).get(PROTOCOL)
     return language(
-        "mean_ap" if run.role != "train" and train is not None else "mean_ap_alone",
+        "mean_ap" if run.headline_split != "train" and train is not None else "mean_ap_alone",
         run=run.name,
         means=language.listing(parts or ["–"]),
-        split=run.role,
-        count=language.number(run.of_shown("num_images"), 0),
+        split=run.headline_split,
+        count=language.number(run.headline_result("num_images"), 0),
         train=language.percent(train),
         protocol=PROTOCOL,
     )
 
 
-def verdict(run: Run, other: Run, found: Difference | None, language: Language) -> Markup:
-    """Which of two runs is better on the same photos, by how much, or that it is a tie."""
+def verdict(run: Run, other: Run, gap: Difference | None, language: Language) -> Markup:
+    """Which of two runs is better on the same photos and by how much, or that they are tied.
+
+    `gap` is `difference(run, other)`.
+    """
     names = {"run": run.name, "other": other.name}
-    if found is None:
+    if gap is None:
         return language("verdict_none", **names)
-    if found.verdict == "worse":
+    if gap.verdict == "worse":
         names = {"run": other.name, "other": run.name}
-        found = Difference(-found.value, -found.high, -found.low)
+        gap = Difference(-gap.value, -gap.high, -gap.low)
     return language(
-        "verdict_tie" if found.verdict == "tie" else "verdict_better",
+        "verdict_tie" if gap.verdict == "tie" else "verdict_better",
         **names,
-        points=language.percent(found.value, signed=True),
-        interval=language.interval(found[1:], signed=True),
+        points=language.percent(gap.value, signed=True),
+        interval=language.interval((gap.low, gap.high), signed=True),
         protocol=PROTOCOL,
     )
+
+
+def _minus(run: Run, other: Run) -> str:
+    return f"{run.name} – {other.name}"
 
 
 def _conclusion(study: Run | None, data_set: DataSet | None, language: Language) -> Answer:
@@ -264,26 +245,42 @@ def _conclusion(study: Run | None, data_set: DataSet | None, language: Language)
     if data_set is None:
         return answer
     best = data_set.best
-    name = language.data_set(data_set.name)
-    answer.paragraphs.append(language("conclusion_best", name=name, run=best.name, split=best.role))
-    rows = []
+    answer.paragraphs.append(
+        language(
+            "conclusion_best",
+            name=language.data_set(data_set.name),
+            run=best.name,
+            split=best.headline_split,
+        )
+    )
+    by_name = {}
     for run in data_set.runs:
-        found = None if run is best else difference(best, run)
-        if found:
-            answer.paragraphs.append(verdict(best, run, found, language))
-            rows.append((f"{best.name} – {run.name}", *found))
-    scratch = data_set.of_regime("scratch")
-    tried = (data_set.of_regime(regime) for regime in ("full", "partial", "head", "probe"))
-    pretrained = next(filter(None, tried), None)
-    if scratch and pretrained:
-        worth = difference(pretrained, scratch)
-        if worth:
-            points = language.percent(worth.value, signed=True)
-            interval = language.interval(worth[1:], signed=True)
-            key = f"conclusion_pretraining_{worth.verdict}"
-            names = {"run": pretrained.name, "scratch": scratch.name}
-            answer.paragraphs.append(language(key, points=points, interval=interval, **names))
-    if rows:
-        title = language("figure_differences", protocol=PROTOCOL)
-        answer.figures.append(figures.differences(rows, title, language))
+        gap = None if run is best else difference(best, run)
+        if gap:
+            answer.paragraphs.append(verdict(best, run, gap, language))
+            by_name[_minus(best, run)] = gap
+    answer.paragraphs += _worth_of_pretraining(data_set, language)
+    if by_name:
+        answer.figures.append(figures.differences(by_name, language))
     return answer
+
+
+def _worth_of_pretraining(data_set: DataSet, language: Language) -> list[Markup]:
+    """A sentence that compares a run from scratch with the run that trains the most layers."""
+    scratch = data_set.of_regime("scratch")
+    candidates = (data_set.of_regime(regime) for regime in ("full", "partial", "head", "probe"))
+    pretrained = next(filter(None, candidates), None)
+    if scratch is None or pretrained is None:
+        return []
+    gap = difference(pretrained, scratch)
+    if gap is None:
+        return []
+    return [
+        language(
+            f"conclusion_pretraining_{gap.verdict}",
+            run=pretrained.name,
+            scratch=scratch.name,
+            points=language.percent(gap.value, signed=True),
+            interval=language.interval((gap.low, gap.high), signed=True),
+        )
+    ]

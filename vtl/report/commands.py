@@ -1,4 +1,4 @@
-"""The commands that make a run which the page lacks."""
+"""The commands that make the runs that the page lacks."""
 
 import shlex
 from collections.abc import Mapping
@@ -10,36 +10,37 @@ DEMO_HEAD = (
     "--config.optim.learning_rate=0.1 --config.optim.momentum=0.0 --config.optim.schedule=constant "
     "--config.num_epochs=20 --config.data.difficult=negative"
 )
-"""What makes of the demo's fine-tuning what its linear probe does, on photos."""
+"""Options that make the demo's fine-tuning do on photos what its linear probe does on features."""
 
 
-def to_make(what: str, data_set: DataSet | None) -> list[str]:
-    """What makes the run that is missing, a probe, head or finetuning, on the data at hand."""
+def to_make(kind: str, data_set: DataSet | None) -> list[str]:
+    """The commands that make a run of this kind on this data: a probe, head or finetuning."""
     main = "python -m vtl.main --config=configs"
     if data_set is not None and data_set.name == "demo":
         return {
             "probe": [f"{main}/deep_features.py:demo", f"{main}/linear_probe.py:demo"],
             "head": [f"{main}/finetune.py:demo --workdir=runs/head {DEMO_HEAD}"],
             "finetuning": [f"{main}/finetune.py:demo"],
-        }[what]
-    common, splits, features = "", "", "DF_ResNet50_VOC2007.npz"
+        }[kind]
+    common, splits, features_file = "", "", "DF_ResNet50_VOC2007.npz"
     if data_set is not None:
-        common, splits, features = _common(data_set)
+        common, splits, features_file = _common(data_set)
     return {
         "probe": [
             f"{main}/deep_features.py --workdir=runs/features{common}",
             f"{main}/linear_probe.py --workdir=runs/probe "
-            f"--config.features=runs/features/{features}{splits}",
+            f"--config.features=runs/features/{features_file}{splits}",
         ],
         "head": [f"{main}/finetune.py:head --workdir=runs/head{common}"],
         "finetuning": [f"{main}/finetune.py --workdir=runs/finetune{common}"],
-    }[what]
+    }[kind]
 
 
 def _common(data_set: DataSet) -> tuple[str, str, str]:
-    """What a missing run needs of the others, as options: data and weights; of a probe, splits.
+    """What a new run must share with the others.
 
-    Then the name of the file of its features.
+    Returns options for data and weights, options for a probe's splits, and the name of the file
+    with the deep features.
     """
     name, depth = data_set.name or "voc2007", 50
     options: dict[str, str] = {}
@@ -50,18 +51,20 @@ def _common(data_set: DataSet) -> tuple[str, str, str]:
             "weights": (run.results.get("weights") or {}).get("name"),
         }
         options |= {key: value for key, value in given.items() if value and key not in options}
-        found = (run.results.get("data") or {}).get("splits", {})
+        names = (run.results.get("data") or {}).get("splits", {})
         splits |= {
-            f"{role}_split": found[role]
-            for role, usual in (("train", "trainval"), ("test", "test"))
-            if found.get(role, usual) != usual
+            f"{role}_split": names[role]
+            for role, default in (("train", "trainval"), ("test", "test"))
+            if names.get(role, default) != default
         }
-        depth = run.config.get("model", {}).get("depth", depth)
+        # Runs of vtl 0.1 say the depth in their config alone.
+        network = run.results.get("network") or run.config.get("model", {})
+        depth = network.get("depth", depth)
     options |= {f"data.{key}": value for key, value in splits.items()}
     if name != "voc2007":
         options["data.name"] = name
-    return _written(options), _written(splits), f"DF_ResNet{depth}_{name.upper()}.npz"
+    return _as_options(options), _as_options(splits), f"DF_ResNet{depth}_{name.upper()}.npz"
 
 
-def _written(options: Mapping[str, str]) -> str:
+def _as_options(options: Mapping[str, str]) -> str:
     return "".join(f" --config.{key}={shlex.quote(value)}" for key, value in options.items())

@@ -1,4 +1,4 @@
-"""Runs on the same photos, set side by side."""
+"""Compare runs on the same photos."""
 
 import dataclasses
 import functools
@@ -9,13 +9,16 @@ from vtl.evaluation import metrics
 from vtl.report.runs import Run
 
 PROTOCOL = "lab"
-"""The protocol of the comparisons: scikit-learn's AP, which the lab asks for."""
+"""The protocol that runs are compared by: scikit-learn's AP, as the lab asks."""
 
 VOC2007_IMAGES = {"train": 5011, "test": 4952}
 
 
 class Difference(NamedTuple):
-    """The mAP of one run less that of another on the same photos, with its 95 % interval."""
+    """The mAP of one run minus that of another on the same photos, with its 95 % interval.
+
+    All are fractions: 0.01 is one point of mAP.
+    """
 
     value: float
     low: float
@@ -23,14 +26,14 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """better, worse, or tie where the interval has zero in it."""
+        """better, worse, or tie if the interval includes zero."""
         if self.low > 0:
             return "better"
         return "worse" if self.high < 0 else "tie"
 
 
 class Published(NamedTuple):
-    """One figure of a paper, with what it depends on; mAP in percent."""
+    """One result of a paper, with what it depends on; mAP in percent."""
 
     source: str
     url: str
@@ -89,33 +92,33 @@ PUBLISHED = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DataSet:
-    """The runs on one data set, in the order in which they were given."""
+    """The runs on one data set, in the order of the command line."""
 
     runs: list[Run]
 
     @property
     def first(self) -> Run:
-        """Any of the runs: for what all share."""
+        """The first run, for what all runs share."""
         return self.runs[0]
 
     @property
     def name(self) -> str | None:
-        """The data set, as the first config that names it calls it."""
+        """The data set's name, from the first run that has one."""
         return next((run.data_name for run in self.runs if run.data_name), None)
 
     @property
     def best(self) -> Run:
-        """The run of the highest mAP."""
-        return max(self.runs, key=lambda run: run.of_shown("map")[PROTOCOL] or 0.0)
+        """The run with the highest mAP."""
+        return max(self.runs, key=lambda run: run.headline_result("map")[PROTOCOL] or 0.0)
 
     def of_regime(self, *regimes: str) -> Run | None:
-        """The best run of these regimes, if there is one."""
-        found = [run for run in self.runs if run.regime in regimes]
-        return DataSet(found).best if found else None
+        """The best run of these regimes, or None."""
+        candidates = [run for run in self.runs if run.regime in regimes]
+        return DataSet(candidates).best if candidates else None
 
     @property
     def published(self) -> tuple[Published, ...]:
-        """What papers report; nothing unless these are VOC2007's own photos, all of them."""
+        """What papers report; empty unless the runs use all of VOC2007's photos."""
         counts = self.first.results["num_images"]
         is_voc2007 = self.name == "voc2007" and all(
             counts.get(role) == count for role, count in VOC2007_IMAGES.items()
@@ -125,27 +128,26 @@ class DataSet:
 
 @functools.cache
 def difference(run: Run, other: Run) -> Difference | None:
-    """The paired difference of two runs on one data set; None where no class has a positive."""
-    shown = run.shown
-    if run.of_shown("map")[PROTOCOL] is None or not shown.labels.any():
+    """The paired difference of two runs on one data set; None if no class has a positive."""
+    ours, theirs = run.headline_scores, other.headline_scores
+    if run.headline_result("map")[PROTOCOL] is None or not ours.labels.any():
         return None
-    return Difference(
-        *metrics.paired_difference(
-            shown.ranked_by, other.shown.ranked_by, shown.labels, shown.difficult, PROTOCOL
-        )
+    value, low, high = metrics.paired_difference(
+        ours.ranked_by, theirs.ranked_by, ours.labels, ours.difficult, PROTOCOL
     )
+    return Difference(value, low, high)
 
 
 def by_data_set(runs: Sequence[Run]) -> list[DataSet]:
-    """The runs that have scores, those on the same photos together."""
+    """The runs that have scores, grouped by their photos."""
     groups: list[list[Run]] = []
     for run in runs:
         if not run.scores:
             continue
-        same = (of for of in groups if all(run.is_on_the_photos_of(other) for other in of))
-        group = next(same, None)
-        if group is None:
-            groups.append([run])
+        for group in groups:
+            if all(run.has_same_photos_as(other) for other in group):
+                group.append(run)
+                break
         else:
-            group.append(run)
-    return [DataSet(members) for members in groups]
+            groups.append([run])
+    return [DataSet(group) for group in groups]

@@ -15,18 +15,18 @@ SPACE, THIN_SPACE = "\N{NO-BREAK SPACE}", "\N{NARROW NO-BREAK SPACE}"
 
 
 class Language:
-    """Sentences by key, with values put in; numbers for people."""
+    """Sentences by key with their values filled in, and numbers for people."""
 
     def __init__(self, code: str):
         """`code` is one of LANGUAGES."""
         self.code = code
-        # What a line must not begin with stays at the word before it.
+        # A line must not begin with one of these.
         self._words = {
             key: re.sub(" (?=[:;?!%])", SPACE, words) for key, words in LANGUAGES[code].items()
         }
 
     def __call__(self, key: str, **values: Any) -> Markup:
-        """The words of `key`; `values` are escaped, the words may hold HTML."""
+        """The words of `key`, with `values` escaped; the words themselves may hold HTML."""
         return Markup(self._words[key]).format(**values)
 
     def number(self, value: float, decimals: int = 1, *, signed: bool = False) -> str:
@@ -41,7 +41,7 @@ class Language:
         return "–" if share is None else self.number(100 * share, decimals, signed=signed)
 
     def interval(self, low_high: Sequence[float] | None, *, signed: bool = False) -> str:
-        """`[80.1, 84.3]` of shares; French separates by a semicolon."""
+        """Shares as `[80.1, 84.3]`; French separates them by a semicolon."""
         if low_high is None:
             return ""
         low, high = (self.percent(share, signed=signed) for share in low_high)
@@ -52,15 +52,15 @@ class Language:
         return f"{self.percent(share)} {self.interval(low_high)}".rstrip()
 
     def data_set(self, name: str | None) -> str:
-        """A data set's name; that of foreign features isn't known."""
+        """A data set's name, or words for one without a name."""
         return name or self("unnamed_data")
 
     def decimal(self, text: str) -> str:
-        """A number that another module has written, such as `>3.1`, in this language."""
+        """A number that another module wrote, such as `>3.1`, in this language."""
         return text.replace(".", ",") if self.code == "fr" else text
 
     def bracketed(self, value: str, low: str, high: str) -> str:
-        """`3.1 [2.8, 3.4]`; French separates by a semicolon."""
+        """`3.1 [2.8, 3.4]`; French separates the bounds by a semicolon."""
         separator = f"{SPACE}; " if self.code == "fr" else ", "
         return f"{value} [{low}{separator}{high}]"
 

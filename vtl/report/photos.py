@@ -1,20 +1,25 @@
-"""A run's gallery -> pictures that a page can hold: thumbnails and class activation maps."""
+"""A run's photos for the page: thumbnails, class activation maps, and one photo as an example."""
 
 import base64
+import dataclasses
 import io
 from typing import NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
 from vtl.evaluation.gallery import KINDS
+from vtl.report.compare import DataSet
+from vtl.report.language import Language
 from vtl.report.runs import Run
+from vtl.untrusted import printable
 
 MAP_COLOUR = (213, 94, 0)
 """Okabe and Ito's vermilion."""
 
 MAX_BYTES = 3_000_000
-"""Of all pictures: a page of under 5 MB can be sent by mail."""
+"""Of all pictures together, so that the page stays under 5 MB and can be sent by mail."""
 
 
 class Picture(NamedTuple):
@@ -28,21 +33,21 @@ class Picture(NamedTuple):
 
 
 class ClassPictures(NamedTuple):
-    """The gallery of one class: pictures by KINDS."""
+    """The gallery of one class; `kinds` maps each of KINDS to its pictures."""
 
     name: str
     kinds: dict[str, list[Picture]]
 
 
 def by_class(run: Run) -> tuple[list[ClassPictures], int]:
-    """The gallery, class by class, and how many classes had no room."""
+    """The gallery, class by class, and the number of classes that did not fit."""
     gallery = run.gallery
     shown: list[ClassPictures] = []
     size = 0
     for column, name in enumerate(run.classes):
-        of_class = np.flatnonzero(gallery["column"] == column)
+        entries = np.flatnonzero(gallery["column"] == column).tolist()
         kinds = {
-            kind: [_picture(run, m) for m in of_class.tolist() if gallery["kind"][m] == kind]
+            kind: [_picture(run, entry) for entry in entries if gallery["kind"][entry] == kind]
             for kind in KINDS
         }
         size += sum(len(p.photo) + len(p.map) for pictures in kinds.values() for p in pictures)
@@ -52,22 +57,23 @@ def by_class(run: Run) -> tuple[list[ClassPictures], int]:
     return shown, 0
 
 
-def _picture(run: Run, m: int) -> Picture:
+def _picture(run: Run, entry: int) -> Picture:
+    """The picture of one entry of the gallery; several entries may share a photo."""
     gallery = run.gallery
-    row = int(gallery["photo"][m])
+    row = int(gallery["photo"][entry])
     return Picture(
         name=str(gallery["ids"][row]),
-        score=float(gallery["scores"][row, gallery["column"][m]]),
+        score=float(gallery["scores"][row, gallery["column"][entry]]),
         labels=true_labels(run, row),
         photo=thumbnail(run, row),
-        map=_map(gallery["map"][m]),
+        map=_map(gallery["map"][entry]),
     )
 
 
 def true_labels(run: Run, row: int) -> tuple[str, ...]:
-    """What is in one photo of the gallery."""
+    """The classes present in one photo of the gallery."""
     present = run.gallery["labels"][row] == 1
-    return tuple(name for name, is_there in zip(run.classes, present, strict=True) if is_there)
+    return tuple(name for name, is_present in zip(run.classes, present, strict=True) if is_present)
 
 
 def thumbnail(run: Run, row: int) -> str:
@@ -78,7 +84,7 @@ def thumbnail(run: Run, row: int) -> str:
 
 
 def _map(values: np.ndarray) -> str:
-    """What speaks for the class, as a coat of colour; its place of most is opaque."""
+    """The evidence for the class as a layer of colour, opaque where there is most; a data URI."""
     evidence = np.maximum(values, 0)
     pixels = np.empty((*values.shape, 4), np.uint8)
     pixels[..., :3] = MAP_COLOUR
@@ -90,3 +96,44 @@ def _map(values: np.ndarray) -> str:
 
 def _data_uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExamplePhoto:
+    """The photo that the scores are explained on; scores and labels are [C]."""
+
+    run: Run
+    name: str
+    scores: np.ndarray
+    labels: np.ndarray
+    thumbnail: str
+
+    @staticmethod
+    def of(data_set: DataSet) -> "ExamplePhoto | None":
+        """The photo with the most labels, in a gallery if there is one.
+
+        None if the scores are no probabilities, from which no example can be worked out.
+        """
+        run = next((run for run in (data_set.best, *data_set.runs) if run.gallery), data_set.best)
+        split = run.headline_scores
+        if split.scores.min() < 0 or split.scores.max() > 1:
+            return None
+        if run.gallery:
+            labels = run.gallery["labels"]
+            row = int(labels.sum(axis=1).argmax())
+            name, scores = str(run.gallery["ids"][row]), run.gallery["scores"][row]
+            return ExamplePhoto(run, name, scores, labels[row], thumbnail(run, row))
+        row = int(split.labels.sum(axis=1).argmax())
+        name = printable(row if split.ids is None else split.ids[row])
+        return ExamplePhoto(run, name, split.scores[row], split.labels[row], "")
+
+    def describe(self, language: Language) -> Markup:
+        """The photo in words, for those who don't see it."""
+        labels = ", ".join(self.present()) or language("nothing")
+        return language("alt_photo", photo=self.name, labels=labels)
+
+    def present(self) -> list[str]:
+        """The classes present in it."""
+        return [
+            name for name, label in zip(self.run.classes, self.labels, strict=True) if label == 1
+        ]

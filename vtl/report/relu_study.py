@@ -1,4 +1,4 @@
-"""What a run of the ReLU study says, in sentences."""
+"""What a run of the ReLU study shows, in sentences."""
 
 import math
 from typing import Any
@@ -13,29 +13,29 @@ from vtl.report.runs import Run
 
 
 def sentences(study: Run, language: Language) -> list[Markup]:
-    """For each network, which activation reached the main threshold first, and by how much."""
+    """Compare the first activation with each other one: which reached the main threshold first."""
     threshold = study.config["main_threshold"]
+    goal = f"{language.decimal(f'{100 * threshold:g}')} %"
     sentences = []
-    for network, of in study.results["networks"].items():
+    for network, outcome in study.results["networks"].items():
         protocol = _protocol(study, network)
         times = {
-            activation: _times(found, threshold) for activation, found in of["activations"].items()
+            activation: _times(measured, threshold)
+            for activation, measured in outcome["activations"].items()
         }
         first, *others = times
         for other in others:
-            found = compare_times((first, other), times, protocol, language)
-            goal = f"{language.decimal(f'{100 * threshold:g}')} %"
-            sentences.append(
-                language("on_network", network=NETWORK_TITLES[network], goal=goal, found=found)
-            )
+            comparison = compare_times((first, other), times, protocol, language)
+            values = {"network": NETWORK_TITLES[network], "goal": goal, "found": comparison}
+            sentences.append(language("on_network", **values))
     return sentences
 
 
-def _times(found: dict[str, Any], threshold: float) -> np.ndarray | None:
-    """Epochs [S] by seed, infinite where the threshold was not reached; None: all diverged."""
-    if found["status"] == "diverged":
+def _times(measured: dict[str, Any], threshold: float) -> np.ndarray | None:
+    """Epochs [S] by seed, infinite if a seed never reached the threshold; None if all diverged."""
+    if measured["status"] == "diverged":
         return None
-    epochs = [of["epochs_to_accuracy"][f"{threshold:g}"] for of in found["seeds"].values()]
+    epochs = [seed["epochs_to_accuracy"][f"{threshold:g}"] for seed in measured["seeds"].values()]
     return np.array([math.inf if epoch is None else epoch for epoch in epochs])
 
 
@@ -45,13 +45,13 @@ def compare_times(
     protocol: Protocol,
     language: Language,
 ) -> Markup:
-    """The sentence on two activations, as `conclusion.compare` draws it, in the page's language."""
-    ran = [(name, of) for name in names if (of := times[name]) is not None]
-    if len(ran) < 2:
-        gone = language.listing(title(name) for name in names if times[name] is None)
-        return language("study_diverged", gone=gone)
+    """The sentence of `conclusion.compare` on two activations, in the page's language."""
+    trained = [(name, epochs) for name in names if (epochs := times[name]) is not None]
+    if len(trained) < 2:
+        diverged = language.listing(title(name) for name in names if times[name] is None)
+        return language("study_diverged", gone=diverged)
     (fast, fast_times), (slow, slow_times) = sorted(
-        ran, key=lambda pair: convergence.median(pair[1])
+        trained, key=lambda pair: convergence.median(pair[1])
     )
     values = {
         "fast": title(fast),
@@ -61,8 +61,8 @@ def compare_times(
     if math.isinf(convergence.median(fast_times)):
         return language("study_neither", **values)
     num_epochs, *bootstrap = protocol
-    for key, of in (("fast_epochs", fast_times), ("slow_epochs", slow_times)):
-        estimate = convergence.median_estimate(of, *bootstrap)
+    for key, epochs in (("fast_epochs", fast_times), ("slow_epochs", slow_times)):
+        estimate = convergence.median_estimate(epochs, *bootstrap)
         written = (language.decimal(format_epochs(value, num_epochs)) for value in estimate)
         values[key] = language.bracketed(*written)
     ratio = convergence.ratio_estimate(slow_times, fast_times, *protocol)
@@ -83,40 +83,46 @@ def _ratio(ratio: convergence.Ratio, language: Language) -> str:
 
 
 def reasons(study: Run, language: Language) -> list[Markup]:
-    """The usual reason, where it shows; the first layer's gradients and idle units."""
+    """Whether the usual reason shows, then each network's first gradient and its idle units."""
     shown: list[str] = []
     not_shown: list[str] = []
     for network in study.results["networks"]:
-        is_slow = _is_slower(study, network, "sigmoid", "relu")
-        if is_slow is not None:
-            (shown if is_slow else not_shown).append(NETWORK_TITLES[network])
+        is_slower = _is_slower(study, network, "sigmoid", "relu")
+        if is_slower is not None:
+            (shown if is_slower else not_shown).append(NETWORK_TITLES[network])
     sentences = [
         language(key, networks=language.listing(names))
         for key, names in (("study_why", shown), ("study_why_not", not_shown))
         if names
     ]
-    for network, of in study.results["networks"].items():
-        gradients, idle, layer = [], [], ""
-        for activation, found in of["activations"].items():
-            if found["status"] == "diverged":
-                continue
-            layer, norm = _first_gradient(study, network, activation)
-            rate = language.decimal(f"{found['learning_rate']:g}")
-            with_rate = language("study_at_rate", rate=rate)
-            gradients.append(f"{title(activation)} {language.number(norm, 3)} {with_rate}")
-            for kind in ("saturated", "dead"):
-                if found[kind]:
-                    share = language.percent(max(found[kind].values()))
-                    idle.append(language(f"study_{kind}", name=title(activation), share=share))
-        for key, listed in (("study_gradients", gradients), ("study_idle", idle)):
-            if listed:
-                values = {"network": NETWORK_TITLES[network], "layer": layer}
-                sentences.append(language(key, found=language.listing(listed), **values))
+    for network in study.results["networks"]:
+        sentences += _measurements(study, network, language)
     return sentences
 
 
+def _measurements(study: Run, network: str, language: Language) -> list[Markup]:
+    """A sentence on the gradients of a network's first layer, and one on its idle units."""
+    gradients, idle, layer = [], [], ""
+    for activation, measured in study.results["networks"][network]["activations"].items():
+        if measured["status"] == "diverged":
+            continue
+        layer, norm = _first_gradient(study, network, activation)
+        rate = language.decimal(f"{measured['learning_rate']:g}")
+        with_rate = language("study_at_rate", rate=rate)
+        gradients.append(f"{title(activation)} {language.number(norm, 3)} {with_rate}")
+        for kind in ("saturated", "dead"):
+            if measured[kind]:
+                share = language.percent(max(measured[kind].values()))
+                idle.append(language(f"study_{kind}", name=title(activation), share=share))
+    return [
+        language(key, found=language.listing(parts), network=NETWORK_TITLES[network], layer=layer)
+        for key, parts in (("study_gradients", gradients), ("study_idle", idle))
+        if parts
+    ]
+
+
 def _is_slower(study: Run, network: str, slow: str, fast: str) -> bool | None:
-    """Whether one activation took more epochs than another, by its interval; None: not compared."""
+    """Whether `slow` took more epochs than `fast`, by the interval; None if that is unknown."""
     activations = study.results["networks"][network]["activations"]
     if not {slow, fast} <= activations.keys():
         return None
@@ -130,12 +136,12 @@ def _is_slower(study: Run, network: str, slow: str, fast: str) -> bool | None:
 
 
 def _protocol(study: Run, network: str) -> Protocol:
-    of = study.results["networks"][network]
-    return Protocol(of["num_epochs"], study.config["num_resamples"], study.results["seed"])
+    num_epochs = study.results["networks"][network]["num_epochs"]
+    return Protocol(num_epochs, study.config["num_resamples"], study.results["seed"])
 
 
 def _first_gradient(study: Run, network: str, activation: str) -> tuple[str, float]:
-    """The first layer and the mean norm of its gradient over the first epoch of all seeds."""
+    """The first layer's name, and its gradient's mean norm over the first epoch of all seeds."""
     lines = [
         line
         for line in study.metrics
@@ -143,7 +149,7 @@ def _first_gradient(study: Run, network: str, activation: str) -> tuple[str, flo
         and (line["network"], line["activation"]) == (network, activation)
     ]
     key = next(key for line in lines for key in line if key.startswith("gradient_norms/"))
-    until = max(1.0, lines[0]["epoch"])
-    found = (line.get(key) for line in lines if line["epoch"] <= until)
-    norms = [norm for norm in found if norm is not None]
+    last_epoch = max(1.0, lines[0]["epoch"])
+    in_time = (line.get(key) for line in lines if line["epoch"] <= last_epoch)
+    norms = [norm for norm in in_time if norm is not None]
     return key.partition("/")[2], float(np.mean(norms)) if norms else math.nan

@@ -46,6 +46,7 @@ OF_EVERY_RUN = record(
         "resumed_from": maybe(count),
         "features": text,
         "features_sha256": text,
+        "network": record({}, {"depth": count}),
         "data": maybe(
             record(
                 {},

@@ -1,4 +1,4 @@
-"""A run directory -> what the page needs of it."""
+"""A run directory -> what the page needs from it."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,14 +13,18 @@ from vtl.report.run_files import Scores
 from vtl.untrusted import printable
 
 REGIMES = ("probe", "head", "partial", "full", "scratch")
-"""What trains: a head on features; the head, a part or all of a network; all of a random one."""
+"""What is trained: a head on features; a network's head, some or all of it; a random network."""
 
 SHOWN_TASKS = ("finetune", "probe", "relu_study")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """One finished run. `scores` is by split and, like `gallery`, empty for the ReLU study."""
+    """One finished run.
+
+    `metrics` holds the lines of metrics.jsonl. `scores` maps a split's role, such as test, to its
+    scores. `scores` and `gallery` are empty for the ReLU study.
+    """
 
     name: str
     path: Path
@@ -50,40 +54,40 @@ class Run:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the columns of scores."""
+        """The names of the columns of the scores."""
         return tuple(self.results["classes"])
 
     @property
-    def role(self) -> str:
-        """The split by which the run is judged: test, or the last where there is none."""
+    def headline_split(self) -> str:
+        """The role of the split that the run is judged by: test, or else the last."""
         return "test" if "test" in self.scores else list(self.scores)[-1]
 
     @property
-    def shown(self) -> Scores:
-        """The scores of that split."""
-        return self.scores[self.role]
+    def headline_scores(self) -> Scores:
+        """The scores on that split."""
+        return self.scores[self.headline_split]
 
-    def of_shown(self, quantity: str) -> Any:
-        """A quantity of results.json, such as `map`, on that split."""
-        return self.results[quantity][self.role]
+    def headline_result(self, quantity: str) -> Any:
+        """A quantity of results.json on that split, such as `map`."""
+        return self.results[quantity][self.headline_split]
 
     @property
     def data_name(self) -> str | None:
-        """The data set, as the config called it; of foreign features it isn't known."""
+        """The data set's name in the config; None for features that vtl did not make."""
         return (self.results.get("data") or {}).get("name")
 
-    def is_on_the_photos_of(self, other: "Run") -> bool:
-        """Same classes and, row by row, same labels and ids where both are known."""
-        shown, others = self.shown, other.shown
+    def has_same_photos_as(self, other: "Run") -> bool:
+        """Whether classes and labels agree row by row, and ids where both runs have them."""
+        ours, theirs = self.headline_scores, other.headline_scores
         return (
             self.classes == other.classes
-            and np.array_equal(shown.labels, others.labels)
-            and (shown.ids is None or others.ids is None or shown.ids == others.ids)
+            and np.array_equal(ours.labels, theirs.labels)
+            and (ours.ids is None or theirs.ids is None or ours.ids == theirs.ids)
         )
 
 
 def read_all(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
-    """The runs that can be shown, and one line on each of the others."""
+    """The runs that the page can show, and one line about each of the others."""
     runs, refused = [], []
     for path, name in zip(paths, _short_names(paths), strict=True):
         try:
@@ -94,7 +98,7 @@ def read_all(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
-    """The last parts of each path, as many as it takes to tell it from the others."""
+    """The last parts of each path: as many as tell the paths apart."""
     parts = [path.absolute().parts for path in paths]
     for count in range(1, max(map(len, parts), default=1) + 1):
         names = [printable("/".join(part[-count:]), 80) for part in parts]
@@ -107,7 +111,7 @@ def read(path: Path, name: str) -> Run:
     """Read one run's directory.
 
     Raises:
-        UserError: it holds no run, an unfinished or damaged one, or one that has nothing to show.
+        UserError: it holds no run, an unfinished or damaged one, or one without anything to show.
     """
     shown = printable(path)
     if not path.is_dir():
@@ -117,18 +121,17 @@ def read(path: Path, name: str) -> Run:
     config = run_files.read_config(path)
     if not (path / "results.json").exists():
         raise UserError(
-            f"{shown} is not finished: it has no results.json; start the same command again to go "
-            "on"
+            f"{shown} is not finished: it has no results.json; give its command again to resume it"
         )
     results = run_files.read_results(path)
     task = results.get("task")
     if task == "features":
         raise UserError(
-            f"{shown} holds deep features and no scores: give the run of configs/linear_probe.py"
+            f"{shown} holds deep features but no scores: give the run of configs/linear_probe.py"
         )
     if task not in SHOWN_TASKS:
         raise UserError(
-            f"{shown} is a run of task '{printable(task, 40)}', which the page does not show"
+            f"{shown} is a run of task '{printable(task, 40)}', which the report does not show"
         )
     lines = run_files.read_metrics(path)
     if task == "relu_study":
@@ -138,4 +141,5 @@ def read(path: Path, name: str) -> Run:
     classes = results["classes"]
     scores = {role: run_files.read_scores(path, role, classes) for role in results["map"]}
     run = Run(name, path, config, results, lines, scores, {})
-    return dataclasses.replace(run, gallery=run_files.read_gallery(path, run.role, len(classes)))
+    gallery = run_files.read_gallery(path, run.headline_split, len(classes))
+    return dataclasses.replace(run, gallery=gallery)

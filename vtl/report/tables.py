@@ -5,14 +5,14 @@ from typing import Any, NamedTuple
 
 
 class Cell(NamedTuple):
-    """What is shown, and the number that it sorts by; without one it sorts by its text."""
+    """What a cell shows, and the number that it sorts by; without one it sorts by its text."""
 
     text: Any
     value: float | None = None
 
 
 class Table(NamedTuple):
-    """Headings, and rows of as many cells; the first of a row is its name."""
+    """Headings, and rows of one cell for each heading; a row's first cell names it."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[Cell]]

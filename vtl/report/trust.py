@@ -1,4 +1,4 @@
-"""The warnings that a careful person would raise before believing a run."""
+"""What a careful reader would check before believing a run."""
 
 import hashlib
 from collections.abc import Iterator
@@ -10,60 +10,60 @@ from vtl.evaluation import metrics
 from vtl.report.compare import PROTOCOL, VOC2007_IMAGES, DataSet
 from vtl.report.runs import Run, Scores
 
-SAME = 1e-6
-"""Scores and averages that differ by less are the same."""
+TOLERANCE = 1e-6
+"""Scores and averages that differ by less count as equal."""
 
-SAME_PROBABILITY = 1e-5
-"""The sigmoid of a logit is the score, but for rounding in float32."""
+PROBABILITY_TOLERANCE = 1e-5
+"""How far a score may be from the sigmoid of its logit, which float32 rounds."""
 
 
-class Warning(NamedTuple):
-    """A key of the page's words and the values to put in; `run` is the name of the run it is on."""
+Checks = Iterator[tuple[str, dict[str, Any]]]
+"""What checks yield: a key of the page's words for each fault, and the values to fill in."""
 
-    run: str
+
+class Finding(NamedTuple):
+    """One warning on the page: `subject` is a run or data set, `key` one of the page's words."""
+
+    subject: str
     key: str
     values: dict[str, Any]
 
 
-def of_run(run: Run) -> list[Warning]:
+def of_run(run: Run) -> list[Finding]:
     """What is suspicious about one run, the gravest first."""
-    found = _of_study(run) if run.task == "relu_study" else _of_scores(run)
-    return [Warning(run.name, key, values) for key, values in (*found, *_of_making(run))]
+    checks = _check_study(run) if run.task == "relu_study" else _check_scores(run)
+    return [Finding(run.name, key, values) for key, values in (*checks, *_check_provenance(run))]
 
 
-def of_comparison(data_set: DataSet) -> list[Warning]:
+def of_comparison(data_set: DataSet) -> list[Finding]:
     """What makes the runs on one data set hard to compare."""
     runs = data_set.runs
-    found = []
-    if len(runs) > 1 and data_set.best.role == "test":
-        found.append(Warning(data_set.best.name, "warn_best_on_test", {}))
+    findings = []
+    if len(runs) > 1 and data_set.best.headline_split == "test":
+        findings.append(Finding(data_set.best.name, "warn_best_on_test", {}))
     settings = {
         "weights": {(run.results.get("weights") or {}).get("sha256") for run in runs} - {None},
         "train_split": {_ids_sha256(run, "train") for run in runs} - {None},
         "jax": {run.results["versions"].get("jax") for run in runs} - {None},
     }
-    for what, values in settings.items():
+    for setting, values in settings.items():
         if len(values) > 1:
-            found.append(
-                Warning(data_set.name or "", f"warn_different_{what}", {"count": len(values)})
-            )
-    return found
+            key = f"warn_different_{setting}"
+            findings.append(Finding(data_set.name or "", key, {"count": len(values)}))
+    return findings
 
 
-Found = Iterator[tuple[str, dict[str, Any]]]
-
-
-def _of_scores(run: Run) -> Found:
+def _check_scores(run: Run) -> Checks:
     for role, scores in run.scores.items():
-        yield from _constant(run, role, scores)
-        yield from _rows(run, role, scores)
-        yield from _other_map(run, role, scores)
-        yield from _ties(run, role, scores)
-    if run.role in ("train", "val"):
-        yield f"warn_only_{run.role}", {}
-    yield from _overlap(run)
-    yield from _above_train(run)
-    yield from _protocol(run)
+        yield from _check_constant(run, role, scores)
+        yield from _check_rows(run, role, scores)
+        yield from _check_map(run, role, scores)
+        yield from _check_ranking(run, role, scores)
+    if run.headline_split in ("train", "val"):
+        yield f"warn_only_{run.headline_split}", {}
+    yield from _check_overlap(run)
+    yield from _check_above_train(run)
+    yield from _check_protocols(run)
     for role in run.scores:
         names = run.results["without_positives"][role]
         if names:
@@ -72,27 +72,27 @@ def _of_scores(run: Run) -> Found:
         yield "warn_untrained", {}
 
 
-def _constant(run: Run, role: str, scores: Scores) -> Found:
+def _check_constant(run: Run, role: str, scores: Scores) -> Checks:
     spread = np.ptp(scores.ranked_by, axis=0)
-    same = [name for name, width in zip(run.classes, spread, strict=True) if width < SAME]
-    if len(same) == len(run.classes):
+    constant = [name for name, width in zip(run.classes, spread, strict=True) if width < TOLERANCE]
+    if len(constant) == len(run.classes):
         yield "warn_all_constant", {"role": role}
-    elif same:
-        yield "warn_constant", {"role": role, "classes": ", ".join(same)}
+    elif constant:
+        yield "warn_constant", {"role": role, "classes": ", ".join(constant)}
     low, high = scores.scores.min(), scores.scores.max()
     if low < 0 or high > 1:
         yield "warn_no_probabilities", {"role": role, "low": f"{low:g}", "high": f"{high:g}"}
 
 
-def _rows(run: Run, role: str, scores: Scores) -> Found:
+def _check_rows(run: Run, role: str, scores: Scores) -> Checks:
     if scores.ids is None:
         yield "warn_no_ids", {"role": role}
         return
     if len(set(scores.ids)) < len(scores.ids):
         yield "warn_repeated_ids", {"role": role}
     expected = _ids_sha256(run, role)
-    found = hashlib.sha256("\n".join(map(str, scores.ids)).encode()).hexdigest()
-    if expected and found != expected:
+    sha256 = hashlib.sha256("\n".join(map(str, scores.ids)).encode()).hexdigest()
+    if expected and sha256 != expected:
         yield "warn_other_ids", {"role": role}
     if len(scores.scores) != run.results["num_images"][role]:
         counts = {"rows": len(scores.scores), "images": run.results["num_images"][role]}
@@ -103,43 +103,43 @@ def _ids_sha256(run: Run, role: str) -> str | None:
     return ((run.results.get("data") or {}).get("ids_sha256") or {}).get(role)
 
 
-def _other_map(run: Run, role: str, scores: Scores) -> Found:
-    """results.json against the scores beside it."""
+def _check_map(run: Run, role: str, scores: Scores) -> Checks:
+    """Compare the mAP in results.json with that of the scores beside it."""
     computed = metrics.mean_average_precision(
         scores.ranked_by, scores.labels, scores.difficult, run.classes, PROTOCOL
     )
     stated = run.results["map"][role][PROTOCOL]
-    if (computed is None) != (stated is None) or not abs((computed or 0) - (stated or 0)) <= SAME:
+    agree = abs((computed or 0) - (stated or 0)) <= TOLERANCE
+    if (computed is None) != (stated is None) or not agree:
         yield "warn_other_map", {"role": role, "stated": stated, "computed": computed}
 
 
-def _ties(run: Run, role: str, scores: Scores) -> Found:
-    """Photos with and without a class that nothing ranks, and logits that are not the scores'."""
-    tied = {
-        name: count
-        for name, ranked_by, labels in zip(
-            run.classes, scores.ranked_by.T, scores.labels.T, strict=True
-        )
-        if (count := num_tied(ranked_by, labels == 1)) and np.ptp(ranked_by) >= SAME
-    }
+def _check_ranking(run: Run, role: str, scores: Scores) -> Checks:
+    """Look for ties that decide the AP, and for logits that do not belong to the scores."""
+    tied = {}
+    for column, name in enumerate(run.classes):
+        ranked_by = scores.ranked_by[:, column]
+        count = num_tied(ranked_by, scores.labels[:, column] == 1)
+        if count and np.ptp(ranked_by) >= TOLERANCE:
+            tied[name] = count
     if tied:
         worst = max(tied, key=lambda name: tied[name])
         values = {"count": tied[worst], "images": len(scores.scores), "name": worst}
         yield "warn_ties", {"role": role, "classes": len(tied), **values}
     if scores.logits is not None:
-        given = 1 / (1 + np.exp(-np.clip(scores.logits.astype(np.float64), -100, 100)))
-        if np.abs(given - scores.scores).max() > SAME_PROBABILITY:
+        expected = 1 / (1 + np.exp(-np.clip(scores.logits.astype(np.float64), -100, 100)))
+        if np.abs(expected - scores.scores).max() > PROBABILITY_TOLERANCE:
             yield "warn_other_logits", {"role": role}
 
 
 def num_tied(ranked_by: np.ndarray, is_positive: np.ndarray) -> int:
-    """Of photos [N] those that are ranked equal with one whose label is the other."""
-    _, place, sizes = np.unique(ranked_by, return_inverse=True, return_counts=True)
-    positives = np.bincount(place, weights=is_positive)
+    """The number of photos [N] that rank exactly equal to one with the other label."""
+    _, group, sizes = np.unique(ranked_by, return_inverse=True, return_counts=True)
+    positives = np.bincount(group, weights=is_positive)
     return int(sizes[(positives > 0) & (positives < sizes)].sum())
 
 
-def _overlap(run: Run) -> Found:
+def _check_overlap(run: Run) -> Checks:
     roles = list(run.scores)
     for index, role in enumerate(roles):
         for other in roles[index + 1 :]:
@@ -151,38 +151,38 @@ def _overlap(run: Run) -> Found:
                 yield "warn_overlap", {"role": role, "other": other, "count": shared}
 
 
-def _above_train(run: Run) -> Found:
-    interval = run.of_shown("map_interval")[PROTOCOL]
+def _check_above_train(run: Run) -> Checks:
+    interval = run.headline_result("map_interval")[PROTOCOL]
     train = run.results["map"].get("train", {}).get(PROTOCOL)
-    if run.role != "train" and interval and train is not None and interval[0] > train:
-        yield "warn_above_train", {"role": run.role, "low": interval[0], "train": train}
+    if run.headline_split != "train" and interval and train is not None and interval[0] > train:
+        yield "warn_above_train", {"role": run.headline_split, "low": interval[0], "train": train}
 
 
-def _protocol(run: Run) -> Found:
-    for name, reason in run.of_shown("not_computable").items():
+def _check_protocols(run: Run) -> Checks:
+    for name, reason in run.headline_result("not_computable").items():
         yield "warn_not_computable", {"protocol": name, "reason": reason}
-    difficult = run.shown.difficult
+    difficult = run.headline_scores.difficult
     if difficult is not None and not difficult.any() and run.data_name != "demo":
-        yield "warn_none_difficult", {"role": run.role}
+        yield "warn_none_difficult", {"role": run.headline_split}
     counts = {role: run.results["num_images"].get(role) for role in VOC2007_IMAGES}
     if run.data_name == "voc2007" and counts != VOC2007_IMAGES:
         yield "warn_not_voc2007", counts
 
 
-def _of_study(run: Run) -> Found:
-    for network, of in run.results["networks"].items():
-        for activation, found in of["activations"].items():
+def _check_study(run: Run) -> Checks:
+    for network, outcome in run.results["networks"].items():
+        for activation, measured in outcome["activations"].items():
             values = {"network": network, "activation": activation}
-            if found["status"] == "diverged":
+            if measured["status"] == "diverged":
                 yield "warn_diverged", values
-            elif found["at_the_grids_edge"]:
-                yield "warn_grids_edge", values | {"rate": f"{found['learning_rate']:g}"}
+            elif measured["at_the_grids_edge"]:
+                yield "warn_grids_edge", values | {"rate": f"{measured['learning_rate']:g}"}
     if len(run.config["seeds"]) < 5:
         yield "warn_few_seeds", {"count": len(run.config["seeds"])}
 
 
-def _of_making(run: Run) -> Found:
-    data = run.config.get("data") or run.config  # a probe's splits stand by themselves
+def _check_provenance(run: Run) -> Checks:
+    data = run.config.get("data") or run.config  # a probe has no `data` section
     splits = [data.get(f"{role}_split") for role in ("train", "val")]
     if data.get("test_split") and data["test_split"] in splits:
         yield "warn_selected_on_test", {"split": data["test_split"]}

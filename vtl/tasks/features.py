@@ -1,5 +1,6 @@
 """Exercise 2: photos -> deep features -> .npz."""
 
+import dataclasses
 import json
 import os
 import time
@@ -79,6 +80,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     rate = num_extracted / seconds if num_extracted else None
     run_directory.write_results(
         {
+            "network": dataclasses.asdict(net.architecture),
             "features": path.name,
             "sha256": files.file_sha256(path),
             "num_images": {role: len(split) for role, split in splits.items()},

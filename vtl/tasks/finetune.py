@@ -1,5 +1,6 @@
 """Exercise 4: photos -> trained network -> mAP."""
 
+import dataclasses
 import functools
 import itertools
 import time
@@ -103,9 +104,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     run_directory.begin()
     best_by = f"val_map_{MAP_PROTOCOL}" if "val" in splits else None
     checkpoints = Checkpoints(workdir / "checkpoints", best_by=best_by)
-    like = jax.eval_shape(
-        lambda variables: new_state(variables, optimizer), network.shapes_of(net.model)
-    )
+    like = jax.eval_shape(lambda v: new_state(v, optimizer), network.shapes_of(net.model))
     train_state, resumed_from = loop.start(first_state, like, plan, run_directory, checkpoints)
     seconds["head"] = time.perf_counter()
     score_epoch = functools.partial(_score_epoch, config, splits, score)
@@ -134,6 +133,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             "trainable_parameters": optim.count_trainable(multipliers, params),
             "images_per_second": run_directory.last_metric("images_per_second"),
             "seconds": _phases(seconds),
+            "network": dataclasses.asdict(net.architecture),
             "weights": net.weights.record(net.preprocessing) if net.weights else None,
             "data": describe_splits(config.data.name, splits),
         }

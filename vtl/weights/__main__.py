@@ -181,7 +181,8 @@ def summarise(options: argparse.Namespace) -> None:
 def main() -> None:
     """Run one of the commands."""
     parser = argparse.ArgumentParser(
-        prog="python -m vtl.weights",
+        # `vtl weights` says so itself.
+        prog=sys.argv[0] if sys.argv[0].startswith("vtl ") else "python -m vtl.weights",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,5 +1,5 @@
 "use strict";
-// Headings of tables sort: first up, or for numbers down, then the other way.
+// A click on a heading sorts its table: text up and numbers down at first, then the other way.
 for (const table of document.querySelectorAll("table.sortable")) {
   const headings = [...table.querySelectorAll("thead th")];
   headings.forEach((heading, column) => {
@@ -18,7 +18,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
-// What is folded on the screen is not missing on paper.
+// What is folded on the screen must not be missing on paper.
 addEventListener("beforeprint", () => {
   for (const folded of document.querySelectorAll("details")) folded.open = true;
 });
