@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from vtl.errors import UserError
+from vtl.errors import UserError, escaped
 
 MAX_JSON_BYTES = 1 << 26
 """Of a JSON file: results.json of a study with dozens of runs takes a hundredth of it."""
@@ -41,14 +41,11 @@ _KINDS = {
 
 def printable(text: object, limit: int = 200) -> str:
     """Foreign text for a terminal: one line, at most `limit` characters, no control characters."""
-    words = " ".join(str(text).split())
-    escaped = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in words
-    )
-    if len(escaped) <= limit:
-        return escaped
+    line = escaped(" ".join(str(text).split()))
+    if len(line) <= limit:
+        return line
     tail = limit // 3
-    return f"{escaped[: limit - tail - 1]}…{escaped[-tail:]}"
+    return f"{line[: limit - tail - 1]}…{line[-tail:]}"
 
 
 def reason_of(error: BaseException) -> str:
