@@ -35,8 +35,8 @@ def _base() -> ConfigDict:
     config.data.image_size = 0  # pixels that the network sees; 0 is what the weights expect
 
     config.model = ConfigDict()
-    config.model.depth = 50  # without weights: layers of the ResNet, 18, 34, 50, 101 or 152
-    config.model.width = 1.0  # without weights: multiplies the channels of every stage
+    config.model.depth = 50  # no longer read: kept for command lines of vtl 0.1
+    config.model.width = 1.0  # no longer read: kept for command lines of vtl 0.1
     config.model.dtype = "float32"  # of the activations: float32 or bfloat16
     config.precision = "default"  # of float32 products: default (TF32 on GPUs), high or highest
 

@@ -15,7 +15,7 @@ import vtl
 
 ROOT = Path(vtl.__file__).parent
 
-BOTTOM = {"errors", "files", "console", "preprocessing", "stops", "untrusted"}
+BOTTOM = {"errors", "files", "console", "preprocessing", "stops", "untrusted", "schema"}
 EVERYTHING_BELOW_TASKS = BOTTOM | {
     "models",
     "data",
@@ -27,6 +27,7 @@ EVERYTHING_BELOW_TASKS = BOTTOM | {
 MAY_IMPORT: dict[str, set[str]] = {
     **{module: set() for module in BOTTOM},
     "untrusted": {"errors"},
+    "schema": {"errors", "untrusted"},
     "models": set(),
     "data": BOTTOM - {"console"},
     "weights": BOTTOM - {"console"} | {"data", "models"},
@@ -35,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": BOTTOM | {"data", "run_directory"},
     "tasks": EVERYTHING_BELOW_TASKS,
     "relu_study": EVERYTHING_BELOW_TASKS - {"weights"},
-    "report": {"errors", "files", "untrusted", "evaluation", "relu_study"},
+    "report": {"errors", "files", "untrusted", "schema", "evaluation", "relu_study"},
     "main": EVERYTHING_BELOW_TASKS | {"config_files", "tasks", "relu_study"},
     "config_files": {"errors"},
     "cli": {"config_files", "errors", "main", "stops"},

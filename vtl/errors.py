@@ -5,6 +5,13 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 
+def escaped(text: str) -> str:
+    """The text with every character that a terminal would not print as its escape sequence."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
+
+
 class UserError(Exception):
     """Something the user can put right: a missing file, a broken photo, a misspelt option.
 
@@ -12,6 +19,10 @@ class UserError(Exception):
     makes sense on its own. `vtl.main` prints the message without a traceback and exits with status
     1.
     """
+
+    def __init__(self, message: str):
+        """Names in the message may come from anywhere: what is in them is shown, and not done."""
+        super().__init__("\n".join(escaped(line) for line in message.split("\n")))
 
 
 class FetchError(UserError):

@@ -2,11 +2,13 @@
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -178,3 +180,14 @@ def write_npz(path: Path, arrays: Mapping[str, Any], *, compressed: bool = True)
     """Write named arrays as an .npz that `np.load` reads without pickle."""
     with whole_file(path) as file:
         (np.savez_compressed if compressed else np.savez)(file, **arrays)
+
+
+def set_aside(path: Path, name: str, directory: Path) -> Path:
+    """Rename what can't be believed to damaged_NAME_TIME in `directory`: nothing is deleted."""
+    stem = f"damaged_{name}_{time.strftime('%Y%m%d-%H%M%S')}"
+    target = directory / stem
+    for number in itertools.count(2):
+        if not os.path.lexists(target):
+            break
+        target = directory / f"{stem}_{number}"
+    return path.rename(target)

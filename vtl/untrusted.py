@@ -14,13 +14,22 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from vtl.errors import UserError
+from vtl.errors import UserError, escaped
 
 MAX_JSON_BYTES = 1 << 26
 """Of a JSON file: results.json of a study with dozens of runs takes a hundredth of it."""
 
 MAX_NPY_HEADER_BYTES = 10_000
 """NumPy's own bound on the header of an array that isn't trusted."""
+
+MAX_ARRAYS = 1000
+"""Of an .npz: the curves of the ReLU study, which has the most, are dozens."""
+
+MAX_RATIO, ALWAYS_UNPACKED_BYTES = 32, 1 << 26
+"""What compressed arrays may take unpacked: features, scores and digits take 1 to 10 times as much,
+a bomb 1,000 times; a small file may take more than its share."""
+
+_NPY_MAGIC = b"\x93NUMPY"
 
 _KINDS = {
     stat.S_ISDIR: "a directory",
@@ -33,14 +42,11 @@ _KINDS = {
 
 def printable(text: object, limit: int = 200) -> str:
     """Foreign text for a terminal: one line, at most `limit` characters, no control characters."""
-    words = " ".join(str(text).split())
-    escaped = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in words
-    )
-    if len(escaped) <= limit:
-        return escaped
+    line = escaped(" ".join(str(text).split()))
+    if len(line) <= limit:
+        return line
     tail = limit // 3
-    return f"{escaped[: limit - tail - 1]}…{escaped[-tail:]}"
+    return f"{line[: limit - tail - 1]}…{line[-tail:]}"
 
 
 def reason_of(error: BaseException) -> str:
@@ -130,6 +136,8 @@ def npz_headers(file: BinaryIO) -> dict[str, ArrayHeader]:
     """
     headers: dict[str, ArrayHeader] = {}
     with zipfile.ZipFile(file) as archive:
+        if len(archive.infolist()) > MAX_ARRAYS:
+            raise UserError(f"it holds {len(archive.infolist()):,} arrays")
         for member in archive.infolist():
             name = member.filename.removesuffix(".npy")
             shown = printable(name, 60)
@@ -145,27 +153,39 @@ def npz_headers(file: BinaryIO) -> dict[str, ArrayHeader]:
                 header = ArrayHeader(shape, dtype)
                 if dtype.hasobject:
                     raise UserError(f"{shown} holds Python objects, which are not read")
+                if not dtype.itemsize:
+                    raise UserError(f"{shown} holds values of no size")
                 if min(shape, default=0) < 0 or content.tell() + header.nbytes != member.file_size:
                     raise UserError(f"{shown} is not of the size that its header says")
             headers[name] = header
     return headers
 
 
+def unpacked_bound(packed_bytes: int) -> int:
+    """The most bytes that what is packed into so many may take: it follows from them."""
+    return max(ALWAYS_UNPACKED_BYTES, MAX_RATIO * packed_bytes)
+
+
 def read_npz(
-    path: str | Path, *, max_bytes: int, inside: Path | None = None
+    path: str | Path, *, max_bytes: int | None = None, inside: Path | None = None
 ) -> dict[str, np.ndarray]:
     """All arrays of an .npz; nothing is unpacked before all sizes are checked, no code runs.
 
-    `max_bytes` is the most that the arrays may take together, unpacked.
+    `max_bytes` is the most that the arrays may take together, unpacked; without it that follows
+    from the size of the file.
 
     Raises:
         UserError: it is missing, damaged, no .npz of plain arrays, or too large.
     """
     with open_plain(path, inside=inside) as file, reading(path):
+        if file.read(len(_NPY_MAGIC)) == _NPY_MAGIC:
+            raise UserError(f"{printable(path)} holds a single array and is no .npz")
         try:
             headers = npz_headers(file)
         except UserError as error:
             raise UserError(f"{printable(path)} can't be read: {error}") from None
+        if max_bytes is None:
+            max_bytes = unpacked_bound(os.fstat(file.fileno()).st_size)
         total = sum(header.nbytes for header in headers.values())
         if total > max_bytes:
             raise UserError(

@@ -6,7 +6,7 @@ import pytest
 
 from configs.relu_study import get_config
 from vtl.errors import UserError
-from vtl.relu_study import study, task
+from vtl.relu_study import curves, study, task
 
 FIGURES = {
     f"{name}.png"
@@ -40,8 +40,8 @@ def finished(tmp_path_factory):
 def test_the_run_directory(finished):
     workdir, results = finished
     files = {path.name for path in workdir.iterdir()}
-    curves = {f"curves_perceptron_{name}.npz" for name in ("sigmoid", "tanh", "relu")}
-    assert files == {"config.json", "metrics.jsonl", "results.json"} | FIGURES | curves
+    measured = {f"curves_perceptron_{name}.npz" for name in ("sigmoid", "tanh", "relu")}
+    assert files == {"config.json", "metrics.jsonl", "results.json"} | FIGURES | measured
     assert results["status"] == "finished"
     assert results["trainable_parameters"] == {"perceptron": 65 * 16 + 17 * 10}
     assert results["data"]["num_images"] == {"train": 1197, "held_out": 300, "test": 300}
@@ -90,14 +90,16 @@ def test_results_follow_from_the_curves(finished):
 
 def test_all_activations_see_the_same_batches_and_the_start_is_the_seeds(finished):
     workdir, _ = finished
-    curves = {
-        name: task._load(workdir / f"curves_perceptron_{name}.npz")
+    read = {
+        name: curves.read(
+            workdir / f"curves_perceptron_{name}.npz", [(0.3, 0), (1e6, 0)], (1, 2, 3)
+        )
         for name in ("sigmoid", "tanh", "relu")
     }
-    for name, phases in curves.items():
+    for name, phases in read.items():
         assert phases["final"]["seed"].tolist() == [1, 2, 3]
         assert len(np.unique(phases["final"]["train_loss"][:, 0])) == 3, name
-        assert phases["final"]["epoch"].tolist() == curves["relu"]["final"]["epoch"].tolist()
+        assert phases["final"]["epoch"].tolist() == read["relu"]["final"]["epoch"].tolist()
 
 
 def test_a_second_start_prints_the_outcome(finished, capsys):
@@ -133,6 +135,58 @@ def test_a_killed_run_keeps_what_is_finished(finished, tmp_path, monkeypatch):
     assert (killed / "metrics.jsonl").read_text() == (workdir / "metrics.jsonl").read_text()
 
 
+def without(key):
+    return lambda arrays: {name: x for name, x in arrays.items() if name != key}
+
+
+def changed(key, change):
+    return lambda arrays: arrays | {key: change(arrays[key])}
+
+
+ODD_CURVES = {
+    "'search/loss'": without("search/loss"),
+    "'final/test_loss'": without("final/test_loss"),
+    "'final/epoch' has the shape": changed("final/epoch", lambda x: x[:-1]),
+    "'search/epoch' does not grow": changed("search/epoch", lambda x: x[::-1]),
+    "'final/accuracy' has 1 values that are NaN": changed(
+        "final/accuracy", lambda x: np.where(np.arange(x.size).reshape(x.shape), x, np.nan)
+    ),
+    "'search/learning_rate' are not those of the config": changed(
+        "search/learning_rate", lambda x: 2 * x
+    ),
+    "'final/seed' are not those of the config": changed("final/seed", lambda x: x + 1),
+    "'final/seed' holds float64": changed("final/seed", lambda x: x * 1.0),
+}
+
+
+@pytest.mark.parametrize("message", ODD_CURVES)
+def test_odd_curves_are_named(finished, tmp_path, message):
+    with np.load(finished[0] / "curves_perceptron_relu.npz") as file:
+        arrays = dict(file)
+    path = tmp_path / "curves.npz"
+    np.savez(path, **arrays)
+    runs = [(0.3, 0), (1e6, 0)]
+    assert curves.read(path, runs, (1, 2, 3))["final"].keys() >= {"loss", "test_loss", "dead"}
+    np.savez(path, **ODD_CURVES[message](arrays))
+    with pytest.raises(UserError, match=message) as caught:
+        curves.read(path, runs, (1, 2, 3))
+    assert str(caught.value).startswith(str(path))
+
+
+def test_damaged_curves_are_set_aside_and_measured_again(finished, tmp_path, capsys):
+    workdir, results = finished
+    damaged = tmp_path / "run"
+    shutil.copytree(workdir, damaged)
+    (damaged / "results.json").unlink()
+    content = (damaged / "curves_perceptron_tanh.npz").read_bytes()[:500]
+    (damaged / "curves_perceptron_tanh.npz").write_bytes(content)
+    again = run(damaged)
+    assert again["networks"] == results["networks"]
+    (aside,) = damaged.glob("damaged_curves_perceptron_tanh_*")
+    assert aside.read_bytes() == content
+    assert f"kept as {aside.name}, and measured again" in capsys.readouterr().out
+
+
 def test_every_rate_diverges(tmp_path, capsys):
     changes = {"perceptron.learning_rates": (1e6,), "activations": ("relu", "tanh")}
     results = run(tmp_path / "run", **changes)
@@ -161,11 +215,12 @@ def test_the_labs_network(tmp_path):
     assert set(summaries["gelu"]["saturated"]) == {"dense1"}
     assert set(summaries["sigmoid"]["saturated"]) == {"conv1", "conv2", "dense1"}
     assert all(summary["learning_rate"] == 0.1 for summary in summaries.values())
-    curves = task._load(tmp_path / "run" / "curves_lenet_relu.npz")
-    assert curves["search"]["seed"].tolist() == [0, 1]
+    runs = [(0.1, 0), (0.1, 1)]
+    phases = curves.read(tmp_path / "run" / "curves_lenet_relu.npz", runs, SHORT["seeds"])
+    assert phases["search"]["seed"].tolist() == [0, 1]
     # The same seed at the same rate is the same run, whatever runs beside it.
     np.testing.assert_allclose(
-        curves["search"]["loss"][1], curves["final"]["loss"][0], rtol=1e-4, atol=1e-5
+        phases["search"]["loss"][1], phases["final"]["loss"][0], rtol=1e-4, atol=1e-5
     )
 
 

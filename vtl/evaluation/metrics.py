@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vtl.errors import UserError
+from vtl.untrusted import printable
 
 RECALL_THRESHOLDS = 0.1 * np.arange(11)
 NO_DIFFICULT_FLAGS = "there are no difficult flags"
@@ -224,7 +225,7 @@ def format_table(result: dict[str, Any], classes: Sequence[str]) -> str:
     rows = [["class", "positives", *names]]
     for c in classes:
         cells = [_percent(result["ap"][name][c], result["ap_interval"][name][c]) for name in names]
-        rows.append([c, str(result["positives"][c]), *cells])
+        rows.append([printable(c, 40), str(result["positives"][c]), *cells])
     means = [_percent(result["map"][name], result["map_interval"][name]) for name in names]
     rows.append(["mAP", "", *means])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -234,7 +235,8 @@ def format_table(result: dict[str, Any], classes: Sequence[str]) -> str:
         line = [f"{first:<{widths[0]}}", f"{second:>{widths[1]}}", *padded]
         lines.append("  ".join(line).rstrip())
     if result["without_positives"]:
-        lines.append(f"no positives, left out of mAP: {', '.join(result['without_positives'])}")
+        without = ", ".join(printable(c, 40) for c in result["without_positives"])
+        lines.append(f"no positives, left out of mAP: {without}")
     lines += [f"{name}: {PROTOCOLS[name].description}" for name in names]
     lines += [f"{name}: not computable, {why}" for name, why in result["not_computable"].items()]
     lines.append(f"binary accuracy at 0.5: {100 * result['binary_accuracy']:.1f}")
@@ -277,7 +279,9 @@ def _checked(
     num_bad = (~np.isfinite(scores)).sum(axis=0)
     if num_bad.any():
         by_class = ", ".join(f"{c}: {n}" for c, n in zip(classes, num_bad, strict=True) if n)
-        raise UserError(f"{num_bad.sum()} of {scores.size} scores are NaN or infinite ({by_class})")
+        raise UserError(
+            f"{num_bad.sum()} of {scores.size} scores are NaN or infinite ({printable(by_class)})"
+        )
     return scores, labels, difficult
 
 

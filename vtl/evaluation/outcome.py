@@ -95,6 +95,7 @@ def show_outcome(run_directory: RunDirectory) -> None:
         means = results["map"][role]
         parts = [f"{name} {100 * mean:.1f}" for name, mean in means.items() if mean is not None]
         accuracy, loss = results["binary_accuracy"][role], results["loss"][role]
-        say(f"mAP on {role}: {', '.join(parts)}; binary accuracy {accuracy:.2%}, loss {loss:.4f}")
+        shown = ", ".join(parts) or "none, because no class has a positive"
+        say(f"mAP on {role}: {shown}; binary accuracy {accuracy:.2%}, loss {loss:.4f}")
     say(f"Everything is in {run_directory.path}.")
     say(f"To see it as a page: python -m vtl.report {run_directory.path} -o report.html")

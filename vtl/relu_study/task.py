@@ -13,15 +13,13 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax import linen as nn
-from flax import traverse_util
 from ml_collections import ConfigDict
 
 from vtl.console import format_seconds, say
 from vtl.data import batches
 from vtl.errors import UserError, check_choice, check_least
 from vtl.evaluation import outcome
-from vtl.files import write_npz
-from vtl.relu_study import activations, conclusion, figures, mnist, study
+from vtl.relu_study import activations, conclusion, curves, figures, mnist, study
 from vtl.relu_study.lenet import LeNet
 from vtl.relu_study.mlp import Perceptron
 from vtl.relu_study.mnist import Digits
@@ -29,9 +27,6 @@ from vtl.run_directory import RunDirectory
 from vtl.training import fit_networks
 
 NETWORKS = ("perceptron", "lenet")
-
-Run = tuple[float, int]
-"""A learning rate and a seed."""
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -56,19 +51,20 @@ def run(config: ConfigDict, workdir: Path) -> None:
     run_directory.begin()
     run_directory.cut_metrics(-1)
     say(study.definitions(config))
-    curves: dict[tuple[str, str], study.Curves] = {}
+    measured: dict[tuple[str, str], study.Curves] = {}
     for number, ((network, activation), model) in enumerate(models.items(), start=1):
         path = workdir / f"curves_{network}_{activation}.npz"
         title = f"{conclusion.NETWORK_TITLES[network]}, {conclusion.title(activation)}"
         say(f"{title} ({number} of {len(models)})")
-        if not path.exists():
-            _save(path, _measure(network, model, data, config))
-        curves[network, activation] = _load(path)
-        run_directory.append_metrics(
-            study.metric_lines(network, activation, curves[network, activation])
-        )
-    results = study.results(curves, config)
-    figures.write(workdir, curves, results, config)
+        search = list(itertools.product(config[network].learning_rates, config.rate_seeds))
+        pair = curves.read_before(path, search, config.seeds)
+        if pair is None:
+            curves.write(path, _measure(network, model, data, config, search))
+            pair = curves.read(path, search, config.seeds)
+        measured[network, activation] = pair
+        run_directory.append_metrics(study.metric_lines(network, activation, pair))
+    results = study.results(measured, config)
+    figures.write(workdir, measured, results, config)
     run_directory.write_results(
         {
             **results,
@@ -78,7 +74,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             },
             "seconds": {
                 f"{network}_{activation}": float(pair["seconds"])
-                for (network, activation), pair in curves.items()
+                for (network, activation), pair in measured.items()
             },
             "data": mnist.describe(config.data.name, data),
         }
@@ -178,16 +174,20 @@ def _check_sizes(image_shape: tuple[int, ...], config: ConfigDict) -> None:
 
 
 def _measure(
-    network: str, model: nn.Module, data: dict[str, Digits], config: ConfigDict
+    network: str,
+    model: nn.Module,
+    data: dict[str, Digits],
+    config: ConfigDict,
+    runs: list[curves.Run],
 ) -> study.Curves:
-    """The curves of every rate of the grid, then of the best rate with every seed."""
+    """The curves of the grid's `runs`, then of the best rate with every seed."""
     start = time.perf_counter()
     options = config[network]
     # XLA's CPU backend runs a scan's operations on one core, except for large matrix products.
     separately = network == "lenet" and jax.default_backend() == "cpu"
     train = functools.partial(_train, model, data, options.num_epochs, config, separately)
-    _, search = train(list(itertools.product(options.learning_rates, config.rate_seeds)))
-    curves = {"search": search}
+    _, search = train(runs)
+    found = {"search": search}
     rate = study.best_rate(search, len(options.learning_rates), config.main_threshold)
     if rate is None:
         say("  diverged at every learning rate")
@@ -195,10 +195,10 @@ def _measure(
         params, final = train([(rate, seed) for seed in config.seeds])
         test = fit_networks.score(model, params, data["test"].images, data["test"].labels)
         final |= {"test_loss": np.asarray(test.loss), "test_accuracy": np.asarray(test.accuracy)}
-        curves["final"] = final
+        found["final"] = final
     seconds = time.perf_counter() - start
     say(f"  {format_seconds(seconds)}")
-    return curves | {"seconds": np.array(seconds)}
+    return found | {"seconds": np.array(seconds)}
 
 
 def _train(
@@ -207,12 +207,12 @@ def _train(
     num_epochs: float,
     config: ConfigDict,
     separately: bool,
-    runs: list[Run],
+    runs: list[curves.Run],
 ) -> tuple[fit_networks.Params, study.Phase]:
     """Train `runs` in one program, or `separately` in one program and on one core each."""
     groups = [[run] for run in runs] if separately else [runs]
 
-    def train_group(group: list[Run]) -> tuple[fit_networks.Params, study.Phase]:
+    def train_group(group: list[curves.Run]) -> tuple[fit_networks.Params, study.Phase]:
         params, phase = _train_together(model, data, num_epochs, config, group)
         for g in range(len(group)):
             say(f"  {study.run_line(phase, g, num_epochs, config)}")
@@ -234,7 +234,7 @@ def _train_together(
     data: dict[str, Digits],
     num_epochs: float,
     config: ConfigDict,
-    runs: list[Run],
+    runs: list[curves.Run],
 ) -> tuple[fit_networks.Params, study.Phase]:
     rates, seeds = zip(*runs, strict=True)
     num_images, batch_size = len(data["train"].labels), config.batch_size
@@ -249,7 +249,7 @@ def _train_together(
         ).reshape(num_moments, steps_per_moment, batch_size)
         for seed in set(seeds)
     }
-    params, curves = fit_networks.softmax_sgd(
+    params, found = fit_networks.softmax_sgd(
         model,
         data["train"],
         data["held_out"],
@@ -258,15 +258,15 @@ def _train_together(
         np.array(rates, np.float32),
     )
     step = steps_per_moment * np.arange(1, num_moments + 1)
-    curves = jax.tree.map(np.asarray, curves)
+    found = jax.tree.map(np.asarray, found)
     phase = {
         "learning_rate": np.array(rates),
         "seed": np.array(seeds),
         "step": step,
         "epoch": step * batch_size / num_images,
-        "train_loss": curves.train_loss,
-        "gradient_norms": curves.gradient_norms,
-        **curves.held_out._asdict(),
+        "train_loss": found.train_loss,
+        "gradient_norms": found.gradient_norms,
+        **found.held_out._asdict(),
     }
     return params, phase
 
@@ -274,17 +274,3 @@ def _train_together(
 def _start(model: nn.Module, data: dict[str, Digits], seeds: Sequence[int]) -> fit_networks.Params:
     _, height, width = data["train"].images.shape
     return fit_networks.start(model, (height, width), seeds)
-
-
-def _save(path: Path, curves: study.Curves) -> None:
-    write_npz(path, traverse_util.flatten_dict(curves, sep="/"))
-
-
-def _load(path: Path) -> study.Curves:
-    with np.load(path, allow_pickle=False) as file:
-        curves = traverse_util.unflatten_dict(dict(file), sep="/")
-    for phase in ("search", "final"):
-        if phase in curves:
-            # flatten_dict drops empty dicts.
-            curves[phase] = {"saturated": {}, "dead": {}} | curves[phase]
-    return curves
