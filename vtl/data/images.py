@@ -59,8 +59,9 @@ def load_rgb(path: str | Path) -> Image.Image:
             RGB.
     """
     with open_photo(path) as image:
-        # Converted once more where it is RGB, or it would still be of its file.
-        return _to_rgb(_upright(image)).convert("RGB")
+        upright = _upright(image)
+        rgb = _to_rgb(upright)
+        return rgb.copy() if rgb is upright else rgb  # nothing that is still of its file
 
 
 def load_resized(path: str | Path, size: int, rule: str, interpolation: str) -> np.ndarray:
