@@ -1,4 +1,4 @@
-"""Where the cache is, what a file hashes to, and the one way to write a file."""
+"""Files: where the cache is, what a file hashes to, the one way to write one, and locks."""
 
 import functools
 import hashlib
@@ -22,8 +22,6 @@ try:
     import fcntl
 except ImportError:  # Windows: what a killed process left behind stays there
     fcntl = None  # type: ignore[assignment]
-
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp", re.DOTALL)
 
 
 def cache_dir() -> Path:
@@ -60,9 +58,8 @@ def _named_cache_dir() -> Path:
 def _temporary_cache_dir(unwritable: Path, reason: str) -> Path:
     path = Path(tempfile.mkdtemp(prefix="vtl-"))
     logging.warning(
-        "cannot write to the cache %s (%s): it is only read\n"
-        "This run keeps its downloads, decoded photos and compiled programs in %s.\n"
-        "Set VTL_CACHE to the directory of a cache that lasts.",
+        "the cache %s can't be written (%s): it is only read, and what this run fetches, decodes "
+        "and compiles goes to %s, which stays. Set VTL_CACHE to keep a cache elsewhere.",
         unwritable,
         reason,
         path,
@@ -94,55 +91,15 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     end. Where anything fails, a full disk too, the temporary file goes and `path` stays as it was.
     What a killed process left is for `remove_litter`.
     """
-    with _locked_beside(path, lambda new: new.touch(exist_ok=False)) as temporary:
-        try:
-            with temporary.open("r+b") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            # The directory itself may be what is wrong; that error is the one to report.
-            with suppress(OSError):
-                temporary.unlink()
-
-
-@contextmanager
-def whole_directory(path: Path) -> Iterator[Path]:
-    """A new directory to fill that appears at `path` whole or not at all.
-
-    Where another process has made one there meanwhile, that one stays.
-    """
-    with _locked_beside(path, Path.mkdir) as temporary:
-        try:
-            yield temporary
-            temporary.rename(path)
-        except OSError:
-            if not path.exists():
-                raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def _locked_beside(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
-    """A temporary name beside `path`, made and then locked, so that it shows who is at work."""
-    descriptor = None
-    while descriptor is None:
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        make(temporary)
-        if fcntl is None:
-            break
-        # Until it is locked, another process may remove it as litter.
-        with suppress(FileNotFoundError):
-            descriptor = os.open(temporary, os.O_RDONLY)
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if not temporary.exists():
-                os.close(descriptor)
-                descriptor = None
+    temporary, opened = _open_temporary(path)
+    # Keeps the lock until the file has its name; Windows renames no open file, and has no lock.
+    held = os.dup(opened.fileno()) if fcntl else None
     try:
-        yield temporary
+        with opened as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
     finally:
         if descriptor is not None:
             os.close(descriptor)
@@ -157,14 +114,38 @@ def remove_litter(directory: Path) -> None:
         if not _TEMPORARY.fullmatch(temporary.name):
             continue
         with suppress(OSError):
-            # No waiting, neither for a writer's lock nor for a pipe of such a name.
+            temporary.unlink()
+        if held is not None:
+            os.close(held)
+
+
+def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
+    """A new file beside `path`, locked for as long as it is open, so that its process shows."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        file = temporary.open("xb")
+        if fcntl is None:
+            return temporary, file
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        # Another process may have removed it as litter before it was locked.
+        if os.fstat(file.fileno()).st_nlink:
+            return temporary, file
+        file.close()
+
+
+def remove_litter(directory: Path) -> None:
+    """Remove what `whole_file` was writing in `directory` when its process was killed.
+
+    A file that a living process still writes is locked, and stays.
+    """
+    for temporary in directory.glob(".*.tmp") if fcntl else ():
+        # No waiting, neither for a writer's lock nor for a pipe of such a name.
+        with suppress(OSError):
             descriptor = os.open(temporary, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if temporary.is_dir():
-                    shutil.rmtree(temporary, ignore_errors=True)
-                else:
-                    temporary.unlink()
+                temporary.unlink()
             finally:
                 os.close(descriptor)
 
@@ -180,6 +161,100 @@ def write_npz(path: Path, arrays: Mapping[str, Any], *, compressed: bool = True)
     """Write named arrays as an .npz that `np.load` reads without pickle."""
     with whole_file(path) as file:
         (np.savez_compressed if compressed else np.savez)(file, **arrays)
+
+
+LOCK_NAME = ".lock"
+_LOCK_WAIT_S = 1.0
+"""How long another process may look whether a directory is in use, which locks it for a moment."""
+
+_MAX_NOTE_BYTES = 1000
+
+_locks: dict[Path, int] = {}
+"""Locked by this process: the path of each lock's file, and its open descriptor."""
+
+
+def lock(directory: Path, note: str) -> str | None:
+    """Make `directory` this process's; returns None, or the note of the process whose it is.
+
+    It is flock's lock on a file in there: the system lets go of it when the process ends, however
+    it ends. A process may lock again what it has locked. Windows and file systems without flock
+    have no such lock: there nothing is locked, and nobody is told of another process.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    if fcntl is None:
+        return None
+    path = directory.resolve() / LOCK_NAME
+    if path in _locks and _is_at(_locks[path], path):
+        return None
+    unlock(directory)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    while True:
+        descriptor = os.open(path, flags, 0o666)
+        try:
+            if not _flock(descriptor, fcntl.LOCK_EX, _LOCK_WAIT_S):
+                return os.pread(descriptor, _MAX_NOTE_BYTES, 0).decode(errors="replace")
+            # The process that had it may have removed the file after it was opened here.
+            if _is_at(descriptor, path):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, note.encode(), 0)
+                _locks[path], descriptor = descriptor, -1
+                return None
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def unlock(directory: Path) -> None:
+    """Give up `lock`, if this process has it, and remove its file."""
+    path = directory.resolve() / LOCK_NAME
+    descriptor = _locks.pop(path, None)
+    if descriptor is None:
+        return
+    with suppress(OSError):
+        if _is_at(descriptor, path):
+            path.unlink()
+    os.close(descriptor)
+
+
+def locked_by(directory: Path) -> str | None:
+    """The note of another process that has locked `directory`, None where there is none."""
+    path = directory.resolve() / LOCK_NAME
+    if fcntl is None or path in _locks:
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if _flock(descriptor, fcntl.LOCK_SH, 0):
+            return None
+        return os.pread(descriptor, _MAX_NOTE_BYTES, 0).decode(errors="replace")
+    finally:
+        os.close(descriptor)
+
+
+def _flock(descriptor: int, operation: int, wait_s: float) -> bool:
+    """Whether it is locked now, or can't be; False where another process has it."""
+    end = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.05)
+        except OSError:  # a file system without locks
+            return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except OSError:
+        return False
 
 
 def set_aside(path: Path, name: str, directory: Path) -> Path:
