@@ -51,13 +51,6 @@ def printable(text: object, limit: int = 200) -> str:
     return f"{words[: limit - tail - 1]}…{words[-tail:]}"
 
 
-def escaped(line: str) -> str:
-    """A line of foreign text for a terminal, its spaces as they are, without control characters."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line
-    )
-
-
 def reason_of(error: BaseException) -> str:
     """What an exception says, as one short line."""
     if isinstance(error, MemoryError):
