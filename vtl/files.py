@@ -1,14 +1,16 @@
-"""Files: where the cache is, what a file hashes to, the one way to write one, and locks."""
+"""Where the cache is, what a file hashes to, and the one way to write a file."""
 
 import functools
 import hashlib
 import itertools
 import json
 import os
+import re
+import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +22,8 @@ try:
     import fcntl
 except ImportError:  # Windows: what a killed process left behind stays there
     fcntl = None  # type: ignore[assignment]
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp", re.DOTALL)
 
 
 def cache_dir() -> Path:
@@ -56,8 +60,9 @@ def _named_cache_dir() -> Path:
 def _temporary_cache_dir(unwritable: Path, reason: str) -> Path:
     path = Path(tempfile.mkdtemp(prefix="vtl-"))
     logging.warning(
-        "the cache %s can't be written (%s): it is only read, and what this run fetches, decodes "
-        "and compiles goes to %s, which stays. Set VTL_CACHE to keep a cache elsewhere.",
+        "cannot write to the cache %s (%s): it is only read\n"
+        "This run keeps its downloads, decoded photos and compiled programs in %s.\n"
+        "Set VTL_CACHE to the directory of a cache that lasts.",
         unwritable,
         reason,
         path,
@@ -89,15 +94,55 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     end. Where anything fails, a full disk too, the temporary file goes and `path` stays as it was.
     What a killed process left is for `remove_litter`.
     """
-    temporary, opened = _open_temporary(path)
-    # Keeps the lock until the file has its name; Windows renames no open file, and has no lock.
-    held = os.dup(opened.fileno()) if fcntl else None
+    with _locked_beside(path, lambda new: new.touch(exist_ok=False)) as temporary:
+        try:
+            with temporary.open("r+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            # The directory itself may be what is wrong; that error is the one to report.
+            with suppress(OSError):
+                temporary.unlink()
+
+
+@contextmanager
+def whole_directory(path: Path) -> Iterator[Path]:
+    """A new directory to fill that appears at `path` whole or not at all.
+
+    Where another process has made one there meanwhile, that one stays.
+    """
+    with _locked_beside(path, Path.mkdir) as temporary:
+        try:
+            yield temporary
+            temporary.rename(path)
+        except OSError:
+            if not path.exists():
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _locked_beside(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A temporary name beside `path`, made and then locked, so that it shows who is at work."""
+    descriptor = None
+    while descriptor is None:
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        make(temporary)
+        if fcntl is None:
+            break
+        # Until it is locked, another process may remove it as litter.
+        with suppress(FileNotFoundError):
+            descriptor = os.open(temporary, os.O_RDONLY)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not temporary.exists():
+                os.close(descriptor)
+                descriptor = None
     try:
-        with opened as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        yield temporary
     finally:
         if descriptor is not None:
             os.close(descriptor)
@@ -112,38 +157,14 @@ def remove_litter(directory: Path) -> None:
         if not _TEMPORARY.fullmatch(temporary.name):
             continue
         with suppress(OSError):
-            temporary.unlink()
-        if held is not None:
-            os.close(held)
-
-
-def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
-    """A new file beside `path`, locked for as long as it is open, so that its process shows."""
-    while True:
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        file = temporary.open("xb")
-        if fcntl is None:
-            return temporary, file
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        # Another process may have removed it as litter before it was locked.
-        if os.fstat(file.fileno()).st_nlink:
-            return temporary, file
-        file.close()
-
-
-def remove_litter(directory: Path) -> None:
-    """Remove what `whole_file` was writing in `directory` when its process was killed.
-
-    A file that a living process still writes is locked, and stays.
-    """
-    for temporary in directory.glob(".*.tmp") if fcntl else ():
-        # No waiting, neither for a writer's lock nor for a pipe of such a name.
-        with suppress(OSError):
+            # No waiting, neither for a writer's lock nor for a pipe of such a name.
             descriptor = os.open(temporary, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                temporary.unlink()
+                if temporary.is_dir():
+                    shutil.rmtree(temporary, ignore_errors=True)
+                else:
+                    temporary.unlink()
             finally:
                 os.close(descriptor)
 

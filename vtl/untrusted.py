@@ -3,6 +3,7 @@ failure of a parser one line for the person at the keyboard.
 """
 
 import hashlib
+import io
 import json
 import os
 import stat
