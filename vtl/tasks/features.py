@@ -30,10 +30,10 @@ BATCHES_BETWEEN_SAVES = 16
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
-    """Write the features of the train and test split; a second call goes on where one stopped.
+    """Write the features of the train and test split; a second call resumes.
 
     Raises:
-        UserError: data, weights, options or `workdir` are not as they should be.
+        UserError: data, weights or an option is invalid, or `workdir` holds something else.
     """
     _check_options(config)
     run_directory = RunDirectory(workdir, config)
@@ -44,11 +44,13 @@ def run(config: ConfigDict, workdir: Path) -> None:
     mesh = make_mesh()
     check_batch_size("batch_size", config.batch_size, mesh)
     splits = readers.read(config.data)
-    # The features are read before the head, so that any will do.
+    # Features come from before the head, so any number of classes will do.
     net = network.from_config(config, num_classes=1)
     weights = net.weights
     if weights is None:
-        raise UserError("weights is empty: features of a random network are of no use")
+        raise UserError(
+            "weights is empty, and a random network's features are of no use: name some"
+        )
     say(f"{network.describe(net.architecture)}, weights: {config.weights}")
     variables = network.starting_variables(net.model, weights, head="zeros", seed=0)
     variables = jax.device_put(variables, replicated(mesh))
@@ -99,7 +101,7 @@ def _check_options(config: ConfigDict) -> None:
     check_least(config, {"pool": 1})
     for role in ("train_split", "test_split"):
         if not config.data[role]:
-            raise UserError(f"data.{role} is empty: name a split, as in ImageSets/Main")
+            raise UserError(f"data.{role} is empty: name a split of the data, such as trainval")
 
 
 def _show(run_directory: RunDirectory) -> None:
@@ -115,23 +117,25 @@ def extract(
     sharding: NamedSharding,
     weights_sha256: str,
 ) -> tuple[np.ndarray, int]:
-    """photos [N, H, W, 3] -> a memory map of features [N, D], and how many were computed now.
+    """photos [N, H, W, 3] -> a memory map of features [N, D], and how many this call computed.
 
-    Goes on where `partial` stopped, if that was of the same photos and weights.
+    Resumes from `partial` if it holds features of the same photos and weights.
     """
     shape = (batch_size, *photos.shape[1:])
     width = jax.eval_shape(feature_step, jax.ShapeDtypeStruct(shape, np.uint8)).shape[1]
     array_path, done_path = partial.with_suffix(".npy"), partial.with_suffix(".json")
     # The name of decode_once's file is a hash of the photos and of how they were resized.
-    made_of = {"photos": Path(str(photos.filename)).name, "weights": weights_sha256, "width": width}
+    photos_name = Path(str(photos.filename)).name
+    origin = {"photos": photos_name, "weights": weights_sha256, "width": width}
     record = json.loads(done_path.read_text()) if done_path.exists() else {}
-    first = done = record.pop("done", 0) if record.items() >= made_of.items() else 0
+    first = record.pop("done", 0) if record.items() >= origin.items() else 0
+    done = first
     if not done:
         header = {"descr": "<f4", "fortran_order": False, "shape": (len(photos), width)}
         with array_path.open("wb") as new_file:
             np.lib.format.write_array_header_1_0(new_file, header)
     bar = tqdm(total=len(photos), initial=done, desc="deep features", unit="photo")
-    # Written and not mapped: on a full disk a map is a SIGBUS, and this an OSError.
+    # Written and not memory-mapped: on a full disk this raises OSError, a map ends in SIGBUS.
     with array_path.open("r+b") as file:
         np.lib.format.read_magic(file)
         np.lib.format.read_array_header_1_0(file)
@@ -145,7 +149,7 @@ def extract(
             if unsaved == BATCHES_BETWEEN_SAVES or done == len(photos):
                 file.flush()
                 os.fsync(file.fileno())
-                write_json(done_path, made_of | {"done": done})
+                write_json(done_path, origin | {"done": done})
                 unsaved = 0
     bar.close()
     return np.load(array_path, mmap_mode="r"), done - first
