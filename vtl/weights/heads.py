@@ -1,4 +1,4 @@
-"""A linear head in a file of its own: what a probe leaves and fine-tuning may start from."""
+"""A linear head in its own file: a probe writes it, and fine-tuning may start from it."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def save(
     classes: tuple[str, ...],
     features: dict[str, Any],
 ) -> None:
-    """Write kernel [D, C] and bias [C] by torchvision's names, with the meta of their features."""
+    """Write kernel [D, C] and bias [C] under torchvision's names, with their features' meta."""
     meta = {"classes": list(classes), "features": features}
     safetensors.write(
         directory / FILE_NAME,
@@ -44,7 +44,7 @@ def load(
     """The params {kernel [D, C], bias [C]} of a probe's head, for these classes and this network.
 
     Raises:
-        UserError: no head there, or one for other classes, of other weights or another layer.
+        UserError: there is no head, or it is for other classes, weights or another layer.
     """
     path = Path(directory) / FILE_NAME
     if not path.exists():
@@ -58,20 +58,20 @@ def load(
     if sha256 != weights_sha256:
         raise UserError(
             f"head_from={directory}: its features came from other weights "
-            f"(sha256 {sha256[:8]}… instead of {weights_sha256[:8]}…)"
+            f"(sha256 {sha256[:8]}…, not {weights_sha256[:8]}…)"
         )
     kernel, bias = file.tensors[f"{HEAD}.weight"].T, file.tensors[f"{HEAD}.bias"]
     layer, pool = features.get("layer", "layer4"), features.get("pool", 1)
     if (layer, pool) != ("layer4", 1) or len(kernel) != num_features:
         raise UserError(
             f"head_from={directory}: its features are {len(kernel)} numbers of {layer} with "
-            f"pool={pool}, the network's head takes the {num_features} of layer4 with pool=1"
+            f"pool={pool}\nthe network's head takes the {num_features} of layer4 with pool=1"
         )
-    before = features.get("weights", {}).get("preprocessing")
-    if before and Preprocessing.from_dict(before) != preprocessing:
+    of_features = features.get("weights", {}).get("preprocessing")
+    if of_features and Preprocessing.from_dict(of_features) != preprocessing:
         logging.warning(
-            "head_from=%s: its features came from photos prepared in another way (%s)",
+            "head_from=%s: its features came from photos with other preprocessing (%s)",
             directory,
-            before,
+            of_features,
         )
     return {"kernel": kernel, "bias": bias}
