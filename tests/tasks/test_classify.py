@@ -7,6 +7,7 @@ from configs.pretrain_demo import get_config
 from vtl.data import glyphs
 from vtl.preprocessing import normalise
 from vtl.tasks import classify
+from vtl.training.checkpoint import Checkpoints
 from vtl.training.loop import Interrupted
 from vtl.weights import network, sources
 
@@ -62,7 +63,8 @@ def test_a_killed_run_goes_on_to_the_same_network(tmp_path, monkeypatch):
     classify.run(make_config(), tmp_path / "whole")
     real = classify.loop.run
 
-    def stop_after_a_save(*args, checkpoints, **options):
+    def stop_after_a_save(*args):
+        (checkpoints,) = (x for x in args if isinstance(x, Checkpoints))
         save, calls = checkpoints.save, []
 
         def save_and_stop(*saved):
@@ -73,7 +75,7 @@ def test_a_killed_run_goes_on_to_the_same_network(tmp_path, monkeypatch):
                 raise Interrupted("stopped")
 
         monkeypatch.setattr(checkpoints, "save", save_and_stop)
-        return real(*args, checkpoints=checkpoints, **options)
+        return real(*args)
 
     with monkeypatch.context() as patch:
         patch.setattr(classify.loop, "run", stop_after_a_save)

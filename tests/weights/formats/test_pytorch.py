@@ -195,7 +195,7 @@ class Runs:
         (pickle.dumps(Runs(eval, "open('owned', 'w')"), protocol=4)[2:-1], "builtins.eval"),
         (pickle.dumps(np.float64(1), protocol=2)[2:-1], "numpy"),
         (pickle.dumps(np.ones(3), protocol=2)[2:-1], "numpy"),
-        (b"\x8c\x08builtins\x8c\x0eev\x1b[31m\nal\x00\xe2\x82\xac\x93", "builtins.ev [31m al "),
+        (b"\x8c\x08builtins\x8c\x0eev\x1b[31m\nal\x00\xe2\x82\xac\x93", "builtins.ev\\x1b[31m"),
     ],
 )
 def test_torch_pickle_may_ask_for_nothing_else(tmp_path, monkeypatch, layout, code, asked):
