@@ -5,10 +5,12 @@ import hashlib
 import itertools
 import json
 import os
+import re
+import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,29 +18,52 @@ from typing import Any, BinaryIO
 import numpy as np
 from absl import logging
 
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed process left behind stays there
+    fcntl = None  # type: ignore[assignment]
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp", re.DOTALL)
+
 
 def cache_dir() -> Path:
     """Returns the directory for downloads: $VTL_CACHE, else ~/.cache/vtl.
 
-    If nothing can be written there, this process uses a temporary directory and warns once.
+    Where that can't be created or written, a temporary directory takes its place for as long as
+    this process runs, and a warning says so once. What was in the cache is still read from there:
+    see `cache_holding`.
     """
-    path = Path(os.environ.get("VTL_CACHE") or "~/.cache/vtl")
+    path = _named_cache_dir()
     try:
         path = path.expanduser()  # RuntimeError if there is no home directory
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
     except (OSError, RuntimeError) as error:
-        return _temporary_cache_dir(str(error))
+        return _temporary_cache_dir(path, getattr(error, "strerror", None) or str(error))
     return path
 
 
+def cache_holding(*names: str) -> Path:
+    """The cache that holds all of `names`: one that may only be read, or else `cache_dir`."""
+    with suppress(OSError, RuntimeError):
+        path = _named_cache_dir().expanduser()
+        if all((path / name).exists() for name in names):
+            return path
+    return cache_dir()
+
+
+def _named_cache_dir() -> Path:
+    return Path(os.environ.get("VTL_CACHE") or "~/.cache/vtl")
+
+
 @functools.cache
-def _temporary_cache_dir(reason: str) -> Path:
+def _temporary_cache_dir(unwritable: Path, reason: str) -> Path:
     path = Path(tempfile.mkdtemp(prefix="vtl-"))
     logging.warning(
-        "cannot write to the cache (%s)\n"
+        "cannot write to the cache %s (%s): it is only read\n"
         "This run keeps its downloads, decoded photos and compiled programs in %s.\n"
         "Set VTL_CACHE to the directory of a cache that lasts.",
+        unwritable,
         reason,
         path,
     )
@@ -65,20 +90,83 @@ def file_digest(path: str | os.PathLike[str], algorithm: str) -> str:
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that appears at `path` complete or not at all.
 
-    The content goes to a temporary file beside it, which is flushed to disk and renamed at the end.
-    If anything fails, even a full disk, the temporary file is deleted and `path` stays as it was.
+    What is written goes to a temporary name beside it, is flushed to the disk and renamed at the
+    end. Where anything fails, a full disk too, the temporary file goes and `path` stays as it was.
+    What a killed process left is for `remove_litter`.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with _locked_beside(path, lambda new: new.touch(exist_ok=False)) as temporary:
+        try:
+            with temporary.open("r+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            # The directory itself may be what is wrong; that error is the one to report.
+            with suppress(OSError):
+                temporary.unlink()
+
+
+@contextmanager
+def whole_directory(path: Path) -> Iterator[Path]:
+    """A new directory to fill that appears at `path` whole or not at all.
+
+    Where another process has made one there meanwhile, that one stays.
+    """
+    with _locked_beside(path, Path.mkdir) as temporary:
+        try:
+            yield temporary
+            temporary.rename(path)
+        except OSError:
+            if not path.exists():
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _locked_beside(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A temporary name beside `path`, made and then locked, so that it shows who is at work."""
+    descriptor = None
+    while descriptor is None:
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        make(temporary)
+        if fcntl is None:
+            break
+        # Until it is locked, another process may remove it as litter.
+        with suppress(FileNotFoundError):
+            descriptor = os.open(temporary, os.O_RDONLY)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not temporary.exists():
+                os.close(descriptor)
+                descriptor = None
     try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        yield temporary
     finally:
-        # If the directory itself is the problem, the first error is the one to report.
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def remove_litter(directory: Path) -> None:
+    """Remove what was being written in `directory` when its process was killed.
+
+    What a living process still writes is locked, and stays.
+    """
+    for temporary in directory.glob(".*.tmp") if fcntl else ():
+        if not _TEMPORARY.fullmatch(temporary.name):
+            continue
         with suppress(OSError):
-            temporary.unlink()
+            # No waiting, neither for a writer's lock nor for a pipe of such a name.
+            descriptor = os.open(temporary, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if temporary.is_dir():
+                    shutil.rmtree(temporary, ignore_errors=True)
+                else:
+                    temporary.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,6 +2,7 @@
 failure of a parser one line for the person at the keyboard.
 """
 
+import io
 import json
 import os
 import stat
@@ -75,7 +76,7 @@ def reading(path: object, remedy: str = "") -> Iterator[None]:
 
 def open_plain(
     path: str | Path, *, max_bytes: int | None = None, inside: Path | None = None
-) -> BinaryIO:
+) -> io.BufferedReader:
     """Open a plain file to read: no pipe or device, which would hang or never end.
 
     `inside` is a directory that a link must not lead out of.

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from vtl.data import demo, drawing, readers, voc
+from vtl.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,7 @@ def test_it_is_written_once_and_whole(tmp_path, monkeypatch):
         return real(*args)
 
     monkeypatch.setattr(demo, "draw_scene", draw_until_the_disk_is_full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match=r"demo's photos to .*: No space left on device\nSet VTL_"):
         demo.write_once(tmp_path)
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(demo, "SPLITS", {"train": 3, "val": 2, "test": 2})

@@ -1,17 +1,27 @@
 import errno
 import json
+import math
+import os
 import resource
 import shutil
+import struct
+import subprocess
+import sys
+import time
+import zlib
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
-from vtl.data import images
-from vtl.data.images import decode_once, load_rgb, resize
+from vtl.data import images, photo_files
+from vtl.data.images import decode_once, load_resized, load_rgb, resize
 from vtl.errors import UserError
+
+OPTIONS = {"size": 16, "rule": "resize_crop", "interpolation": "bilinear"}
 
 GREY = np.array([[0, 51, 255]], np.uint8)
 GREY_RGB = [[[0, 0, 0], [51, 51, 51], [255, 255, 255]]]
@@ -142,6 +152,149 @@ def test_broken_exif_does_not_break_the_photo(tmp_path: Path) -> None:
     assert load_rgb(path).size == (8, 6)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("broken_by", ["a value of another kind", "garbage behind"])
+def test_only_the_orientation_is_needed_of_exif(tmp_path: Path, suffix: str, broken_by) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010E] = "a camera"
+    content = bytearray(exif.tobytes())
+    at = content.index(b"\x01\x0e") if b"\x01\x0e" in content else content.index(b"\x0e\x01")
+    if broken_by == "garbage behind":
+        content += b"\xff" * 50
+    else:
+        content[at + 2 : at + 4] = b"\x63\x63"
+    path = save(Image.new("RGB", (8, 6)), tmp_path / f"a.{suffix}", exif=bytes(content))
+    assert load_rgb(path).size == ((6, 8) if suffix != "tif" else load_rgb(path).size)
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n%%EOF\n"
+
+
+def test_no_program_is_started_for_a_photo(tmp_path: Path, monkeypatch) -> None:
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **kw: pytest.fail("gs"))
+    path = tmp_path / "a.jpg"
+    path.write_bytes(EPS)
+    with Image.open(path) as image:
+        assert image.format == "EPS"
+    assert "it is none of JPEG, PNG" in error_of(load_rgb, path)
+
+
+def test_only_plain_files_are_photos(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    os.mkfifo(path)
+    assert error_of(load_rgb, path) == f"{path} is a pipe and not a plain file"
+    link = tmp_path / "b.jpg"
+    link.symlink_to(save(Image.new("RGB", (8, 6)), tmp_path / "c.png"))
+    assert load_rgb(link).size == (8, 6)
+
+
+def write_png_header(path: Path, width: int, height: int) -> Path:
+    """A PNG that says how large it is, and holds hardly anything."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = b""
+    for kind, data in ((b"IHDR", head), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")):
+        chunks += struct.pack(">I", len(data)) + kind + data
+        chunks += struct.pack(">I", zlib.crc32(kind + data))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "problem"),
+    [
+        (20_000, 20_000, "it has more than 178,956,970 pixels"),
+        (1, 2_000_000, "a side has 2,000,000 pixels, over 1,000,000"),
+    ],
+)
+def test_bombs_are_refused_before_they_are_decoded(
+    tmp_path: Path, monkeypatch, width: int, height: int, problem: str
+) -> None:
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    path = write_png_header(tmp_path / "a.png", width, height)
+    assert f"cannot read photo {path}: {problem}" in error_of(load_rgb, path)
+
+
+def test_formats_that_take_more_memory_have_a_lower_bound(tmp_path: Path, monkeypatch) -> None:
+    path = save(Image.new("RGB", (30, 20)), tmp_path / "a.webp")
+    monkeypatch.setitem(photo_files.FEWER_PIXELS, "WEBP", 599)
+    assert "it has more than 599 pixels" in error_of(load_rgb, path)
+
+
+@pytest.mark.parametrize("function", [load_rgb, lambda path: load_resized(path, **OPTIONS)])
+def test_too_little_memory_is_one_line(tmp_path: Path, monkeypatch, function) -> None:
+    def raise_memory_error(self) -> None:
+        raise MemoryError
+
+    path = save(Image.new("RGB", (30, 20)), tmp_path / "a.png")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", raise_memory_error)
+    message = f"cannot read photo {path}: it takes more memory than there is"
+    assert error_of(function, path) == message
+
+
+def test_what_is_not_rgb_is_converted_strip_by_strip(tmp_path: Path, monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    modes = {"LA": 2, "RGBA": 4, "CMYK": 4}
+    for mode, channels in modes.items():
+        pixels = rng.integers(0, 256, (50, 30, channels), dtype=np.uint8)
+        suffix = "tif" if mode == "CMYK" else "png"
+        path = save(Image.fromarray(pixels, mode=mode), tmp_path / f"{mode}.{suffix}")
+        monkeypatch.setattr(images, "STRIP_PIXELS", 1 << 22)
+        whole = pixels_of(path)
+        monkeypatch.setattr(images, "STRIP_PIXELS", 100)
+        assert pixels_of(path) == whole
+
+
+@pytest.mark.parametrize("rule", ["squash", "resize_crop"])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize("shape", [(1, 700), (700, 1), (9, 3000), (3000, 9), (3, 100)])
+def test_strips_are_resized_in_little_memory(rule, interpolation, shape, monkeypatch) -> None:
+    areas, real = [], Image.Image.resize
+
+    def resize_and_note(self, size, *args):
+        areas.append(math.prod(size))
+        return real(self, size, *args)
+
+    monkeypatch.setattr(Image.Image, "resize", resize_and_note)
+    image = Image.fromarray(noise(*shape))
+    result = resize(image, 16, rule, interpolation).astype(int)
+    assert max(areas) <= 16 * 16 or (rule == "squash" and max(areas) <= max(16, *shape) * 16)
+    monkeypatch.setattr(images, "LONG", 10**6)
+    in_much = resize(image, 16, rule, interpolation).astype(int)
+    difference = np.abs(result - in_much)
+    # Noise is the worst case: bicubic interpolation overshoots, and is cut to 0..255 in between.
+    assert difference.max() <= {"nearest": 255, "bilinear": 1, "bicubic": 10}[interpolation]
+    assert np.mean(difference > 1) <= 0.05
+
+
+def test_a_strip_of_a_million_pixels_takes_no_memory(tmp_path: Path) -> None:
+    path = save(Image.new("RGB", (100_000, 10), "green"), tmp_path / "a.png")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pixels = load_resized(path, 256, "resize_crop", "bilinear")
+    assert (pixels == [0, 128, 0]).all()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+
+
+def test_large_photos_take_turns(tmp_path: Path, monkeypatch) -> None:
+    path = save(Image.new("RGB", (30, 20)), tmp_path / "a.png")
+    running, most, real = [], [], images._to_rgb
+
+    def to_rgb(image):
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.01)
+        running.pop()
+        return real(image)
+
+    monkeypatch.setattr(images, "_to_rgb", to_rgb)
+    monkeypatch.setattr(images, "_DECODING", images._Budget(1300))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: load_resized(path, **OPTIONS), range(16)))
+    assert max(most) <= 2
+
+
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
@@ -164,7 +317,7 @@ def test_a_file_that_is_no_photo_is_named(tmp_path: Path, content: bytes) -> Non
 
 def test_a_missing_photo_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
-    assert error_of(load_rgb, path) == f"cannot read photo {path}: No such file or directory"
+    assert error_of(load_rgb, path) == f"{path} can't be opened: No such file or directory"
 
 
 def triangle_weights(length: int, target: int) -> np.ndarray:
@@ -235,7 +388,6 @@ def test_unknown_options_list_the_known_ones(options, problem: str) -> None:
 
 
 IDS = tuple(f"{i:06d}" for i in range(12))
-OPTIONS = {"size": 16, "rule": "resize_crop", "interpolation": "bilinear"}
 
 
 @pytest.fixture
@@ -254,16 +406,15 @@ def directory(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("num_threads", [None, 1, 5])
 def test_photos_are_decoded_in_order(paths, directory: Path, num_threads) -> None:
     decoded = decode_once(paths, IDS, **OPTIONS, directory=directory, num_threads=num_threads)
-    assert isinstance(decoded, np.memmap)
+    assert len(decoded) == 12
     assert (decoded.shape, decoded.dtype) == ((12, 16, 16, 3), np.uint8)
-    assert not decoded.flags.writeable
-    for path, image in zip(paths, decoded, strict=True):
-        np.testing.assert_array_equal(image, resize(load_rgb(path), **OPTIONS))
+    for row, path in enumerate(paths):
+        np.testing.assert_array_equal(decoded[row], resize(load_rgb(path), **OPTIONS))
 
 
 def test_a_second_call_decodes_nothing(paths, directory: Path, monkeypatch) -> None:
     first = decode_once(paths, IDS, **OPTIONS, directory=directory)
-    monkeypatch.setattr(images, "load_rgb", lambda path: pytest.fail(f"decoded {path} again"))
+    monkeypatch.setattr(images, "load_resized", lambda *args: pytest.fail(f"decoded {args}"))
     second = decode_once(paths, IDS, **OPTIONS, directory=directory)
     np.testing.assert_array_equal(first, second)
     assert sorted(path.suffix for path in directory.iterdir()) == [".json", ".npy"]
@@ -277,7 +428,8 @@ def test_the_json_describes_the_file(paths, directory: Path) -> None:
     assert path.with_suffix(".npy").is_file()
     assert OPTIONS.items() <= description.items()
     stat = paths[1].stat()
-    assert description["photos"][1] == ["000001", stat.st_size, stat.st_mtime_ns]
+    times = [stat.st_mtime_ns, stat.st_ctime_ns]
+    assert description["photos"][1] == ["000001", stat.st_size, *times]
 
 
 def test_whatever_pixels_depend_on_makes_another_file(paths, directory: Path) -> None:
@@ -296,7 +448,7 @@ def test_whatever_pixels_depend_on_makes_another_file(paths, directory: Path) ->
 
 
 def test_a_damaged_file_is_written_again(paths, directory: Path) -> None:
-    first = decode_once(paths, IDS, **OPTIONS, directory=directory).copy()
+    first = decode_once(paths, IDS, **OPTIONS, directory=directory)[:]
     (path,) = directory.glob("*.npy")
     path.write_bytes(path.read_bytes()[:-1])
     np.testing.assert_array_equal(decode_once(paths, IDS, **OPTIONS, directory=directory), first)
@@ -329,7 +481,7 @@ def test_a_directory_that_cannot_be_written(paths, tmp_path: Path) -> None:
 def test_too_little_space_is_seen_before_decoding(paths, directory: Path, monkeypatch) -> None:
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(9_215))
-    monkeypatch.setattr(images, "load_rgb", lambda path: pytest.fail(f"decoded {path}"))
+    monkeypatch.setattr(images, "load_resized", lambda *args: pytest.fail(f"decoded {args}"))
     message = error_of(decode_once, paths, IDS, **OPTIONS, directory=directory)
     assert f"the 9,216 bytes of decoded photos to {directory}: only 9,215 bytes are free" in message
     assert "VTL_CACHE" in message
@@ -360,13 +512,45 @@ def test_a_disk_that_fills_up_leaves_nothing(paths, directory: Path, monkeypatch
 
 
 def test_two_builders_at_once_both_get_whole_files(paths, directory: Path, monkeypatch) -> None:
-    def load_while_another_builds(path: Path) -> Image.Image:
-        monkeypatch.setattr(images, "load_rgb", load_rgb)
-        others.append(decode_once(paths, IDS, **OPTIONS, directory=directory))
-        return load_rgb(path)
+    def load_while_another_builds(*args) -> np.ndarray:
+        monkeypatch.setattr(images, "load_resized", load_resized)
+        others.append(decode_once(paths, IDS, **OPTIONS, directory=directory)[:])
+        return load_resized(*args)
 
-    others: list[np.memmap] = []
-    monkeypatch.setattr(images, "load_rgb", load_while_another_builds)
+    others: list[np.ndarray] = []
+    monkeypatch.setattr(images, "load_resized", load_while_another_builds)
     decoded = decode_once(paths, IDS, **OPTIONS, directory=directory, num_threads=1)
     np.testing.assert_array_equal(decoded, others[0])
+    assert sorted(path.suffix for path in directory.iterdir()) == [".json", ".npy"]
+
+
+def test_an_edit_within_size_and_time_is_seen(paths, directory: Path) -> None:
+    first = decode_once(paths, IDS, **OPTIONS, directory=directory)
+    stat, content = paths[3].stat(), bytearray(paths[3].read_bytes())
+    content[-100] ^= 0x10
+    paths[3].write_bytes(content)
+    os.utime(paths[3], ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    second = decode_once(paths, IDS, **OPTIONS, directory=directory)
+    assert second.filename != first.filename
+    np.testing.assert_array_equal(second[3], resize(load_rgb(paths[3]), **OPTIONS))
+
+
+def test_a_filled_cache_is_only_read(paths, directory: Path, tmp_path: Path, monkeypatch) -> None:
+    first = decode_once(paths, IDS, **OPTIONS, directory=directory)
+    monkeypatch.setattr(images, "load_resized", lambda *args: pytest.fail(f"decoded {args}"))
+    elsewhere = tmp_path / "elsewhere"
+    second = decode_once(paths, IDS, **OPTIONS, directory=elsewhere, filled=directory)
+    assert second.filename == first.filename
+    assert not elsewhere.exists()
+
+
+def test_a_killed_decoding_is_cleared_away(paths, directory: Path) -> None:
+    directory.mkdir(parents=True)
+    killed = (
+        "import os, sys; from pathlib import Path; from vtl.files import whole_file\n"
+        "with whole_file(Path(sys.argv[1])) as file: os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", killed, directory / "images_0.npy"], check=False)
+    assert [path.suffix for path in directory.iterdir()] == [".tmp"]
+    decode_once(paths, IDS, **OPTIONS, directory=directory)
     assert sorted(path.suffix for path in directory.iterdir()) == [".json", ".npy"]

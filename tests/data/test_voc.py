@@ -1,4 +1,6 @@
+import errno
 import hashlib
+import os
 import tarfile
 from pathlib import Path
 
@@ -139,12 +141,83 @@ def test_a_missing_annotation_is_named(annotated: Path) -> None:
     assert str(path) in error_of(voc.read_split, annotated, "test")
 
 
-def test_a_foreign_class_in_an_annotation_is_named(annotated: Path) -> None:
-    path = annotated / "Annotations" / "000001.xml"
+def test_a_class_without_a_class_file_is_named(tmp_path: Path) -> None:
+    devkit = write_devkit(tmp_path, {"train": 2, "test": 1}, ("cat",), with_annotations=True)
+    (devkit / "ImageSets" / "Main" / "cat_test.txt").unlink()
+    path = devkit / "Annotations" / "000003.xml"
     write_annotation(path, {"zebra": 1})
-    message = error_of(voc.read_split, annotated, "test")
-    assert f"{path}: 'zebra' is none of the 20 classes" in message
+    message = error_of(voc.read_split, devkit, "test")
+    assert f"{path}: 'zebra' is none of the 1 classes with class files" in message
     assert "CLASS_test.txt" in message
+
+
+def test_own_classes_of_annotations_are_those_of_all_splits(tmp_path: Path, caplog) -> None:
+    kinds = {"train": 2, "test": 2}
+    options = {"with_class_files": False, "with_annotations": True}
+    devkit = write_devkit(tmp_path, kinds, **options)
+    objects = {1: {"rust": 1}, 2: {"dent": 1, "rust": 0}, 3: {"rust": 1, "bird": 1}, 4: {}}
+    for number, names in objects.items():
+        write_annotation(devkit / "Annotations" / f"{number:06d}.xml", names)
+    for split in ("train", "test"):
+        assert voc.read_split(devkit, split).classes == ("bird", "dent", "rust")
+    caplog.set_level("WARNING")
+    splits = readers.read_splits(devkit, {"train": "train", "test": "test"})
+    np.testing.assert_array_equal(splits["train"].labels, [[0, 0, 1], [0, 1, 0]])
+    np.testing.assert_array_equal(splits["test"].labels, [[1, 0, 1], [0, 0, 0]])
+    assert "its classes are those of its annotations: bird (in 1), dent (in 1), rust" in caplog.text
+    assert "in one split alone: bird in test (1); dent in train (1)" in caplog.text
+
+
+def test_annotations_without_an_object_are_of_another_kind(annotated: Path) -> None:
+    path = annotated / "Annotations" / "000001.xml"
+    path.write_text("<annotation><item><name>cat</name></item></annotation>")
+    message = error_of(voc.read_split, annotated, "test")
+    assert "none of the 1 annotations of split 'test'" in message
+    path.write_text("<annotations><image name='000001.jpg'/></annotations>")
+    message = error_of(voc.read_split, annotated, "test")
+    assert f"{path} can't be read: it is no annotation of VOC's" in message
+    assert "<annotations>" in message
+
+
+def test_zero_for_absent_is_refused(devkit: Path) -> None:
+    for path in (devkit / "ImageSets" / "Main").glob("*_train.txt"):
+        path.write_text(path.read_text().replace("-1", " 0"))
+    message = error_of(voc.read_split, devkit, "train")
+    assert "no class file of split 'train' has a -1, but 4 flags are 0" in message
+    assert "Write -1 for absent" in message
+    assert len(voc.read_split(devkit, "val")) == 2
+
+
+def test_what_is_implausible_gets_a_line(devkit: Path, caplog) -> None:
+    caplog.set_level("WARNING")
+    write_main(devkit, "circle_train", "000001 1\n000002 1\n000003 1\n")
+    write_main(devkit, "square_train", "000001 1\n000002 0\n000003 0\n")
+    write_main(devkit, "star copy_train", "000001 1\n000002 -1\n000003 -1\n")
+    voc.read_split(devkit, "train")
+    assert "class circle is in every photo of split train" in caplog.text
+    assert "square_train.txt has flags 0 but no -1" in caplog.text
+    assert "only split train has a file of class star copy, star copy_train.txt" in caplog.text
+
+
+def test_an_ordinary_devkit_gets_no_line(tmp_path: Path, caplog) -> None:
+    caplog.set_level("WARNING")
+    devkit = write_devkit(tmp_path, {"train": 40, "test": 40}, SHAPES)
+    readers.read_splits(devkit, {"train": "train", "val": "", "test": "test"})
+    assert caplog.text == ""
+
+
+def test_photos_may_have_other_endings(devkit: Path) -> None:
+    before = voc.read_split(devkit, "train")
+    photos = devkit / "JPEGImages"
+    (photos / "000001.jpg").rename(photos / "000001.JPG")
+    (photos / "000003.jpg").rename(photos / "000003.png")
+    for name in ("train", "star_train"):
+        path = devkit / "ImageSets" / "Main" / f"{name}.txt"
+        path.write_text(path.read_text().replace("000001", "000001.JPG"))
+    after = voc.read_split(devkit, "train")
+    assert after.ids == before.ids
+    assert [path.name for path in after.paths] == ["000001.JPG", "000002.jpg", "000003.png"]
+    np.testing.assert_array_equal(after.labels, before.labels)
 
 
 def test_neither_class_files_nor_annotations(tmp_path: Path) -> None:
@@ -198,8 +271,8 @@ def test_a_broken_split_file(devkit: Path, text: str, problem: str) -> None:
 
 def test_a_split_file_that_is_not_text(devkit: Path) -> None:
     path = devkit / "ImageSets" / "Main" / "val.txt"
-    path.write_bytes(b"\xff\xfe0\x00")
-    assert f"cannot read {path}" in error_of(voc.read_split, devkit, "val")
+    path.write_bytes("00000é".encode("latin-1"))
+    assert error_of(voc.read_split, devkit, "val") == f"{path} is not UTF-8 text: save it as UTF-8"
 
 
 @pytest.mark.parametrize("split", ["test", "../train", ""])
@@ -240,6 +313,41 @@ def test_the_parent_of_one_devkit_is_accepted(devkit: Path, caplog) -> None:
         (devkit.parent / "VOC2012" / name).mkdir(parents=True)
     message = error_of(readers.find_root, "voc2007", str(devkit.parent))
     assert "several devkits (VOC2007, VOC2012)" in message
+
+
+def test_devkits_are_looked_for_below_and_above(devkit: Path, tmp_path: Path) -> None:
+    assert readers.find_root("voc2007", str(tmp_path)) == devkit
+    above = error_of(readers.find_root, "voc2007", str(devkit / "JPEGImages"))
+    assert above.endswith(f"It lies in one: {devkit}.")
+
+
+def test_neighbours_that_may_not_be_read_are_passed_over(devkit: Path, monkeypatch) -> None:
+    closed = devkit.parent / "lost+found"
+    closed.mkdir()
+    deny_reading(closed, monkeypatch)
+    assert readers.find_root("voc2007", str(devkit.parent)) == devkit
+    message = error_of(readers.find_root, "voc2007", str(closed / "VOC2007"))
+    assert message == f"data root {closed / 'VOC2007'} can't be read: Permission denied"
+    deny_reading(devkit / "ImageSets" / "Main", monkeypatch)
+    message = error_of(voc.read_split, devkit, "train")
+    assert message == f"{devkit / 'ImageSets' / 'Main'} can't be read: Permission denied"
+
+
+def deny_reading(directory: Path, monkeypatch) -> None:
+    """As for anybody but root: nothing in `directory` can be listed or looked at."""
+    originals = {name: getattr(os, name) for name in ("stat", "scandir", "listdir")}
+
+    def denying(name):
+        def call(path=".", *args, **kwargs):
+            is_inside = directory in Path(path).parents
+            if is_inside or (Path(path) == directory and name != "stat"):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return originals[name](path, *args, **kwargs)
+
+        return call
+
+    for name in originals:
+        monkeypatch.setattr(os, name, denying(name))
 
 
 def test_only_voc2007_can_be_fetched() -> None:

@@ -7,9 +7,6 @@ digit is marked difficult. No handwritten digit is in two splits.
 """
 
 import itertools
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -19,9 +16,15 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from vtl.data import drawing
+from vtl.errors import UserError
+from vtl.files import remove_litter, whole_directory
+from vtl.untrusted import reason_of
 
 VERSION = 1
 """Raise it whenever the scenes change. Their ids begin with it."""
+
+NAME = f"demo-v{VERSION}"
+"""Of its folder in the cache."""
 
 SPLITS = {"train": 300, "val": 200, "test": 500}
 PERCENTS = (10, 30)
@@ -58,19 +61,23 @@ class Digit(NamedTuple):
 
 
 def write_once(directory: Path) -> Path:
-    """Write the demo's devkit into `directory` if it isn't there yet; returns its year's path."""
-    target = directory / f"demo-v{VERSION}"
+    """Write the demo's devkit into `directory` if it isn't there yet; returns its year's path.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    target = directory / NAME
     if not target.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".demo-", dir=directory))
         try:
-            write_devkit(unfinished / "demo" / "VOCdevkit" / "VOCdemo")
-            os.rename(unfinished / "demo", target)
-        except OSError:
-            if not target.exists():  # otherwise another process was faster
-                raise
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            directory.mkdir(parents=True, exist_ok=True)
+            remove_litter(directory)
+            with whole_directory(target) as unfinished:
+                write_devkit(unfinished / "VOCdevkit" / "VOCdemo")
+        except OSError as error:
+            raise UserError(
+                f"cannot write the demo's photos to {directory}: {reason_of(error)}\n"
+                "Set VTL_CACHE to move the cache elsewhere."
+            ) from error
     return target / "VOCdevkit" / "VOCdemo"
 
 

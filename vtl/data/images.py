@@ -1,28 +1,51 @@
-"""Photos as uint8 arrays: upright RGB, resized, and decoded once into a memory-mapped file."""
+"""Photos as uint8 arrays: upright RGB, resized, decoded once into a file of the cache."""
 
+import functools
 import hashlib
 import json
 import math
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import PIL
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
+from vtl.data.decoded import DecodedPhotos, open_decoded, write_decoded
+from vtl.data.photo_files import MAX_PIXELS, open_photo
 from vtl.data.splits import Split
 from vtl.errors import UserError, check_choice
-from vtl.files import cache_dir, whole_file, write_json
+from vtl.files import cache_dir, cache_holding, remove_litter
 from vtl.preprocessing import INTERPOLATIONS as INTERPOLATION_NAMES
 from vtl.preprocessing import RESIZE_RULES, Preprocessing
+from vtl.untrusted import printable, reason_of
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+STRIP_PIXELS = 1 << 22
+"""What is converted at once of a photo that isn't RGB, so that only the result takes memory."""
+
+LONG = 32
+"""Beyond this ratio of its sides a photo is cropped before it is resized, which takes no memory for
+what is cut away, and rounds a little differently."""
+
+ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientation -> what turns the photo upright."""
 
 
 def load_rgb(path: str | Path) -> Image.Image:
@@ -32,21 +55,73 @@ def load_rgb(path: str | Path) -> Image.Image:
     Pillow.
 
     Raises:
-        UserError: the file is missing or broken, or it is unclear what its pixels are in RGB.
+        UserError: the file is missing, broken, too large, or of a kind that has no one reading as
+            RGB.
     """
+    with open_photo(path) as image:
+        upright = _upright(image)
+        rgb = _to_rgb(upright)
+        return rgb.copy() if rgb is upright else rgb  # nothing that is still of its file
+
+
+def load_resized(path: str | Path, size: int, rule: str, interpolation: str) -> np.ndarray:
+    """`resize` of `load_rgb`, in memory that is bounded over all threads that call it."""
+    with open_photo(path) as image, _DECODING.taken(math.prod(image.size)):
+        return resize(_to_rgb(_upright(image)), size, rule, interpolation)
+
+
+class _Budget:
+    """So many of something that threads take and give back; who asks for too many waits."""
+
+    def __init__(self, total: int):
+        self._free = total
+        self._has_changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, count: int) -> Iterator[None]:
+        with self._has_changed:
+            self._has_changed.wait_for(lambda: self._free >= count)
+            self._free -= count
+        try:
+            yield
+        finally:
+            with self._has_changed:
+                self._free += count
+                self._has_changed.notify_all()
+
+
+_DECODING = _Budget(2 * MAX_PIXELS)
+"""Pixels that all threads decode at once; ordinary photos don't wait for it."""
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
     try:
-        with Image.open(path) as image:
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(image)
-    # On a broken file Pillow's plugins may also raise SyntaxError, struct.error, KeyError, ...
-    except Exception as error:
-        raise UserError(f"cannot read photo {path}: {_one_line(error)}") from error
+        method = _UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
+    # Nothing else is needed of EXIF, and nothing in it makes a photo unreadable.
+    except Exception:
+        method = None
+    if method is None:
+        return image
+    upright = image.transpose(method)
+    image.close()  # frees its pixels
+    return upright
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point grey has no defined white; save it as 8-bit or 16-bit")
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    result = Image.new("RGB", image.size)
+    height = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, height):
+        box = (0, top, image.width, min(top + height, image.height))
+        result.paste(_strip_to_rgb(image.crop(box)), box)
+    return result
+
+
+def _strip_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:
@@ -58,13 +133,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+def _is_long(image: Image.Image) -> bool:
+    return max(image.size) > LONG * min(image.size)
 
 
 def _squash(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
+    if _is_long(image) and max(image.size) > size:
+        # The long side first: Pillow would begin with the width.
+        width, height = (min(side, size) for side in image.size)
+        image = image.resize((width, height), resample)
     return image.resize((size, size), resample)
 
 
@@ -73,6 +150,11 @@ def _resize_crop(image: Image.Image, size: int, resample: Image.Resampling) -> I
     short = min(image.size)
     width, height = (int(size * side / short) for side in image.size)
     left, top = round((width - size) / 2), round((height - size) / 2)
+    if _is_long(image):
+        across = (edge * image.width / width for edge in (left, left + size))
+        down = (edge * image.height / height for edge in (top, top + size))
+        (x0, x1), (y0, y1) = across, down
+        return image.resize((size, size), resample, (x0, y0, x1, y1))
     return image.resize((width, height), resample).crop((left, top, left + size, top + size))
 
 
@@ -109,12 +191,14 @@ def decode_once(
     rule: str,
     interpolation: str,
     directory: Path,
+    filled: Path | None = None,
     num_threads: int | None = None,
-) -> np.memmap:
-    """Return the photos as a read-only memory map, uint8 [N, size, size, 3] in the order of `ids`.
+) -> DecodedPhotos:
+    """Return the photos as `DecodedPhotos`, uint8 [N, size, size, 3] in the order of `ids`.
 
-    The first call decodes them into a file in `directory`. Later calls with the same photos (by id,
-    file size and modification time), options and Pillow version map that file.
+    The first call decodes them into `directory`; a later one with the same photos (by id, file
+    size, and times of change), options and Pillow version reads that file, or the one in `filled`,
+    which is only read. Photos that were copied are decoded anew.
 
     Raises:
         UserError: photos are missing or broken, or the file can't be written.
@@ -129,39 +213,42 @@ def decode_once(
         "photos": [_fingerprint(path, photo_id) for path, photo_id in zip(paths, ids, strict=True)],
     }
     key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
-    directory = Path(directory)
-    target = directory / f"images_{key[:16]}.npy"
+    target = Path(directory) / f"images_{key[:16]}.npy"
     shape = (len(ids), size, size, 3)
-    if not _is_complete(target, shape):
-        num_bytes = math.prod(shape)
-        try:
-            _check_free_space(directory, num_bytes)
-            with whole_file(target) as file:
-                _write_photos(file, paths, ids, size, rule, interpolation, num_threads)
-                write_json(target.with_suffix(".json"), {"key": key, **description})
-        except OSError as error:
-            raise UserError(
-                f"cannot write the {num_bytes:,} bytes of decoded photos to {directory}: "
-                f"{_one_line(error)}\n"
-                "Set VTL_CACHE to a directory elsewhere."
-            ) from error
-    return np.load(target, mmap_mode="r")
+
+    def decode(row: int) -> np.ndarray:
+        return load_resized(paths[row], size, rule, interpolation)
+
+    for folder in filter(None, (target.parent, filled)):
+        decoded = open_decoded(folder / target.name, key, shape, decode)
+        if decoded:
+            return decoded
+    num_bytes = math.prod(shape)
+    try:
+        _check_free_space(target.parent, num_bytes)
+        remove_litter(target.parent)
+        all_photos = functools.partial(_decode_all, decode, ids, num_threads)
+        write_decoded(target, shape, {"key": key, **description}, all_photos)
+        decoded = open_decoded(target, key, shape, decode)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the {num_bytes:,} bytes of decoded photos to {directory}: "
+            f"{reason_of(error)}\nSet VTL_CACHE to move the cache elsewhere."
+        ) from error
+    if not decoded:
+        raise UserError(f"{target} was removed or changed just after it was written: start again")
+    return decoded
 
 
-def _fingerprint(path: Path, photo_id: str) -> tuple[str, int, int]:
+def _fingerprint(path: Path, photo_id: str) -> tuple[str, int, int, int]:
     try:
         stat = os.stat(path)
     except OSError as error:
-        raise UserError(f"cannot read photo {photo_id} ({path}): {_one_line(error)}") from error
-    return photo_id, stat.st_size, stat.st_mtime_ns
-
-
-def _is_complete(target: Path, shape: tuple[int, ...]) -> bool:
-    try:
-        images = np.load(target, mmap_mode="r")
-    except (OSError, ValueError):
-        return False
-    return images.shape == shape and images.dtype == np.uint8
+        raise UserError(
+            f"cannot read photo {printable(photo_id)} ({printable(path)}): {reason_of(error)}"
+        ) from error
+    # An edit can keep size and modification time, as exiftool -P does, but not the third.
+    return photo_id, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _check_free_space(directory: Path, num_bytes: int) -> None:
@@ -171,35 +258,23 @@ def _check_free_space(directory: Path, num_bytes: int) -> None:
         raise OSError(f"only {free:,} bytes are free")
 
 
-def _write_photos(
-    file: BinaryIO,
-    paths: Sequence[Path],
+def _decode_all(
+    decode: Callable[[int], np.ndarray],
     ids: Sequence[str],
-    size: int,
-    rule: str,
-    interpolation: str,
     num_threads: int | None,
+    keep: Callable[[int, np.ndarray], None],
 ) -> None:
-    shape = (len(ids), size, size, 3)
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
-    start = file.tell()
-    lock = threading.Lock()
-
-    def write_photo(index: int) -> str | None:
-        """Return what is wrong with the photo, None if nothing: one pass finds all broken ones."""
+    def decode_one(row: int) -> str | None:
+        """Return what is wrong with the photo, so that one pass finds every broken one."""
         try:
-            pixels = resize(load_rgb(paths[index]), size, rule, interpolation)
+            pixels = decode(row)
         except UserError as error:
-            return f"{ids[index]}: {error}"
-        # A full disk is an OSError here; through a memory map it would be a SIGBUS.
-        with lock:
-            file.seek(start + index * pixels.nbytes)
-            file.write(pixels.tobytes())
+            return f"{ids[row]}: {error}"
+        keep(row, pixels)
         return None
 
     with ThreadPoolExecutor(num_threads) as pool:
-        results = pool.map(write_photo, range(len(ids)))
+        results = pool.map(decode_one, range(len(ids)))
         progress = tqdm(results, total=len(ids), desc="decoding photos", unit="photo")
         failures = [message for message in progress if message]
     if failures:
@@ -210,8 +285,8 @@ def _write_photos(
 
 def decode_splits(
     splits: Mapping[str, Split], preprocessing: Preprocessing, *, crops: bool
-) -> dict[str, np.memmap]:
-    """The photos of each split, by role, resized for `preprocessing` and kept in the cache.
+) -> dict[str, DecodedPhotos]:
+    """The photos of each split, by role, as `preprocessing` has them; from the cache, or into it.
 
     `crops` says whether training draws random crops; photos are then stored larger.
     """
@@ -223,6 +298,7 @@ def decode_splits(
             rule=preprocessing.resize,
             interpolation=preprocessing.interpolation,
             directory=cache_dir() / "images",
+            filled=cache_holding("images") / "images",
         )
         for role, split in splits.items()
     }

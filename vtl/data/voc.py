@@ -3,17 +3,23 @@
 Reads the devkits of 2007 and 2012 as they unpack, and any other folder laid out like them.
 """
 
-from collections.abc import Iterator
+import os
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 from absl import logging
 
+from vtl.data import annotations, image_sets, photo_files
 from vtl.data.archives import unpack_tar
 from vtl.data.fetch import Download, fetch
+from vtl.data.image_sets import ImageSets
 from vtl.data.splits import Split, ids_sha256
 from vtl.errors import UserError
+from vtl.files import cache_holding
+from vtl.untrusted import printable, reason_of
 
 CLASSES = (
     "aeroplane",
@@ -37,6 +43,11 @@ CLASSES = (
     "train",
     "tvmonitor",
 )
+
+_HOW_A_DEVKIT_LOOKS = "Give the directory of the year, such as PATH/VOCdevkit/VOC2007."
+
+LEVELS_SEARCHED, MAX_FOLDERS_SEARCHED = 3, 1000
+"""Where below a data root a devkit is looked for: archives from elsewhere nest it."""
 
 _HOSTS = (
     "http://thor.robots.ox.ac.uk/pascal/VOC/voc2007/",
@@ -66,79 +77,114 @@ VOC2007 = (
 )
 
 
-def fetch_voc2007(directory: Path) -> Path:
-    """VOC2007's year directory in `directory`, fetched and unpacked if it isn't there yet.
+def fetch_voc2007() -> Path:
+    """VOC2007's year directory in the cache, fetched and unpacked if it isn't there yet.
 
     Raises:
         UserError: an archive can't be fetched or unpacked.
     """
+    # unpack_tar's marks: the archives may be deleted once they are unpacked.
+    marks = [f"voc2007/.unpacked-{archive.filename}" for archive in VOC2007]
+    cache = cache_holding(*marks)
     names = " and ".join(archive.filename for archive in VOC2007)
     instead = (
-        f"put {names} into {directory}, or use an unpacked copy with "
+        f"put {names} into {cache / 'voc2007'}, or use an unpacked copy with "
         "--config.data.root=PATH/VOCdevkit/VOC2007"
     )
-    for archive in VOC2007:
-        # The mark that unpack_tar leaves: an archive may be deleted once it is unpacked.
-        if not (directory / f".unpacked-{archive.filename}").exists():
-            unpack_tar(fetch(archive, directory, instead=instead), directory)
-    return check_root(directory / "VOCdevkit" / "VOC2007")
+    for archive, mark in zip(VOC2007, marks, strict=True):
+        if not (cache / mark).exists():
+            held = cache_holding(f"voc2007/{archive.filename}") / "voc2007"
+            unpack_tar(fetch(archive, held, instead=instead), cache / "voc2007")
+    return check_root(cache / "voc2007" / "VOCdevkit" / "VOC2007")
 
 
 def _is_devkit(root: Path) -> bool:
-    return (root / "ImageSets" / "Main").is_dir() and (root / "JPEGImages").is_dir()
+    with suppress(OSError):  # such as lost+found, which only root may enter
+        return (root / "ImageSets" / "Main").is_dir() and (root / "JPEGImages").is_dir()
+    return False
 
 
 def check_root(root: Path) -> Path:
-    """`root`, or the only devkit in it. Raises UserError if there is no devkit, or several."""
-    if not root.is_dir():
-        raise UserError(f"data root {root} is not a directory")
+    """`root`, or the only devkit below it. Raises UserError if there is none, or several."""
+    shown = printable(root)
+    try:
+        if not root.is_dir():
+            raise UserError(f"data root {shown} is not a directory")
+        os.listdir(root)
+    except OSError as error:
+        raise UserError(f"data root {shown} can't be read: {reason_of(error)}") from error
     if _is_devkit(root):
         return root
-    years = sorted(path for path in root.iterdir() if _is_devkit(path))
+    years = _devkits_below(root)
     if len(years) == 1:
-        logging.warning("%s is not a devkit, but holds one: using %s", root, years[0])
+        logging.warning("%s is not a devkit, but holds one: using %s", shown, printable(years[0]))
         return years[0]
     if years:
-        names = ", ".join(path.name for path in years)
-        raise UserError(f"data root {root} holds several devkits ({names}): choose one of them")
+        names = ", ".join(str(path.relative_to(root)) for path in years)
+        raise UserError(
+            f"data root {shown} holds several devkits ({printable(names)}): choose one of them"
+        )
+    above = next((path for path in root.absolute().parents if _is_devkit(path)), None)
+    remedy = f"It lies in one: {printable(above)}." if above else _HOW_A_DEVKIT_LOOKS
     raise UserError(
-        f"data root {root} is not a VOC devkit: it lacks ImageSets/Main or JPEGImages\n"
-        "Give the directory of the year, such as PATH/VOCdevkit/VOC2007."
+        f"data root {shown} is not a VOC devkit: it lacks ImageSets/Main or JPEGImages\n{remedy}"
     )
 
 
-def read_split(root: str | Path, split: str) -> Split:
-    """Read the ids of `ImageSets/Main/SPLIT.txt` and their labels.
+def _devkits_below(root: Path) -> list[Path]:
+    """The devkits of the first level that has some; folders that can't be read are passed over."""
+    level = [root]
+    for _ in range(LEVELS_SEARCHED):
+        below: list[Path] = []
+        for directory in level:
+            with suppress(OSError), os.scandir(directory) as entries:
+                below += [Path(e.path) for e in entries if e.is_dir() and e.name[0] != "."]
+        level = sorted(below)[:MAX_FOLDERS_SEARCHED]
+        if years := [path for path in level if _is_devkit(path)]:
+            return years
+    return []
+
+
+def read_split(
+    root: str | Path, split: str, annotated_classes: tuple[str, ...] | None = None
+) -> Split:
+    """Read the ids of `ImageSets/Main/SPLIT.txt`, and their labels.
 
     Labels come from `ImageSets/Main/CLASS_SPLIT.txt` (1 present, -1 absent, 0 difficult), or from
     `Annotations/ID.xml` if the split has no such files. The classes are those with a class file in
-    any split; in a VOC devkit these are VOC's 20, in VOC order.
+    any split; in a VOC devkit these are VOC's 20, in VOC order. If no split has class files, they
+    are VOC's, or all classes of the annotations if some are not VOC's: give `annotated_classes` if
+    another split has told them.
 
     Raises:
         UserError: the split is unknown, a photo is missing, or the files contradict each other.
     """
-    root = check_root(Path(root))
-    directory = root / "ImageSets" / "Main"
-    splits = _split_names(directory)
-    split_file = directory / f"{split}.txt"
-    if split not in splits:
-        problem = f"no split {split!r} in {directory}"
-        if split_file.is_file():
-            problem = f"{split_file} is a class file (flags beside the ids), not a split"
-        raise UserError(f"{problem}; the splits are {', '.join(splits)}")
-    ids = _read_ids(split_file)
-    files = _class_files(directory, splits)
-    # VOC's order is alphabetical.
-    names = {name for files_of_split in files.values() for name in files_of_split}
-    classes = tuple(sorted(names)) or CLASSES
-    if files[split]:
-        labels, difficult = _read_class_files(split_file, ids, classes, files[split])
+    root = check_root(Path(root).expanduser())
+    main, annotated = root / "ImageSets" / "Main", root / "Annotations"
+    has_annotations = annotated.is_dir()
+
+    def classes_in(photo_id: str) -> set[str]:
+        return {name for name, _ in _read_annotation(root, photo_id)}
+
+    sets = image_sets.survey(main, classes_in if has_annotations else None)
+    path = sets.path(split)
+    ids, paths = photo_files.find_photos(root / "JPEGImages", image_sets.read_ids(path), path)
+    if sets.class_files[split]:
+        classes = sets.classes
+        labels, difficult = _read_class_files(path, ids, sets)
+    elif has_annotations:
+        classes = sets.classes or annotated_classes or _annotated_classes(root, sets)
+        labels, difficult = _read_annotations(root, path, ids, classes)
     else:
-        labels, difficult = _read_annotations(root, split_file, ids, classes)
+        raise UserError(
+            f"split {split!r} has no labels: there is neither a class file "
+            f"{main}/CLASS_{split}.txt nor {annotated}"
+        )
+    _warn_of_the_implausible(path, sets, classes, labels)
     return Split(
         name=split,
         ids=ids,
-        paths=_photo_paths(root, split_file, ids),
+        paths=paths,
         labels=labels,
         difficult=difficult,
         classes=classes,
@@ -146,140 +192,114 @@ def read_split(root: str | Path, split: str) -> Split:
     )
 
 
-def _read_rows(path: Path) -> list[list[str]]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    return [line.split() for line in lines if line.strip()]
-
-
-def _list_files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.glob("*.txt") if not path.name.startswith("."))
-
-
-def _split_names(directory: Path) -> list[str]:
-    """The names of files with one column; class files have a flag beside each id."""
-    names = []
-    for path in _list_files(directory):
-        rows = _read_rows(path)
-        if not rows or len(rows[0]) == 1:
-            names.append(path.stem)
-    return names
-
-
-def _class_files(directory: Path, splits: list[str]) -> dict[str, dict[str, Path]]:
-    """Split -> class -> file; cat_my_val.txt belongs to the split "my_val" rather than "val"."""
-    files: dict[str, dict[str, Path]] = {split: {} for split in splits}
-    for path in _list_files(directory):
-        candidates = [split for split in splits if path.stem.endswith(f"_{split}")]
-        if candidates and path.stem not in splits:
-            split = max(candidates, key=len)
-            files[split][path.stem.removesuffix(f"_{split}")] = path
-    return files
-
-
-def _read_ids(path: Path) -> tuple[str, ...]:
-    rows = _read_rows(path)
-    if not rows:
-        raise UserError(f"{path} is empty")
-    ids: dict[str, None] = {}
-    for row in rows:
-        name = row[0]
-        if len(row) != 1:
-            raise UserError(f"{path}: each line must hold one id, got {' '.join(row)!r}")
-        if name in ids:
-            raise UserError(f"{path}: id {name} occurs twice")
-        if "/" in name or "\\" in name or ".." in name:
-            raise UserError(f"{path}: id {name!r} is not a plain file name")
-        ids[name] = None
-    return tuple(ids)
-
-
-def _photo_paths(root: Path, split_file: Path, ids: tuple[str, ...]) -> tuple[Path, ...]:
-    directory = root / "JPEGImages"
-    present = {photo.name for photo in directory.iterdir()}
-    missing = [name for name in ids if f"{name}.jpg" not in present]
-    if missing:
-        raise UserError(
-            f"{split_file}: {len(missing)} of {len(ids)} photos are missing; "
-            f"the first is {directory / missing[0]}.jpg"
-        )
-    return tuple(directory / f"{name}.jpg" for name in ids)
-
-
 def _read_class_files(
-    split_file: Path, ids: tuple[str, ...], classes: tuple[str, ...], files: dict[str, Path]
+    path: Path, ids: tuple[str, ...], sets: ImageSets
 ) -> tuple[np.ndarray, np.ndarray]:
-    missing = [name for name in classes if name not in files]
+    files = sets.class_files[path.stem]
+    missing = [name for name in sets.classes if name not in files]
     if missing:
         raise UserError(
-            f"{split_file.parent}: split {split_file.stem!r} lacks the class files of "
-            f"{len(missing)} of {len(classes)} classes; the first is "
-            f"{missing[0]}_{split_file.stem}.txt"
+            f"{path.parent}: split {path.stem!r} lacks the class files of {len(missing)} of "
+            f"{len(sets.classes)} classes; the first is {missing[0]}_{path.stem}.txt"
         )
-    columns = [_read_flags(files[name], ids) for name in classes]
+    columns = [image_sets.read_flags(files[name], ids) for name in sets.classes]
     flags = np.array(columns, np.int8).T
-    return (flags == 1).astype(np.uint8), (flags == 0).astype(np.uint8)
+    is_difficult, is_absent = flags == 0, flags == -1
+    if is_difficult.any() and not is_absent.any():
+        raise UserError(
+            f"{path.parent}: no class file of split {path.stem!r} has a -1, but "
+            f"{int(is_difficult.sum())} flags are 0\n"
+            "In VOC 0 means difficult. Write -1 for absent."
+        )
+    for column in np.flatnonzero(is_difficult.any(0) & ~is_absent.any(0)):
+        logging.warning(
+            "%s has flags 0 but no -1: in VOC 0 means difficult, and -1 absent",
+            files[sets.classes[column]],
+        )
+    return (flags == 1).astype(np.uint8), is_difficult.astype(np.uint8)
 
 
-def _read_flags(path: Path, ids: tuple[str, ...]) -> list[int]:
-    """The flag of each id, in the order of `ids`; the file may have another order."""
-    ids_of_split = set(ids)
-    flags: dict[str, int] = {}
-    for row in _read_rows(path):
-        name = row[0]
-        if name not in ids_of_split:
-            raise UserError(f"{path}: id {name} is not in the split file")
-        if name in flags:
-            raise UserError(f"{path}: id {name} occurs twice")
-        if len(row) != 2 or row[1] not in ("1", "-1", "0"):
-            raise UserError(
-                f"{path}: the flag of id {name} must be 1, -1 or 0, got {' '.join(row)!r}"
+def _warn_of_the_implausible(
+    path: Path, sets: ImageSets, classes: tuple[str, ...], labels: np.ndarray
+) -> None:
+    for name, is_everywhere in zip(classes, np.all(labels, axis=0), strict=True):
+        if is_everywhere:
+            logging.warning(
+                "class %s is in every photo of split %s: nothing is left to tell it from",
+                name,
+                path.stem,
             )
-        flags[name] = int(row[1])
-    for name in ids:
-        if name not in flags:
-            raise UserError(f"{path}: id {name} of the split file is missing")
-    return [flags[name] for name in ids]
+    with_files = [split for split, files in sets.class_files.items() if files]
+    for name, file in sets.class_files[path.stem].items():
+        if len(with_files) > 1 and sum(name in sets.class_files[s] for s in with_files) == 1:
+            logging.warning(
+                "only split %s has a file of class %s, %s: is it a class?",
+                path.stem,
+                name,
+                file.name,
+            )
+
+
+def _annotated_classes(root: Path, sets: ImageSets) -> tuple[str, ...]:
+    """The classes in the annotations of all splits, or VOC's if there are no others."""
+    photos: Counter[str] = Counter()
+    listed = {entry for name in sets.splits for entry in _ids_if_legible(sets.path(name))}
+    for entry in listed:
+        # What can't be read is an error of its own split.
+        with suppress(UserError):
+            objects = _read_annotation(root, photo_files.without_suffix(entry))
+            photos.update({name for name, _ in objects})
+    if photos.keys() <= {*CLASSES}:
+        return CLASSES
+    classes = tuple(sorted(photos))
+    counts = ", ".join(f"{name} (in {photos[name]})" for name in classes)
+    logging.warning(
+        "%s has no class files, so its classes are those of its annotations: %s",
+        printable(root),
+        printable(counts),
+    )
+    return classes
+
+
+def _ids_if_legible(path: Path) -> Sequence[str]:
+    with suppress(UserError):
+        return image_sets.read_ids(path)
+    return ()
 
 
 def _read_annotations(
     root: Path, split_file: Path, ids: tuple[str, ...], classes: tuple[str, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    directory = root / "Annotations"
-    if not directory.is_dir():
-        raise UserError(
-            f"split {split_file.stem!r} has no labels: there is neither a class file "
-            f"{split_file.parent}/CLASS_{split_file.stem}.txt nor {directory}"
-        )
     labels = np.zeros((len(ids), len(classes)), np.uint8)
     difficult = np.zeros_like(labels)
     for row, photo_id in enumerate(ids):
-        annotation = directory / f"{photo_id}.xml"
-        for name, is_difficult in _read_objects(annotation):
+        for name, is_difficult in _read_annotation(root, photo_id):
             if name not in classes:
                 raise UserError(
-                    f"{annotation}: {name!r} is none of the {len(classes)} classes\n"
-                    "Classes other than VOC's need class files "
-                    f"{split_file.parent}/CLASS_{split_file.stem}.txt."
+                    f"{printable(_annotation(root, photo_id))}: {printable(name, 60)!r} is none "
+                    f"of the {len(classes)} classes with class files\n"
+                    f"Write {split_file.parent}/CLASS_{split_file.stem}.txt for the others."
                 )
             flags = difficult if is_difficult else labels
             flags[row, classes.index(name)] = 1
+    if not (labels.any() or difficult.any()):
+        raise UserError(
+            f"none of the {len(ids)} annotations of split {split_file.stem!r} in "
+            f"{root / 'Annotations'} has an <object>: they are not VOC's"
+        )
     return labels, difficult * (1 - labels)
 
 
-def _read_objects(path: Path) -> Iterator[tuple[str, bool]]:
-    """Yield the class and the difficult flag of each object in an annotation file."""
+def _annotation(root: Path, photo_id: str) -> Path:
+    return root / "Annotations" / f"{photo_id}.xml"
+
+
+def _read_annotation(root: Path, photo_id: str) -> list[tuple[str, bool]]:
+    """The objects in a photo: class, and whether it is difficult."""
+    path = _annotation(root, photo_id)
+    with image_sets.open_label_file(path, root, annotations.MAX_BYTES) as file:
+        content = file.read()
     try:
-        objects = ElementTree.parse(path).getroot().findall("object")
-    except (OSError, ElementTree.ParseError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    for element in objects:
-        name = element.findtext("name", "").strip()
-        flag = element.findtext("difficult", "0").strip()
-        if not name:
-            raise UserError(f"{path}: an object has no name")
-        if flag not in ("0", "1"):
-            raise UserError(f"{path}: the difficult flag of {name!r} must be 0 or 1, got {flag!r}")
-        yield name, flag == "1"
+        return annotations.parse_objects(content)
+    except UserError as error:
+        raise UserError(f"{printable(path)} can't be read: {error}") from error

@@ -13,7 +13,7 @@ from vtl.data import batches
 def predict(
     step: Callable[[Any, jax.Array], tuple[jax.Array, ...]],
     variables: Any,
-    images: np.ndarray,
+    images: batches.Images,
     *,
     batch_size: int,
     sharding: NamedSharding,

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 from vtl.data.fetch import Download, fetch
 from vtl.errors import UserError, check_choice
-from vtl.files import cache_dir
+from vtl.files import cache_holding
 from vtl.untrusted import open_plain, printable, reading, unpacked_bound
 
 NUM_CLASSES = 10
@@ -111,7 +111,8 @@ def _read_mnist(root: str) -> dict[str, Digits]:
 
 
 def _fetch() -> Path:
-    directory = cache_dir() / "mnist"
+    cache = cache_holding(*(f"mnist/{download.filename}" for download in DOWNLOADS))
+    directory = cache / "mnist"
     names = ", ".join(download.filename for download in DOWNLOADS)
     instead = f"put {names} into {directory}, or say where they are with --config.data.root"
     for download in DOWNLOADS:

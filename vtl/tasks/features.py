@@ -16,6 +16,7 @@ from tqdm import tqdm
 from vtl import files
 from vtl.console import format_seconds, say
 from vtl.data import batches, deep_features, images, readers
+from vtl.data.decoded import DecodedPhotos
 from vtl.data.splits import describe_splits
 from vtl.errors import UserError, check_choice, check_least
 from vtl.evaluation import outcome
@@ -108,7 +109,7 @@ def _show(run_directory: RunDirectory) -> None:
 
 def extract(
     feature_step: Callable[[jax.Array], jax.Array],
-    photos: np.memmap,
+    photos: DecodedPhotos,
     partial: Path,
     *,
     batch_size: int,

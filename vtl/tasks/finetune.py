@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from vtl.console import say
 from vtl.data import images, readers
+from vtl.data.batches import Images
 from vtl.data.splits import Split, describe_splits
 from vtl.errors import UserError, check_choice, check_least
 from vtl.evaluation import evaluate, gallery, metrics, outcome
@@ -36,7 +37,7 @@ from vtl.weights import heads, network
 MAP_PROTOCOL = "lab"
 """The protocol of the mAP by epoch, and so of the choice of the best checkpoint."""
 
-Predict = Callable[[steps.EvalStep, Any, np.ndarray], tuple[np.ndarray, ...]]
+Predict = Callable[[steps.EvalStep, Any, Images], tuple[np.ndarray, ...]]
 """`evaluate.predict` of a run's batch size and sharding: (step, variables, images) -> arrays."""
 
 
@@ -227,7 +228,7 @@ def _gallery(
     net: network.Network,
     split: Split,
     logits: np.ndarray,
-    photos: np.ndarray,
+    photos: Any,  # as Images
     variables: Any,
     predict: Predict,
 ) -> dict[str, np.ndarray]:

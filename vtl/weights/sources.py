@@ -242,8 +242,10 @@ def _class_names(names: Any, num_classes: int | None) -> tuple[str, ...] | None:
 
 def place(source: Source) -> Path:
     """Where its file is, or will be once it is fetched."""
-    directory = files.cache_dir() / "weights" if source.download.urls else Path(__file__).parent
-    return directory / source.download.filename
+    if not source.download.urls:
+        return Path(__file__).parent / source.download.filename
+    name = f"weights/{source.download.filename}"
+    return files.cache_holding(name) / name
 
 
 def size_bytes(source: Source) -> int:
