@@ -97,7 +97,7 @@ class _Found(NamedTuple):
     tensors: dict[str, Any]
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """How many tensors."""
         return sum(isinstance(value, Tensor) for value in self.tensors.values())
 
@@ -114,7 +114,7 @@ def _dicts_of_tensors(value: Any, seen: set[int], place: str = "", depth: int = 
         for found in _dicts_of_tensors(inner, seen, f"{place}['{printable(key, 40)}']", depth + 1)
     ]
     found = _Found(depth, place, value)
-    return below or ([found] if found.count else [])
+    return below or ([found] if found.size else [])
 
 
 def _only_state_dict(loaded: Any) -> dict[str, Any]:
@@ -123,8 +123,8 @@ def _only_state_dict(loaded: Any) -> dict[str, Any]:
     if not every:
         raise UserError("holds no dict of tensors; save model.state_dict()")
     # A tenth as many are no second network; a copy further down is an average of the first.
-    most = max(found.count for found in every)
-    networks = [found for found in every if 10 * found.count > most]
+    most = max(found.size for found in every)
+    networks = [found for found in every if 10 * found.size > most]
     depth = min(found.depth for found in networks)
     networks = [found for found in networks if found.depth == depth]
     if len(networks) > 1:

@@ -189,6 +189,10 @@ def unpickle(file: BinaryIO) -> tuple[Any, dict[str, Storage]]:
 class _Unpickler(pickle._Unpickler):
     """Turns a pickle into plain values, Storage and Tensor, and refuses to do more."""
 
+    stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file, encoding="utf-8")
         self.storages: dict[str, Storage] = {}
