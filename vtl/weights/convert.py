@@ -162,8 +162,8 @@ def check_finite(tensors: Tensors, epsilon: float, path: object) -> None:
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise UserError(
-                f"{path}: {name} holds NaN or infinity: the training that left it had diverged, or "
-                "the file is damaged. Take an earlier checkpoint"
+                f"{path}: {name} holds NaN or infinity, after a training that diverged or by "
+                "damage; take an earlier checkpoint, or copy it again"
             )
         if name.endswith("/var") and not (tensor + epsilon > 0).all():
             raise UserError(f"{path}: {name} holds negative variances: the file is damaged")

@@ -134,12 +134,9 @@ def keep(weights: sources.Weights, classes: tuple[str, ...]) -> dict[str, np.nda
             f"which class: {otherwise},\nor name them, one a line: vtl weights convert FILE -o OUT "
             "--classes=NAMES.txt"
         )
-    head = {
-        name.rpartition("/")[2]: tensor
-        for name, tensor in weights.tensors.items()
-        if name.startswith(f"params/{HEAD}/")
-    }
-    if missing := {"kernel", "bias"} - head.keys():
-        raise UserError(f"{where} has a head without {missing.pop()}: {otherwise}")
+    prefix = f"params/{HEAD}/"
+    head = {name: t for name, t in weights.tensors.items() if name.startswith(prefix)}
     convert.check_finite(head, weights.architecture.epsilon, weights.path)
-    return _ordered(where, head["kernel"], head["bias"], names, classes)
+    if missing := {f"{prefix}kernel", f"{prefix}bias"} - head.keys():
+        raise UserError(f"{where} lacks {missing.pop()}: {otherwise}")
+    return _ordered(where, head[f"{prefix}kernel"], head[f"{prefix}bias"], names, classes)

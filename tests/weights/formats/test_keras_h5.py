@@ -305,12 +305,15 @@ def test_keras_names_and_layers_are_counted_before_they_are_read(tmp_path):
         for number in range(20_001):
             file.create_group(f"layers/{number}", track_order=False)
     assert "holds 20,001 entries in one place" in refusal(path)
-    # Many texts in one place, each as long as the file.
-    with h5py.File(path, "w") as file:
-        texts = np.full(2_000, "a" * 30, dtype=object)
-        file.create_dataset("large", data=np.zeros(1 << 18))
-        file.attrs.create("layer_names", texts, dtype=h5py.string_dtype())
-    assert "holds 2000 names of any length" in refusal(path)
+    # Names that are texts of any length, which could all be the one long text.
+    for length, is_read in ((100, True), (1 << 20, False)):
+        keras_file(path, KERNEL)
+        with h5py.File(path, "a") as file:
+            file.attrs["model_config"] = "x" * length
+            names = np.array(["conv1_conv", *[""] * 2_000], dtype=object)
+            file.attrs.create("layer_names", names, dtype=h5py.string_dtype())
+        message = refusal(path)
+        assert ("holds 2001 names of up to 1,0" in message) != is_read
 
 
 # Held against Keras

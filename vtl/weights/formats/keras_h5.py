@@ -8,6 +8,7 @@ There are two layouts. The legacy one lists its layers, and their weights, by na
 import io
 import itertools
 import math
+import mmap
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,8 +36,11 @@ CONFIG = "model_config"
 
 _ARCHIVED_CONFIG = "config.json"
 _MAX_CONFIG_BYTES = 1 << 24
-_MAX_NAMES_BYTES = 1 << 31
-"""What a list of names may take, where each may be as long as its file."""
+_MAX_NAMES_BYTES = 1 << 30
+"""What a list of names may take, where each may be the longest text of the file."""
+
+_HEAP = b"GCOL\x01\0\0\0"
+"""How a place for texts of any length begins; its size in 8 bytes follows."""
 
 
 def read(path: Path) -> tuple[str, Tensors, dict[str, str]]:
@@ -52,7 +56,7 @@ def read(path: Path) -> tuple[str, Tensors, dict[str, str]]:
     with h5py.File(hdf5, "r") as file:
         if CONFIG in file.attrs and not config:
             config = _config_of(file)
-        layout, weights = _weights(file)
+        layout, weights = _weights(file, _longest_text(hdf5))
         for weight, dataset in weights:
             if not _is_plain(dataset):
                 raise UserError(f"{weight} isn't a plain array of numbers in this file; refused")
@@ -90,13 +94,29 @@ def _config_of(file: h5py.File) -> str:
     return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
 
 
-def _weights(file: h5py.File) -> tuple[str, Iterator[tuple[str, Any]]]:
+def _longest_text(hdf5: Path | io.BytesIO) -> int:
+    """No text of the file is longer: 10,000 names may all be one text of a megabyte."""
+    if isinstance(hdf5, io.BytesIO):
+        return _longest_heap(hdf5.getbuffer())
+    with hdf5.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return _longest_heap(content)
+
+
+def _longest_heap(content: mmap.mmap | memoryview) -> int:
+    sizes = (
+        int.from_bytes(content[match.end() : match.end() + 8], "little")
+        for match in re.finditer(re.escape(_HEAP), content)
+    )
+    return max((size for size in sizes if size <= len(content)), default=0)
+
+
+def _weights(file: h5py.File, longest: int) -> tuple[str, Iterator[tuple[str, Any]]]:
     """The layout's name, and each weight's name and data set."""
     root = _child(file, "model_weights") if _has(file, "model_weights") else file
-    if layers := _names(root, "layer_names"):
+    if layers := _names(root, "layer_names", longest):
         if _has(root, "top_level_model_weights"):
             layers.append("top_level_model_weights")
-        return "keras_legacy_h5", _legacy_weights(root, layers)
+        return "keras_legacy_h5", _legacy_weights(root, layers, longest)
     if _has(file, "layers"):
         return "keras3_weights_h5", _keras_3_weights(file, "", set())
     raise UserError(
@@ -105,11 +125,11 @@ def _weights(file: h5py.File) -> tuple[str, Iterator[tuple[str, Any]]]:
     )
 
 
-def _legacy_weights(root: Any, layers: list[str]) -> Iterator[tuple[str, Any]]:
+def _legacy_weights(root: Any, layers: list[str], longest: int) -> Iterator[tuple[str, Any]]:
     count = 0
     for layer in layers:
         group = _child(root, layer)
-        for weight in _names(group, "weight_names"):
+        for weight in _names(group, "weight_names", longest):
             count += 1
             check_count("weights", count)
             yield weight, _child(group, weight)
@@ -134,8 +154,12 @@ def _keras_3_weights(group: Any, path: str, seen: set[int]) -> Iterator[tuple[st
         yield from _keras_3_weights(child, below, seen)
 
 
-def _names(group: Any, attribute: str) -> list[str]:
-    """A list of names, which Keras spreads over NAME0, NAME1, ... where it is long."""
+def _names(group: Any, attribute: str, longest: int) -> list[str]:
+    """A list of names, which Keras spreads over NAME0, NAME1, ... where it is long.
+
+    Texts of any length lie elsewhere in the file, perhaps all in one place; none is longer than
+    `longest` bytes.
+    """
     parts = itertools.takewhile(
         group.attrs.__contains__, (f"{attribute}{part}" for part in itertools.count())
     )
@@ -144,10 +168,8 @@ def _names(group: Any, attribute: str) -> list[str]:
         described = group.attrs.get_id(part)
         count = math.prod(described.shape)
         check_count("names", len(names) + count)
-        # Texts of any length lie elsewhere in the file, and perhaps all in one place.
-        longest = group.file.id.get_filesize() if described.dtype.kind == "O" else 0
-        if count * longest > _MAX_NAMES_BYTES:
-            raise UserError(f"holds {count} names of any length in {part}; refused")
+        if described.dtype.kind == "O" and count * longest > _MAX_NAMES_BYTES:
+            raise UserError(f"holds {count} names of up to {longest:,} bytes in {part}; refused")
         names += [
             name.decode(errors="replace") if isinstance(name, bytes) else str(name)
             for name in group.attrs[part]
