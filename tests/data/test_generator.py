@@ -6,7 +6,6 @@ import pytest
 from PIL import Image
 
 from tests.devkit import write_devkit
-
 from vtl.data.generator import PascalVOCDataGenerator, _labs_own
 from vtl.errors import UserError
 from vtl.preprocessing import TORCHVISION
