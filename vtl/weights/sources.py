@@ -162,8 +162,6 @@ class Weights:
     tensors: convert.Tensors
     architecture: convert.Architecture
     preprocessing: Preprocessing
-    given_by: str
-    """What says that: the file itself, a config beside or inside it, or what is known of it."""
     classes: tuple[str, ...] | None
     """None where nothing says."""
     multi_label: bool
@@ -171,6 +169,8 @@ class Weights:
     format: str
     dtypes: tuple[str, ...]
     """As the file stores its numbers; here they are float32."""
+    given_by: str = "the file itself"
+    """What says how photos are prepared: that, a config beside or inside it, or what is known."""
 
     def record(self, preprocessing: Preprocessing) -> dict[str, Any]:
         """What `results.json` and the meta of features say of the weights, as they were used."""

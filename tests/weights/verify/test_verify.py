@@ -15,9 +15,9 @@ from flax import linen as nn
 from flax import traverse_util
 
 from tests.weights.test_sample_photos import WEIGHTS as REAL
-from vtl.models import resnet
+from vtl.models import layers
 from vtl.preprocessing import CAFFE, TORCHVISION, normalise
-from vtl.weights import convert, network, sources, verify
+from vtl.weights import convert, network, sources, verify, watched
 from vtl.weights.verify import golden, misfit, pictures
 
 SMALL = TORCHVISION.override(image_size=64)
@@ -43,9 +43,9 @@ def good(epsilon=1e-5, kernel_scale=1.0, padding="torch"):
 
     def pad_same(call, arguments, options, context):
         conv = context.module
-        if padding == "torch" or not isinstance(conv, resnet.Conv) or conv.stride == 1:
+        if padding == "torch" or not isinstance(conv, layers.Conv) or conv.stride == 1:
             return call(*arguments, **options)
-        return misfit.conv_same(arguments[0], conv.variables["params"]["kernel"], conv.stride)
+        return watched.convolve_same(arguments[0], conv.variables["params"]["kernel"], conv.stride)
 
     @jax.jit
     def move(variables):
@@ -60,7 +60,9 @@ def good(epsilon=1e-5, kernel_scale=1.0, padding="torch"):
     fruit, classes = pictures.fruit(verify.NUM_FRUIT, SMALL.crop_size)
     both = np.concatenate([fruit, fruit[..., ::-1]])
     features = np.asarray(
-        jax.jit(lambda x: model.apply(variables, x, norms_by_batch=())[1])(normalise(both, SMALL))
+        jax.jit(lambda x: model.apply(variables, x, norms_by_batch=())[1]["features"])(
+            normalise(both, SMALL)
+        )
     )
     # The head says 10 for a fruit's own class and -10 for its picture in BGR.
     kernel = np.zeros_like(tensors["params/fc/kernel"])
