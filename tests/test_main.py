@@ -164,7 +164,7 @@ OPTIONS = {
     "an unknown precision": ("precision=juggle", "precision"),
     "an unknown depth": ("model.depth=19", "18, 34, 50"),
     "a head without weights": ("head=probe", "choose head=random or zeros"),
-    "unknown weights": ("weights=juggle", "torchvision_v1"),
+    "unknown weights": ("weights=torchvison_v2", "did you mean torchvision_v2"),
     "an unknown schedule": ("optim.schedule=juggle", "constant, cosine"),
     "a rule that matches nothing": (
         "optim.rules=(('layer9/.*', 1.0), ('.*', None))",
@@ -265,7 +265,8 @@ def test_the_network_is_what_the_weights_are(vtl, options, weights, workdir):
 
 def test_kept_head_of_other_classes(vtl, options, weights, workdir):
     error = vtl(CONFIG, *options, f"--config.weights={weights}", "--config.head=keep").error
-    assert "params/fc/kernel (64, 7) instead of (64, 2)" in error
+    assert "its head is for other classes than the data's: only the head has other 0" in error
+    assert "only the data has " in error
 
 
 def test_truncated_weights(vtl, options, weights, workdir, tmp_path):

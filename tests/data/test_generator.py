@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.devkit import write_devkit
-from vtl.data.generator import PascalVOCDataGenerator
+from vtl.data.generator import PascalVOCDataGenerator, _labs_own
 from vtl.errors import UserError
 from vtl.preprocessing import TORCHVISION
 
@@ -54,3 +55,27 @@ def test_shuffling_is_asked_for_and_complete(devkit):
 def test_a_batch_has_a_photo(devkit):
     with pytest.raises(UserError, match="batch_size must be at least 1, got 0"):
         next(PascalVOCDataGenerator("trainval", devkit).flow(batch_size=0))
+
+
+class Weights:
+    preprocessing = dataclasses.replace(TORCHVISION, mean=(0.5, 0.5, 0.5), interpolation="bicubic")
+
+
+def test_photos_are_prepared_for_the_weights(devkit, caplog):
+    by_weights = PascalVOCDataGenerator("trainval", devkit, weights=Weights())
+    by_hand = PascalVOCDataGenerator("trainval", devkit, Weights.preprocessing)
+    x, y = (next(generator.flow(7))[0] for generator in (by_weights, by_hand))
+    np.testing.assert_array_equal(x, y)
+    assert -1.01 / 0.224 < x.min() < -0.5
+    assert "photos are prepared" not in caplog.text
+    with pytest.raises(UserError, match="give one"):
+        PascalVOCDataGenerator("trainval", devkit, TORCHVISION, weights=Weights())
+
+
+def test_the_labs_own_call_says_once_what_it_assumes(devkit, caplog):
+    _labs_own.cache_clear()
+    for _ in range(2):
+        PascalVOCDataGenerator("trainval", devkit)
+    messages = [record.getMessage() for record in caplog.records]
+    (message,) = [text for text in messages if text.startswith("photos are prepared")]
+    assert "Keras' ResNet-50" in message and "weights=weights" in message

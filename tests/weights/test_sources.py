@@ -67,7 +67,7 @@ def test_preprocessing_of_a_file_is_its_sources_or_its_layouts(tmp_path):
         assert sources.load(str(tmp_path / name)).preprocessing == expected
     (tmp_path / "mine.h5").write_bytes(b"")
     file = formats.WeightsFile(tmp_path / "mine.h5", "keras3_weights_h5", {}, {})
-    assert sources._preprocessing(file, "0" * 64) == CAFFE
+    assert sources._preprocessing(file, "0" * 64)[0] == CAFFE
 
 
 @pytest.mark.parametrize(
@@ -132,3 +132,58 @@ def test_shards_load_as_one_and_their_hash_covers_all(tmp_path):
     changed = {name: whole[name] + 1 for name in parts["b.safetensors"]}
     safetensors.write(directory / "b.safetensors", changed, {})
     assert sources.load(str(directory)).sha256 != weights.sha256
+
+
+# What may have been meant
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("resnet50", "did you mean torchvision_v1, torchvision_v2, timm_a1 or timm_tv?"),
+        ("ResNet-101", "did you mean torchvision_v1_101, torchvision_v2_101, timm_a1_101 or"),
+        ("timm_resnet18", "did you mean timm_a1_18 or timm_tv_18?"),
+        ("torchvison_v2", "did you mean torchvision_v2"),
+        ("keras", "did you mean keras_v1"),
+        ("x" * 5000, "no such file or finished run"),
+        ("\x1b[31m", "weights=\\x1b[31m: no such file"),
+    ],
+)
+def test_a_name_that_is_no_source(name, meant):
+    with pytest.raises(UserError) as caught:
+        sources.load(name)
+    lines = str(caught.value).splitlines()
+    assert meant in str(caught.value)
+    assert len(lines) <= 3
+    assert all(line.isprintable() and len(line) < 200 for line in lines)
+    assert lines[-1] == f"`vtl weights list` names all {len(sources.SOURCES)} sources"
+
+
+def test_what_does_lie_there_is_named(tmp_path):
+    write_weights(tmp_path / "best.safetensors")
+    (tmp_path / "notes.txt").write_text("")
+    for asked, said in (
+        ("bset.safetensors", "there is best.safetensors"),
+        (".", "no model.safetensors there"),
+    ):
+        with pytest.raises(UserError) as caught:
+            sources.load(str(tmp_path / asked))
+        assert said in str(caught.value)
+        assert "there is best.safetensors" in str(caught.value)
+        assert "notes.txt" not in str(caught.value)
+
+
+def test_a_folder_of_the_hub_may_hold_a_pth(tmp_path):
+    write_weights(tmp_path / "pytorch_model.bin")  # by its content, whatever its name
+    assert sources.load(str(tmp_path)).path == tmp_path / "pytorch_model.bin"
+
+
+def test_a_file_of_0_1_has_no_hash_and_is_read(tmp_path):
+    from safetensors.numpy import save_file
+
+    file = formats.read(write_weights(tmp_path / "tiny.safetensors"))
+    save_file(dict(file.tensors), tmp_path / "old.safetensors", metadata=file.metadata)
+    old, new = (sources.load(str(tmp_path / f"{n}.safetensors")) for n in ("old", "tiny"))
+    assert (old.classes, old.preprocessing) == (new.classes, new.preprocessing)
+    for name, tensor in new.tensors.items():
+        np.testing.assert_array_equal(old.tensors[name], tensor)
