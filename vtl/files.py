@@ -1,10 +1,12 @@
-"""Files: where the cache is, what a file hashes to, and the one way to write one."""
+"""Files: where the cache is, what a file hashes to, the one way to write one, and locks."""
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,29 +16,49 @@ from typing import Any, BinaryIO
 import numpy as np
 from absl import logging
 
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed process left behind stays there
+    fcntl = None  # type: ignore[assignment]
+
 
 def cache_dir() -> Path:
     """Returns the directory for downloads: $VTL_CACHE, else ~/.cache/vtl.
 
     Where that can't be created or written, a temporary directory takes its place for as long as
-    this process runs, and a warning says so once.
+    this process runs, and a warning says so once. What was in the cache is still read from there:
+    see `cache_holding`.
     """
-    path = Path(os.environ.get("VTL_CACHE") or "~/.cache/vtl")
+    path = _named_cache_dir()
     try:
         path = path.expanduser()  # RuntimeError where there is no home directory
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
     except (OSError, RuntimeError) as error:
-        return _temporary_cache_dir(str(error))
+        return _temporary_cache_dir(path, getattr(error, "strerror", None) or str(error))
     return path
 
 
+def cache_holding(*names: str) -> Path:
+    """The cache that holds all of `names`: one that may only be read, or else `cache_dir`."""
+    with suppress(OSError, RuntimeError):
+        path = _named_cache_dir().expanduser()
+        if all((path / name).exists() for name in names):
+            return path
+    return cache_dir()
+
+
+def _named_cache_dir() -> Path:
+    return Path(os.environ.get("VTL_CACHE") or "~/.cache/vtl")
+
+
 @functools.cache
-def _temporary_cache_dir(reason: str) -> Path:
+def _temporary_cache_dir(unwritable: Path, reason: str) -> Path:
     path = Path(tempfile.mkdtemp(prefix="vtl-"))
     logging.warning(
-        "no cache can be written (%s): what this run fetches, decodes and compiles goes to %s, "
-        "which stays. Set VTL_CACHE to keep a cache elsewhere.",
+        "the cache %s can't be written (%s): it is only read, and what this run fetches, decodes "
+        "and compiles goes to %s, which stays. Set VTL_CACHE to keep a cache elsewhere.",
+        unwritable,
         reason,
         path,
     )
@@ -65,10 +87,13 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
     What is written goes to a temporary name beside it, is flushed to the disk and renamed at the
     end. Where anything fails, a full disk too, the temporary file goes and `path` stays as it was.
+    What a killed process left is for `remove_litter`.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary, opened = _open_temporary(path)
+    # Keeps the lock until the file has its name; Windows renames no open file, and has no lock.
+    held = os.dup(opened.fileno()) if fcntl else None
     try:
-        with temporary.open("xb") as file:
+        with opened as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -77,6 +102,39 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         # The directory itself may be what is wrong; that error is the one to report.
         with suppress(OSError):
             temporary.unlink()
+        if held is not None:
+            os.close(held)
+
+
+def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
+    """A new file beside `path`, locked for as long as it is open, so that its process shows."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        file = temporary.open("xb")
+        if fcntl is None:
+            return temporary, file
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        # Another process may have removed it as litter before it was locked.
+        if os.fstat(file.fileno()).st_nlink:
+            return temporary, file
+        file.close()
+
+
+def remove_litter(directory: Path) -> None:
+    """Remove what `whole_file` was writing in `directory` when its process was killed.
+
+    A file that a living process still writes is locked, and stays.
+    """
+    for temporary in directory.glob(".*.tmp") if fcntl else ():
+        # No waiting, neither for a writer's lock nor for a pipe of such a name.
+        with suppress(OSError):
+            descriptor = os.open(temporary, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                temporary.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -90,3 +148,108 @@ def write_npz(path: Path, arrays: Mapping[str, Any], *, compressed: bool = True)
     """Write arrays by name as an .npz that `np.load` reads without pickle."""
     with whole_file(path) as file:
         (np.savez_compressed if compressed else np.savez)(file, **arrays)
+
+
+LOCK_NAME = ".lock"
+_LOCK_WAIT_S = 1.0
+"""How long another process may look whether a directory is in use, which locks it for a moment."""
+
+_MAX_NOTE_BYTES = 1000
+
+_locks: dict[Path, int] = {}
+"""Locked by this process: the path of each lock's file, and its open descriptor."""
+
+
+def lock(directory: Path, note: str) -> str | None:
+    """Make `directory` this process's; returns None, or the note of the process whose it is.
+
+    It is flock's lock on a file in there: the system lets go of it when the process ends, however
+    it ends. A process may lock again what it has locked. Windows and file systems without flock
+    have no such lock: there nothing is locked, and nobody is told of another process.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    if fcntl is None:
+        return None
+    path = directory.resolve() / LOCK_NAME
+    if path in _locks and _is_at(_locks[path], path):
+        return None
+    unlock(directory)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    while True:
+        descriptor = os.open(path, flags, 0o666)
+        try:
+            if not _flock(descriptor, fcntl.LOCK_EX, _LOCK_WAIT_S):
+                return os.pread(descriptor, _MAX_NOTE_BYTES, 0).decode(errors="replace")
+            # The process that had it may have removed the file after it was opened here.
+            if _is_at(descriptor, path):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, note.encode(), 0)
+                _locks[path], descriptor = descriptor, -1
+                return None
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def unlock(directory: Path) -> None:
+    """Give up `lock`, if this process has it, and remove its file."""
+    path = directory.resolve() / LOCK_NAME
+    descriptor = _locks.pop(path, None)
+    if descriptor is None:
+        return
+    with suppress(OSError):
+        if _is_at(descriptor, path):
+            path.unlink()
+    os.close(descriptor)
+
+
+def locked_by(directory: Path) -> str | None:
+    """The note of another process that has locked `directory`, None where there is none."""
+    path = directory.resolve() / LOCK_NAME
+    if fcntl is None or path in _locks:
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if _flock(descriptor, fcntl.LOCK_SH, 0):
+            return None
+        return os.pread(descriptor, _MAX_NOTE_BYTES, 0).decode(errors="replace")
+    finally:
+        os.close(descriptor)
+
+
+def _flock(descriptor: int, operation: int, wait_s: float) -> bool:
+    """Whether it is locked now, or can't be; False where another process has it."""
+    end = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.05)
+        except OSError:  # a file system without locks
+            return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except OSError:
+        return False
+
+
+def set_aside(path: Path, name: str, directory: Path) -> Path:
+    """Rename what can't be believed to damaged_NAME_TIME in `directory`: nothing is deleted."""
+    stem = f"damaged_{name}_{time.strftime('%Y%m%d-%H%M%S')}"
+    target = directory / stem
+    for number in itertools.count(2):
+        if not os.path.lexists(target):
+            break
+        target = directory / f"{stem}_{number}"
+    return path.rename(target)

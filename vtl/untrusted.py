@@ -2,6 +2,7 @@
 failure of a parser one line for the person at the keyboard.
 """
 
+import hashlib
 import json
 import os
 import stat
@@ -21,6 +22,8 @@ MAX_JSON_BYTES = 1 << 26
 MAX_NPY_HEADER_BYTES = 10_000
 """NumPy's own bound on the header of an array that isn't trusted."""
 
+_PIECE_BYTES = 1 << 20
+
 _KINDS = {
     stat.S_ISDIR: "a directory",
     stat.S_ISFIFO: "a pipe",
@@ -32,14 +35,18 @@ _KINDS = {
 
 def printable(text: object, limit: int = 200) -> str:
     """Foreign text for a terminal: one line, at most `limit` characters, no control characters."""
-    words = " ".join(str(text).split())
-    escaped = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in words
-    )
-    if len(escaped) <= limit:
-        return escaped
+    words = escaped(" ".join(str(text).split()))
+    if len(words) <= limit:
+        return words
     tail = limit // 3
-    return f"{escaped[: limit - tail - 1]}…{escaped[-tail:]}"
+    return f"{words[: limit - tail - 1]}…{words[-tail:]}"
+
+
+def escaped(line: str) -> str:
+    """A line of foreign text for a terminal, its spaces as they are, without control characters."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line
+    )
 
 
 def reason_of(error: BaseException) -> str:
@@ -95,6 +102,17 @@ def open_plain(
         os.close(descriptor)
         raise UserError(f"{name} has {status.st_size:,} bytes, and at most {max_bytes:,} can be")
     return os.fdopen(descriptor, "rb")
+
+
+def plain_sha256(
+    path: str | Path, *, max_bytes: int | None = None, inside: Path | None = None
+) -> str:
+    """The hexadecimal sha256 of a plain file; UserError as `open_plain`."""
+    with open_plain(path, max_bytes=max_bytes, inside=inside) as file, reading(path):
+        digest = hashlib.sha256()
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+        return digest.hexdigest()
 
 
 def read_json(

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from flax import linen as nn
 from flax import traverse_util
 from ml_collections import ConfigDict
@@ -20,15 +21,20 @@ from vtl.console import format_seconds, say
 from vtl.data import batches
 from vtl.errors import UserError, check_choice, check_least
 from vtl.evaluation import outcome
-from vtl.files import write_npz
+from vtl.files import set_aside, write_npz
 from vtl.relu_study import activations, conclusion, figures, mnist, study
 from vtl.relu_study.lenet import LeNet
 from vtl.relu_study.mlp import Perceptron
 from vtl.relu_study.mnist import Digits
 from vtl.run_directory import RunDirectory
+from vtl.schema import of_file
 from vtl.training import fit_networks
+from vtl.untrusted import printable, read_npz
 
 NETWORKS = ("perceptron", "lenet")
+
+_MAX_CURVES_BYTES = 1 << 30
+"""Of one network's curves with one activation: with dozens of runs they take a megabyte."""
 
 Run = tuple[float, int]
 """A learning rate and a seed."""
@@ -44,7 +50,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     _check_options(config)
     run_directory = RunDirectory(workdir, config)
-    if outcome.was_finished(run_directory, _show):
+    if outcome.was_finished(run_directory, lambda: _content_by_path(config), _format_outcome):
         return
     data = _split(mnist.read(config.data.name, config.data.root), config)
     models = {
@@ -53,7 +59,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     }
     _check_sizes(data["train"].images.shape[1:], config)
 
-    run_directory.begin()
+    run_directory.begin(_content(data))
     run_directory.cut_metrics(-1)
     say(study.definitions(config))
     curves: dict[tuple[str, str], study.Curves] = {}
@@ -61,7 +67,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         path = workdir / f"curves_{network}_{activation}.npz"
         titles = conclusion.NETWORK_TITLES[network], conclusion.title(activation)
         say(f"{', '.join(titles)} ({number} of {len(models)})")
-        if not path.exists():
+        if not _is_done(path, network, activation, config):
             _save(path, _measure(network, model, data, config))
         curves[network, activation] = _load(path)
         run_directory.append_metrics(study.metric_lines(network, activation, _load(path)))
@@ -79,11 +85,25 @@ def run(config: ConfigDict, workdir: Path) -> None:
         }
     )
     say()
-    _show(run_directory)
+    say(_format_outcome(run_directory, run_directory.read_results()))
 
 
-def _show(run_directory: RunDirectory) -> None:
-    say(conclusion.format_outcome(run_directory.read_results()))
+def _format_outcome(run_directory: RunDirectory, results: dict[str, Any]) -> str:
+    del run_directory
+    return conclusion.format_outcome(results)
+
+
+def _content(data: dict[str, Digits]) -> dict[str, Any]:
+    """What the run is made of, by hash."""
+    hashes = mnist.describe("", data)["sha256"]
+    return {"data": {role: {"digits": sha256} for role, sha256 in hashes.items()}}
+
+
+def _content_by_path(config: ConfigDict) -> dict[str, Any]:
+    """`_content`, where a path says where the digits lie."""
+    if not config.data.root:
+        return {}
+    return _content(_split(mnist.read(config.data.name, config.data.root), config))
 
 
 def _check_options(config: ConfigDict) -> None:
@@ -271,9 +291,29 @@ def _save(path: Path, found: study.Curves) -> None:
     write_npz(path, traverse_util.flatten_dict(found, sep="/"))
 
 
+def _is_done(path: Path, network: str, activation: str, config: ConfigDict) -> bool:
+    """Whether the curves of an earlier start are there; damaged ones are set aside, and said."""
+    if not os.path.lexists(path):
+        return False
+    try:
+        with of_file(path):
+            found = _load(path)
+            search = found["search"]
+            runs = list(zip(search["learning_rate"].tolist(), search["seed"].tolist(), strict=True))
+            if runs != list(itertools.product(config[network].learning_rates, config.rate_seeds)):
+                raise UserError("it holds other runs than the config asks for")
+            study.metric_lines(network, activation, found)
+            float(found["seconds"])
+    except UserError as error:
+        aside = set_aside(path, path.name, path.parent)
+        logging.warning("%s: measured again; it is set aside as %s", error, printable(aside))
+        return False
+    return True
+
+
 def _load(path: Path) -> study.Curves:
-    with np.load(path, allow_pickle=False) as file:
-        found = traverse_util.unflatten_dict(dict(file), sep="/")
+    arrays = read_npz(path, max_bytes=_MAX_CURVES_BYTES, inside=path.parent)
+    found = traverse_util.unflatten_dict(arrays, sep="/")
     for phase in ("search", "final"):
         if phase in found:
             found[phase] = {"saturated": {}, "dead": {}} | found[phase]
