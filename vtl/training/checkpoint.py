@@ -17,7 +17,6 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.sharding import NamedSharding
-from orbax.checkpoint import checkpoint_managers
 
 from vtl.errors import UserError
 from vtl.files import file_sha256, set_aside, write_json
@@ -68,15 +67,11 @@ class Checkpoints:
         self._run = run
         self._directory = directory.resolve()
         _clear(self._directory, run)  # before orbax reads what would make it fail
+        # All are kept: `_thin_out` removes those that aren't needed, so that a kill leaves no half
+        # of one. Without `best_fn` orbax writes no scores.
+        options = ocp.CheckpointManagerOptions(best_fn=score if best_by else None)
         with reading(directory):
-            self._manager = ocp.CheckpointManager(
-                self._directory,
-                options=ocp.CheckpointManagerOptions(
-                    # `_thin_out` does that, so that a kill leaves no half of a checkpoint.
-                    preservation_policy=checkpoint_managers.PreserveAll(),
-                    best_fn=score if best_by else None,  # without it orbax writes no scores
-                ),
-            )
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
         self._sealing: threading.Thread | None = None
         self._failure: Exception | None = None
 
