@@ -2,8 +2,8 @@
 
     vtl deep_features --workdir=runs/features
 
-Writes WORKDIR/DF_ResNet50_VOC2007.npz, named after depth and data: X_train, Y_train, X_test, Y_test
-and what they were made of. On 2 CPU cores about 15 photos a second.
+Writes WORKDIR/DF_ResNet50_VOC2007.npz, named after the network and the data, with X_train, Y_train,
+X_test, Y_test and where they come from. 2 CPU cores do about 15 photos a second.
 """
 
 from ml_collections import ConfigDict
@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 def get_config(variant: str = "") -> ConfigDict:
     """The config of a variant; the default has torchvision's weights."""
     if variant not in VARIANTS:
-        known = ", ".join(name for name in VARIANTS if name)
-        raise ValueError(f"configs/deep_features.py has no variant '{variant}'; it has {known}")
+        names = ", ".join(name for name in VARIANTS if name)
+        raise ValueError(f"configs/deep_features.py has no variant '{variant}'; it has {names}")
     config = _base()
     config.variant = variant
     VARIANTS[variant](config)
@@ -24,31 +24,30 @@ def _base() -> ConfigDict:
     config = ConfigDict()
     config.task = "features"
     config.variant = ""
-    # A source (`vtl weights list`), a file, or a finished run.
-    config.weights = "torchvision_v1"
+    config.weights = "torchvision_v1"  # a source (`vtl weights list`), a file or a finished run
 
     config.data = ConfigDict()
-    config.data.name = "voc2007"  # what to fetch or make where there is no root: voc2007 or demo
-    config.data.root = ""  # an unpacked devkit, PATH/VOCdevkit/VOC2007; "" fetches or makes `name`
+    config.data.name = "voc2007"  # what to fetch (voc2007) or make (demo) if data.root is empty
+    config.data.root = ""  # an unpacked devkit, PATH/VOCdevkit/VOC2007
     config.data.train_split = "trainval"  # the split whose features are X_train
     config.data.test_split = "test"  # the split whose features are X_test
-    config.data.resize = ""  # squash or resize_crop; "" is the weights' own
-    config.data.image_size = 0  # pixels the network sees; 0 is the weights' own
+    config.data.resize = ""  # squash or resize_crop; "" is what the weights expect
+    config.data.image_size = 0  # pixels that the network sees; 0 is what the weights expect
 
     config.model = ConfigDict()
-    config.model.depth = 50  # layers of the ResNet: 18, 34, 50, 101 or 152
-    config.model.width = 1.0  # multiplies the channels of every stage
+    config.model.depth = 50  # without weights: layers of the ResNet, 18, 34, 50, 101 or 152
+    config.model.width = 1.0  # without weights: multiplies the channels of every stage
     config.model.dtype = "float32"  # of the activations: float32 or bfloat16
-    config.precision = "default"  # of float32 products: default (TF32 on GPUs), highest
+    config.precision = "default"  # of float32 products: default (TF32 on GPUs), high or highest
 
     config.layer = "layer4"  # the stage whose output is averaged: layer1 to layer4
-    config.pool = 1  # over pool x pool cells: 1 gives 2048 numbers, 2 gives 8192
+    config.pool = 1  # averages over pool x pool cells: 1 gives 2048 numbers, 2 gives 8192
     config.batch_size = 32  # photos a step, on all devices together
     return config
 
 
 def _default(config: ConfigDict) -> None:
-    """torchvision's weights, and photos as they saw them: resized, then cropped to the centre."""
+    """torchvision's weights, with photos resized and cropped as in torchvision's evaluation."""
 
 
 def _lab(config: ConfigDict) -> None:
@@ -58,10 +57,10 @@ def _lab(config: ConfigDict) -> None:
 
 
 def _demo(config: ConfigDict) -> None:
-    """Scenes with handwritten digits and a small network that never saw one: nothing to fetch.
+    """Scenes with handwritten digits, and a small network that never saw one; needs no download.
 
-    Makes the scenes on first use and writes 512 numbers a scene to DF_ResNet50_DEMO.npz. Under a
-    minute on 2 CPU cores.
+    Makes the scenes on first use and writes 512 numbers a scene to DF_ResNet50_DEMO.npz. Takes
+    under a minute on 2 CPU cores.
     """
     config.weights = "demo"
     config.data.name = "demo"

@@ -2,8 +2,8 @@
 
     vtl finetune --workdir=runs/finetune
 
-A variant follows a colon, as in `vtl finetune:lab`; each says below what it is.
-What was measured stands in experiments/finetune_animals.csv and the README. A pass over 1,000
+A variant follows a colon, as in `vtl finetune:lab`; its docstring below says what it does.
+experiments/finetune_animals.csv and docs/results.md have the measured results. A pass over 1,000
 photos takes about nine minutes on 2 CPU cores at 352 pixels, and four at 224.
 """
 
@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 def get_config(variant: str = "") -> ConfigDict:
     """The config of a variant; the default is our recommended recipe."""
     if variant not in VARIANTS:
-        known = ", ".join(name for name in VARIANTS if name)
-        raise ValueError(f"configs/finetune.py has no variant '{variant}'; it has {known}")
+        names = ", ".join(name for name in VARIANTS if name)
+        raise ValueError(f"configs/finetune.py has no variant '{variant}'; it has {names}")
     config = _base()
     config.variant = variant
     VARIANTS[variant](config)
@@ -26,67 +26,67 @@ def _base() -> ConfigDict:
     config.task = "finetune"
     config.variant = ""
     config.seed = 0  # of the new head, the order of the photos, augmentation and intervals
-    # A source (`vtl weights list`), a file, or a finished run; "" is random.
+    # A source (`vtl weights list`), a file or a finished run; "" starts at random.
     config.weights = "torchvision_v1"
 
     config.data = ConfigDict()
-    config.data.name = "voc2007"  # what to fetch or make where there is no root: voc2007 or demo
-    config.data.root = ""  # an unpacked devkit, PATH/VOCdevkit/VOC2007; "" fetches or makes `name`
+    config.data.name = "voc2007"  # what to fetch (voc2007) or make (demo) if data.root is empty
+    config.data.root = ""  # an unpacked devkit, PATH/VOCdevkit/VOC2007
     config.data.train_split = "trainval"  # the split to train on
-    config.data.val_split = ""  # picks the best checkpoint; "" takes the last step's
+    config.data.val_split = ""  # selects the best checkpoint; "" takes the last one
     config.data.test_split = "test"  # scored once, at the end
-    config.data.resize = ""  # squash or resize_crop; "" is the weights' own
-    config.data.image_size = 352  # pixels the network sees; 0 is the weights' own
-    config.data.difficult = "ignore"  # in the training loss: ignore or negative
+    config.data.resize = ""  # squash or resize_crop; "" is what the weights expect
+    config.data.image_size = 352  # pixels that the network sees; 0 is what the weights expect
+    config.data.difficult = "ignore"  # difficult objects in the training loss: ignore or negative
 
     config.model = ConfigDict()
-    config.model.depth = 50  # layers of the ResNet: 18, 34, 50, 101 or 152
-    config.model.width = 1.0  # multiplies the channels of every stage
+    config.model.depth = 50  # without weights: layers of the ResNet, 18, 34, 50, 101 or 152
+    config.model.width = 1.0  # without weights: multiplies the channels of every stage
     config.model.dtype = "float32"  # of the activations: float32 or bfloat16
-    config.precision = "default"  # of float32 products: default (TF32 on GPUs), highest
-    # The new head: zeros, random, keep (the weights' own), or probe: logistic regression on the
-    # frozen features first (LP-FT, Kumar et al. 2022).
+    config.precision = "default"  # of float32 products: default (TF32 on GPUs), high or highest
+    # The new head: zeros, random, keep (the one of the weights), or probe, which is first fitted to
+    # the frozen features by logistic regression (LP-FT, Kumar et al. 2022).
     config.head = "probe"
-    config.head_l2 = 0.01  # of the logistic regression of head = probe
+    config.head_l2 = 0.01  # L2 of the logistic regression of head=probe
     config.head_from = ""  # a run of `vtl linear_probe` whose head to start from instead
 
-    config.num_epochs = 2.0  # passes over the training split; a fraction will do
+    config.num_epochs = 2.0  # passes over the training split; may be a fraction
     config.batch_size = 32  # photos a training step, on all devices together
     config.eval_batch_size = 32  # photos a scoring step, on all devices together
     config.augment = "flip"  # none, flip or crop_flip
-    config.batch_norm = "frozen"  # frozen, or batch: by the batch where the norm trains
+    config.batch_norm = "frozen"  # frozen, or batch: layers that train use the batch's statistics
     config.log_every_steps = 10  # steps between two lines of metrics.jsonl
-    config.test_every_epoch = False  # a test curve, which selects nothing
+    config.test_every_epoch = False  # scores test after each epoch as well; it selects nothing
     config.gallery_photos = 4  # hits, false alarms and misses of each class kept for the report
 
     config.optim = ConfigDict()
-    config.optim.learning_rate = 0.01  # the highest of the schedule
+    config.optim.learning_rate = 0.01  # the highest rate of the schedule
     config.optim.momentum = 0.9  # 0 is plain SGD
     config.optim.nesterov = False  # Nesterov's momentum
-    config.optim.weight_decay = 0.0  # times the parameter, added to its gradient
-    config.optim.decay = "all"  # what decays: all, or kernels: no biases, no BatchNorm
+    config.optim.weight_decay = 0.0  # this times the parameter is added to its gradient
+    config.optim.decay = "all"  # what decays: all, or kernels (no biases, no BatchNorm)
     config.optim.clip_norm = 0.0  # the largest norm of all gradients together; 0 is no clipping
-    config.optim.schedule = "cosine"  # cosine, down to 0 at the last step, or constant
+    config.optim.schedule = "cosine"  # cosine (down to 0 at the last step) or constant
     config.optim.warmup_steps = 0  # steps in which the rate rises linearly from 0
-    # Ordered (regex of a whole path, learning-rate multiplier or None for frozen).
+    # Ordered (regex of a complete path, learning-rate multiplier or None for frozen).
     config.optim.rules = ((".*", 1.0),)
     return config
 
 
 def _default(config: ConfigDict) -> None:
-    """LP-FT on large photos: the head by logistic regression, then two gentle passes over all.
+    """LP-FT on large photos: logistic regression of the head, then two gentle passes of everything.
 
-    Expect more than a probe at 224 pixels gives (sample mAP 65.5 against 63.7, with 700 photos).
-    With so few most of it comes from where the probe starts it, and from the size of the photos,
-    which have two and a half times the pixels of 224.
+    Expect more than from a probe at 224 pixels (sample mAP 65.5 against 63.7, with 700 photos).
+    With so few photos, most of the gain comes from the probe that it starts from, and from photos
+    with two and a half times as many pixels.
     """
 
 
 def _lab(config: ConfigDict) -> None:
     """The lab sheet to the letter: everything trains, plain SGD at 0.1, BatchNorm by the batch.
 
-    With 700 photos expect it far below the default (sample mAP 36 against 65): ten such passes from
-    a random head are too few, and the loss is still falling at the end.
+    With 700 photos, expect far less than from the default (sample mAP 36 against 65): ten such
+    passes from a random head are too few, and the loss is still falling at the end.
     """
     config.weights = "keras_v1"
     config.data.resize = "squash"
@@ -102,9 +102,9 @@ def _lab(config: ConfigDict) -> None:
 
 
 def _head(config: ConfigDict) -> None:
-    """The head alone, trained by SGD on a frozen network: the lab's linear probe, on photos.
+    """Only the head, trained by SGD on a frozen network: the lab's linear probe, on photos.
 
-    Expect what `vtl linear_probe` gives for as many epochs; that one starts at random.
+    Expect what `vtl linear_probe`, which starts at random, gives after as many epochs.
     """
     config.data.image_size = 0
     config.data.difficult = "negative"
@@ -118,17 +118,17 @@ def _head(config: ConfigDict) -> None:
 
 
 def _partial(config: ConfigDict) -> None:
-    """The default with all frozen but the last stage and the head; the rest has no backward pass.
+    """The default, but only the last stage and the head train; the rest has no backward pass.
 
-    A training step takes about a third of the time of the default's on a CPU.
+    A training step takes about a third of the default's time on a CPU.
     """
     config.optim.rules = (("fc/.*", 1.0), ("layer4_.*", 1.0), (".*", None))
 
 
 def _scratch(config: ConfigDict) -> None:
-    """Random initialisation: what the ImageNet weights are worth.
+    """Random initialisation, which shows what the ImageNet weights are worth.
 
-    With 700 photos expect a third of what the default gives (sample mAP 22 against 65).
+    With 700 photos, expect a third of what the default gives (sample mAP 22 against 65).
     """
     config.weights = ""
     config.data.image_size = 0
@@ -142,10 +142,10 @@ def _scratch(config: ConfigDict) -> None:
 
 
 def _demo(config: ConfigDict) -> None:
-    """The same idea on a laptop, with nothing to fetch: from letters and shapes to digits.
+    """The same idea on a laptop, from letters and shapes to digits; needs no download.
 
-    1,000 scenes with one to four handwritten digits each, made on first use, and the small network
-    that `vtl pretrain_demo` made, which never saw a digit. One to two minutes on 2 CPU cores.
+    Makes 1,000 scenes with one to four handwritten digits each on first use. The small network
+    comes from `vtl pretrain_demo` and never saw a digit. Takes one to two minutes on 2 CPU cores.
     """
     config.weights = "demo"
     config.data.name = "demo"
@@ -153,7 +153,7 @@ def _demo(config: ConfigDict) -> None:
     config.data.image_size = 96
     config.model.width = 0.25
     config.num_epochs = 10.0
-    config.augment = "none"  # most mirrored digits are none
+    config.augment = "none"  # most digits are not digits when mirrored
     config.optim.learning_rate = 0.05
 
 

@@ -3,8 +3,8 @@
     vtl linear_probe --workdir=runs/probe \\
       --config.features=runs/features/DF_ResNet50_VOC2007.npz
 
-A variant follows a colon, as in `vtl linear_probe:lbfgs`; each says below what it is. Seconds on a
-CPU.
+A variant follows a colon, as in `vtl linear_probe:lbfgs`; its docstring below says what it does. A
+run takes seconds on a CPU.
 """
 
 from ml_collections import ConfigDict
@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 def get_config(variant: str = "") -> ConfigDict:
     """The config of a variant; the default is the lab's."""
     if variant not in VARIANTS:
-        known = ", ".join(name for name in VARIANTS if name)
-        raise ValueError(f"configs/linear_probe.py has no variant '{variant}'; it has {known}")
+        names = ", ".join(name for name in VARIANTS if name)
+        raise ValueError(f"configs/linear_probe.py has no variant '{variant}'; it has {names}")
     config = _base()
     config.variant = variant
     VARIANTS[variant](config)
@@ -26,7 +26,7 @@ def _base() -> ConfigDict:
     config.task = "probe"
     config.variant = ""
     config.seed = 0  # of the start, the order of the rows, what is held out, and the intervals
-    config.precision = "highest"  # of float32 products: the arrays are small
+    config.precision = "highest"  # of float32 products: default, high or highest
 
     config.features = ""  # the file that `vtl deep_features` or the lab's own script wrote
     config.train_split = "trainval"  # what the features' meta, if any, must say; "" accepts all
@@ -35,22 +35,22 @@ def _base() -> ConfigDict:
     config.classes = ()  # what the features' meta, if any, must say; () accepts all
 
     config.solver = "sgd"  # sgd or lbfgs
-    config.scaling = "none"  # of the features: none, standardise (by train), l2 (each row)
-    config.difficult = "negative"  # in the training loss: ignore or negative
+    config.scaling = "none"  # of the features: none, standardise (by train) or l2 (each row)
+    config.difficult = "negative"  # difficult objects in the training loss: ignore or negative
 
-    config.num_epochs = 20.0  # of sgd: passes over train
-    config.batch_size = 32  # of sgd: rows a step
-    config.momentum = 0.0  # of sgd; 0 is plain SGD
-    # Of sgd: the best rate and decay, by mAP on a fifth of train, is fitted to all of train.
+    config.num_epochs = 20.0  # sgd: passes over train
+    config.batch_size = 32  # sgd: rows a step
+    config.momentum = 0.0  # sgd; 0 is plain SGD
+    # sgd: of several rates and decays, the best by mAP on a fifth of train is fitted to all of it.
     config.learning_rates = (0.1,)
-    config.weight_decays = (0.0,)  # of sgd: chosen with the rate
-    # Of sgd: runs from seed, seed + 1, ...; the mAP of each is recorded, the first one's scores.
+    config.weight_decays = (0.0,)  # sgd: chosen together with the rate
+    # sgd: runs from seed, seed + 1, ...; each one's mAP is recorded, and the first one's scores.
     config.num_seeds = 1
 
-    # Of lbfgs: chosen class by class, by cross-validation on train; one over scikit-learn's C times
-    # the number of photos.
+    # lbfgs: each class's L2 is chosen from these by cross-validation on train. It is one over
+    # (scikit-learn's C times the number of photos).
     config.l2s = (0.001, 0.003, 0.01, 0.03, 0.1)
-    config.num_folds = 5  # of lbfgs: parts that cross-validation holds out in turn
+    config.num_folds = 5  # lbfgs: parts that cross-validation holds out in turn
     return config
 
 
@@ -59,12 +59,12 @@ def _default(config: ConfigDict) -> None:
 
 
 def _lbfgs(config: ConfigDict) -> None:
-    """L2-regularised logistic regression, the L2 of each class by cross-validation on train."""
+    """L2-regularised logistic regression; cross-validation on train chooses each class's L2."""
     config.solver = "lbfgs"
 
 
 def _demo(config: ConfigDict) -> None:
-    """The lab's on what `vtl deep_features:demo` wrote; run that first.
+    """The lab's on the features of `vtl deep_features:demo`, which you run first.
 
     Expect an mAP (`lab`) of about 32.
     """

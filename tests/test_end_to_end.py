@@ -164,14 +164,14 @@ def snapshot(directory: Path) -> dict[str, tuple[int, bytes]]:
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
-def assert_same_arrays(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    assert found.keys() == expected.keys()
+def assert_same_arrays(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert actual.keys() == expected.keys()
     for name, array in expected.items():
-        assert found[name].dtype == array.dtype, name
-        assert found[name].tobytes() == array.tobytes(), name
+        assert actual[name].dtype == array.dtype, name
+        assert actual[name].tobytes() == array.tobytes(), name
 
 
-def assert_same_run(found: Path, expected: Path, num_steps: int) -> None:
+def assert_same_run(actual: Path, expected: Path, num_steps: int) -> None:
     """All that a run leaves, to the bit; only speeds may differ."""
 
     def timeless(workdir: Path) -> list[dict]:
@@ -180,14 +180,14 @@ def assert_same_run(found: Path, expected: Path, num_steps: int) -> None:
             for line in read_metrics(workdir)
         ]
 
-    assert timeless(found) == timeless(expected)
+    assert timeless(actual) == timeless(expected)
     for role in ("train", "test"):
-        assert_same_arrays(read_scores(found, role), read_scores(expected, role))
-    assert_same_arrays(restore(found, num_steps), restore(expected, num_steps))
+        assert_same_arrays(read_scores(actual, role), read_scores(expected, role))
+    assert_same_arrays(restore(actual, num_steps), restore(expected, num_steps))
     for name in ("model.safetensors", "config.json"):
-        assert (found / name).read_bytes() == (expected / name).read_bytes(), name
+        assert (actual / name).read_bytes() == (expected / name).read_bytes(), name
     same = ("map", "map_interval", "ap", "chosen_step", "weights", "data", "trainable_parameters")
-    results = read_results(found), read_results(expected)
+    results = read_results(actual), read_results(expected)
     assert [results[0][name] for name in same] == [results[1][name] for name in same]
 
 
@@ -279,16 +279,16 @@ def test_results_follow_the_contract(finished, weights, variant):
 
 def test_maps_of_the_gallery_sum_to_the_logits(finished):
     workdir = finished("")
-    with np.load(workdir / "gallery_test.npz") as gallery:
-        found = dict(gallery)
+    with np.load(workdir / "gallery_test.npz") as file:
+        gallery = dict(file)
     test = read_scores(workdir, "test")
-    np.testing.assert_array_equal(found["ids"], test["ids"][found["rows"]])
-    np.testing.assert_array_equal(found["scores"], test["scores"][found["rows"]])
-    np.testing.assert_array_equal(found["labels"], test["labels"][found["rows"]])
-    scores = found["scores"][found["photo"], found["column"]]
-    logits = found["map"].mean(axis=(1, 2)) + found["bias"][found["column"]]
+    np.testing.assert_array_equal(gallery["ids"], test["ids"][gallery["rows"]])
+    np.testing.assert_array_equal(gallery["scores"], test["scores"][gallery["rows"]])
+    np.testing.assert_array_equal(gallery["labels"], test["labels"][gallery["rows"]])
+    scores = gallery["scores"][gallery["photo"], gallery["column"]]
+    logits = gallery["map"].mean(axis=(1, 2)) + gallery["bias"][gallery["column"]]
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), scores, atol=2e-6)
-    assert set(found["kind"]) == {"hit", "false alarm", "miss"}
+    assert set(gallery["kind"]) == {"hit", "false alarm", "miss"}
     assert not (finished("head") / "gallery_train.npz").exists()
 
 
@@ -389,10 +389,10 @@ def test_a_run_starts_from_the_head_of_a_probe(devkit, weights, tmp_path):
     changes |= {"optim.learning_rate": 0.0, "num_epochs": 0.5}
     workdir = run(make_config(devkit, **(TINY | changes)), tmp_path / "run")
     for role in ("train", "test"):
-        found, expected = (read_scores(path, role) for path in (workdir, tmp_path / "probe"))
-        assert list(found["ids"]) == list(expected["ids"])
-        np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-5)
-        assert np.ptp(found["scores"]) > 0.1
+        actual, expected = (read_scores(path, role) for path in (workdir, tmp_path / "probe"))
+        assert list(actual["ids"]) == list(expected["ids"])
+        np.testing.assert_allclose(actual["scores"], expected["scores"], atol=1e-5)
+        assert np.ptp(actual["scores"]) > 0.1
 
 
 def test_a_finished_run_is_left_alone(finished, devkit, weights, capsys):
@@ -481,7 +481,7 @@ def test_a_signal_saves_and_leaves(devkit, uninterrupted, tmp_path, number):
     assert process.returncode == 130
     done = read_metrics(workdir)[-1]["step"]
     assert 6 <= done < NUM_STEPS
-    assert f"stopped after step {done}, which is saved; the same command goes on" in stdout
+    assert f"stopped after step {done}, which is saved; run the same command again" in stdout
     run(make_config(devkit, "scratch", **INTERRUPTIBLE), workdir)
     assert read_results(workdir)["resumed_from"] == done
     assert_same_run(workdir, uninterrupted, NUM_STEPS)

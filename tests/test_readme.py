@@ -48,8 +48,8 @@ class Block(NamedTuple):
 
 
 def blocks_of(page: Path) -> list[Block]:
-    found = BLOCK.findall(page.read_text())
-    return [Block(language, code, not mark) for mark, language, code in found]
+    blocks = BLOCK.findall(page.read_text())
+    return [Block(language, code, not mark) for mark, language, code in blocks]
 
 
 def python_of(page: Path) -> list[str]:
@@ -123,9 +123,9 @@ def check(command: list[str], monkeypatch) -> None:
         case ["python", "-m", module, *options] if module.startswith("experiments."):
             path = ROOT / f"{module.replace('.', '/')}.py"
             assert path.is_file()
-            known = "".join(p.read_text() for p in (ROOT / "experiments").rglob("*.py"))
+            sources = "".join(p.read_text() for p in (ROOT / "experiments").rglob("*.py"))
             for option in (o.partition("=")[0] for o in options if o.startswith("-")):
-                assert f'"{option}"' in known
+                assert f'"{option}"' in sources
         case ["pip", "install", *options]:
             extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
             for name in re.findall(r"\w+", "".join(re.findall(r"\[.+?\]", " ".join(options)))):

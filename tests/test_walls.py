@@ -1,7 +1,7 @@
-"""The walls of docs/architecture.md: who may import whom, and what only one module does.
+"""The walls of docs/architecture.md: who may import whom, and what only one module may do.
 
-Each wall is a function from {module: source} to what breaks it. It is held against vtl itself, and
-against a source that breaks it, so that a wall which holds nothing shows.
+Each wall is a function from {module: source} to what breaks it. It is tested on vtl itself, and on
+sources that break it, so that a wall that stops nothing fails.
 """
 
 import ast
@@ -32,12 +32,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": BOTTOM | {"data", "run_directory"},
     "tasks": EVERYTHING_BELOW_TASKS,
     "relu_study": EVERYTHING_BELOW_TASKS - {"weights"},
-    "report": {"errors", "files", "untrusted", "evaluation", "relu_study"},
+    "report": {"errors", "files", "untrusted", "schema", "evaluation", "relu_study"},
     "main": EVERYTHING_BELOW_TASKS | {"config_files", "tasks", "relu_study"},
     "config_files": {"errors"},
     "cli": {"config_files", "errors", "main", "stops"},
 }
-"""What each room of vtl, a package or a module of its own, may import beside itself."""
+"""What each room of vtl (a package or a single module) may import besides itself."""
 
 MODELS_MAY_IMPORT = {"collections", "functools", "math", "typing", "flax", "jax", "numpy", "vtl"}
 
@@ -46,15 +46,15 @@ Sources = dict[str, str]
 
 
 def sources_of_vtl() -> Sources:
-    found = {}
+    sources = {}
     for path in sorted(ROOT.rglob("*.py")):
         parts = ("vtl", *path.relative_to(ROOT).with_suffix("").parts)
-        found[".".join(part for part in parts if part != "__init__")] = path.read_text()
-    return found
+        sources[".".join(part for part in parts if part != "__init__")] = path.read_text()
+    return sources
 
 
 def imports(source: str) -> Iterator[tuple[str, ...]]:
-    """The names that a source imports, wherever in it; `from a import b` is a and a.b."""
+    """The names that a source imports anywhere; `from a import b` gives a and a.b."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from ((alias.name,) for alias in node.names)
@@ -69,7 +69,7 @@ def room(module: str) -> str:
 
 
 def imported_modules(sources: Sources) -> dict[str, set[str]]:
-    """Module -> the modules of `sources` that it imports, the most exact name of each."""
+    """Module -> the modules of `sources` that it imports, by their longest names."""
     graph: dict[str, set[str]] = {}
     for module, source in sources.items():
         names = (max((n for n in name if n in sources), default="") for name in imports(source))
@@ -96,7 +96,7 @@ def imports_against_the_way(sources: Sources) -> list[str]:
 def circles(sources: Sources) -> list[str]:
     """Circles between rooms, and between modules."""
     modules = imported_modules(sources)
-    # A package's __init__ stands for the package, which its own modules are not made to wait for.
+    # A package's __init__ stands for the package, and its modules need not wait for it.
     of_modules = {
         module: {n for n in names if not module.startswith(f"{n}.") and n != "vtl"}
         for module, names in modules.items()
@@ -105,13 +105,13 @@ def circles(sources: Sources) -> list[str]:
     for module, names in modules.items():
         others = {room(name) for name in names} - {room(module), ""}
         of_rooms.setdefault(room(module), set()).update(others)
-    found = []
+    cycles = []
     for graph in (of_rooms, of_modules):
         try:
             graphlib.TopologicalSorter(graph).prepare()
         except graphlib.CycleError as error:
-            found.append(" -> ".join(error.args[1]))
-    return found
+            cycles.append(" -> ".join(error.args[1]))
+    return cycles
 
 
 def imports_from_outside(sources: Sources) -> list[str]:
@@ -133,16 +133,16 @@ def tasks_that_import_tasks(sources: Sources) -> list[str]:
 
 
 def models_that_do_more_than_compute(sources: Sources) -> list[str]:
-    found = []
+    problems = []
     for module, source in sources.items():
         if room(module) == "models":
-            found += [
+            problems += [
                 f"{module} imports {name[0]}"
                 for name in imports(source)
                 if name[0].partition(".")[0] not in MODELS_MAY_IMPORT
             ]
-            found += [f"{module} calls {name}" for name in calls(source) if name in IO_CALLS]
-    return found
+            problems += [f"{module} calls {name}" for name in calls(source) if name in IO_CALLS]
+    return problems
 
 
 IO_CALLS = ("open", "print", "np.load", "np.save")
@@ -158,7 +158,7 @@ def strangers_that_know_orbax(sources: Sources) -> list[str]:
 
 
 def strangers_that_print(sources: Sources) -> list[str]:
-    """Printing is console's, and that of what is started from the command line."""
+    """Only console prints, and what is started from the command line."""
     return [
         f"{module} prints"
         for module, source in sources.items()
@@ -169,14 +169,14 @@ def strangers_that_print(sources: Sources) -> list[str]:
 
 WRITERS = {
     "vtl.files",
-    "vtl.data.archives",  # out of a directory that is whole
-    "vtl.data.demo",  # into a directory that is renamed when it is whole
-    "vtl.data.fetch",  # a part that is resumed, and a note that may be lost
+    "vtl.data.archives",  # out of a directory that is complete
+    "vtl.data.demo",  # into a directory that is renamed once it is complete
+    "vtl.data.fetch",  # a part that can be resumed, and a note that may be lost
 }
 
 
 def strangers_that_write_files(sources: Sources) -> list[str]:
-    """A file is written by files.whole_file, or it could be seen half written."""
+    """Only files.whole_file writes files, so that nobody sees half of one."""
     writing = ("savez", "savez_compressed", "write_text", "write_bytes", "save_file")
     return [
         f"{module} calls {name}"
@@ -188,7 +188,7 @@ def strangers_that_write_files(sources: Sources) -> list[str]:
 
 
 def heads_by_another_name(sources: Sources) -> list[str]:
-    """The head goes by `vtl.models.HEAD`, never by its text."""
+    """The head is called `vtl.models.HEAD`, never by its text."""
     return [
         f"{module} writes {node.value!r}"
         for module, source in sources.items()

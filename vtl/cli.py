@@ -1,4 +1,4 @@
-"""The command `vtl`: a task, or one of vtl's other programs, from any directory.
+"""The command `vtl`, which runs a task or another of vtl's programs from any directory.
 
 vtl finetune:demo --workdir=runs/demo --config.optim.learning_rate=0.01
 """
@@ -23,11 +23,11 @@ PROGRAMS = {
     "report": "run directories -> one HTML page",
     "weights": "weight files: list, fetch, inspect, summary, convert, verify, classify",
 }
-"""Verb -> what it does; each is `python -m vtl.VERB` too."""
+"""Verb -> what it does; `python -m vtl.VERB` does the same."""
 
 VERBS = PROGRAMS | {
-    "help": "this page; of a task, its knobs with type, value and meaning",
-    "version": "which vtl this is",
+    "help": "this page, or a task's knobs with their types, defaults and meanings",
+    "version": "the version of vtl",
 }
 
 USAGE = """\
@@ -35,22 +35,22 @@ vtl TASK[:VARIANT] [--workdir=DIRECTORY] [--config.KNOB=VALUE ...]
 vtl help TASK[:VARIANT]
 vtl VERB ...
 
-TASK may be the path of a config file of your own, as in `vtl mine.py:large`. A run goes to
---workdir, or else to runs/ in the current directory."""
+TASK may be the path of your own config file, as in `vtl mine.py:large`. A run writes to
+--workdir, which is runs/TASK_VARIANT in the current directory by default."""
 
 HELP_FLAGS = ("-h", "--help")
 COLUMN = 18
-"""Where the text begins that stands beside a task or verb."""
+"""Width of the names of tasks and verbs, with their descriptions to the right."""
 
 
 def start() -> None:
-    """The console script."""
-    stops.exit_at_once()  # before what a task imports, which takes seconds
+    """Run the console script."""
+    stops.exit_at_once()  # before a task's imports, which take seconds
     main()
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Do what the command line says; what the user can put right is told in one line."""
+    """Do what the command line says. A user's error prints its message and exits with status 1."""
     try:
         try:
             _dispatch(sys.argv[1:] if arguments is None else arguments)
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # Whoever read, such as `head`, has gone. Python flushes again at exit, into nothing then.
+        # The reader, such as `head`, has gone. Python flushes at exit: let it flush into nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
@@ -87,18 +87,18 @@ def _run_task(arguments: list[str]) -> None:
     # JAX takes seconds to import, and help does not need it.
     from absl import app
 
-    from vtl import main as task
+    from vtl import main as tasks_main
 
-    # ml_collections looks for the options there, and not in what absl is given.
+    # ml_collections reads the options from sys.argv and not from what absl passes on.
     sys.argv = ["vtl", *arguments]
-    app.run(task.main, flags_parser=task.parse_flags)
+    app.run(tasks_main.main, flags_parser=tasks_main.parse_flags)
 
 
 def _check_config_is_given(options: list[str]) -> None:
     if not any(option.lstrip("-").startswith(("config", "flagfile")) for option in options):
         raise UserError(
-            f"a task comes before its options, as in `vtl finetune {options[0]}`; "
-            "`vtl help` lists them"
+            f"name a task before its options, as in `vtl finetune {options[0]}`; "
+            "`vtl help` lists the tasks"
         )
 
 
@@ -108,7 +108,7 @@ def _run_program(verb: str, arguments: list[str]) -> None:
 
 
 def _config_option(task: str) -> str:
-    """`finetune:lab` -> PATH/finetune.py:lab; a path stays as it is, and its file has the say."""
+    """`finetune:lab` -> PATH/finetune.py:lab; a path stays as it is, for its file to check."""
     path, variant = _config_file(task)
     if not _is_path(task):
         _check_variant(path.stem, variant, config_files.variants(config_files.load(path)))
@@ -123,7 +123,7 @@ def _config_file(task: str) -> tuple[Path, str]:
     files = config_files.installed()
     if name not in files:
         names = [*files, *VERBS]
-        hint = _hint(task, names) or "; there are " + ", ".join(names)
+        hint = _hint(task, names) or ": choose one of " + ", ".join(names)
         raise UserError(f"there is no task or verb '{task}'{hint}")
     return files[name], variant
 
@@ -132,11 +132,11 @@ def _is_path(task: str) -> bool:
     return task.partition(":")[0].endswith(".py")
 
 
-def _check_variant(name: str, variant: str, variants: Collection[str]) -> None:
+def _check_variant(task: str, variant: str, variants: Collection[str]) -> None:
     if variant not in variants:
-        names = [known for known in variants if known]
+        names = [name for name in variants if name]
         hint = _hint(variant, names) or "; it has " + (", ".join(names) or "none")
-        raise UserError(f"{name} has no variant '{variant}'{hint}")
+        raise UserError(f"{task} has no variant '{variant}'{hint}")
 
 
 def _hint(name: str, names: Collection[str]) -> str:
@@ -144,15 +144,15 @@ def _hint(name: str, names: Collection[str]) -> str:
     return f": did you mean {nearest[0]}?" if nearest else ""
 
 
-# What people read.
+# The help pages.
 
 
 def _help(arguments: list[str]) -> str:
-    """The page of what is named, or of all."""
+    """The help page of a task or verb, or the overview."""
     if not arguments:
         return _overview()
     if len(arguments) > 1:
-        raise UserError(f"help takes one name, and was given {' '.join(arguments)}")
+        raise UserError(f"help takes one name, got {' '.join(arguments)}")
     (name,) = arguments
     if name in PROGRAMS:
         _run_program(name, ["--help"])
@@ -169,46 +169,48 @@ def _help(arguments: list[str]) -> str:
         heading = f"Knobs of {variant}; * marks what differs from the default"
     else:
         doc = (module.__doc__ or "").strip()
-        rows = [_row(f":{known}" if known else task, text) for known, text in variants.items()]
+        rows = [_row(f":{name}" if name else task, text) for name, text in variants.items()]
         title = f"vtl {task}\n\n{doc}\n\n" + "\n".join(["Variants", *rows])
         heading = "Knobs"
-    return "\n".join([title, "", heading, *map(_knob, knobs)])
+    return "\n".join([title, "", heading, *map(_describe_knob, knobs)])
 
 
 def _overview() -> str:
     lines = [f"vtl {vtl.__version__}: visual transfer learning in JAX", ""]
     lines += [*textwrap.indent(USAGE, "  ").splitlines(), "", "Tasks"]
-    for name, path in config_files.installed().items():
+    for task, path in config_files.installed().items():
         module = config_files.load(path)
-        lines.append(_row(name, module.__doc__ or ""))
+        lines.append(_row(task, module.__doc__ or ""))
         variants = config_files.variants(module)
-        lines += [_row(f"  :{known}", text) for known, text in variants.items() if known]
-    return "\n".join([*lines, "", "Verbs", *(_row(*verb) for verb in VERBS.items())])
+        lines += [_row(f"  :{variant}", text) for variant, text in variants.items() if variant]
+    lines += ["", "Verbs"]
+    lines += [_row(verb, text) for verb, text in VERBS.items()]
+    return "\n".join(lines)
 
 
 def _row(name: str, text: str) -> str:
-    """A name, and beside it the first line of a text."""
+    """A name beside the first line of its description."""
     label = f"  {name}".ljust(COLUMN)
-    return _wrapped(text.partition("\n")[0], label + " ", " " * (COLUMN + 1))
+    return _wrap(text.partition("\n")[0], label + " ", " " * (COLUMN + 1))
 
 
-def _knob(knob: Knob) -> str:
+def _describe_knob(knob: Knob) -> str:
     differs = knob.value != knob.default
     mark = "*" if differs else " "
     kind = type(knob.value).__name__
-    default = f"; default {_written(knob.default) or 'empty'}" if differs else ""
-    line = f"{mark} --config.{knob.name}={_written(knob.value)}  ({kind}{default})"
-    return "\n".join([line, _wrapped(knob.meaning, " " * 6, " " * 6)]).rstrip()
+    default = f"; default {_shell_text(knob.default) or 'empty'}" if differs else ""
+    line = f"{mark} --config.{knob.name}={_shell_text(knob.value)}  ({kind}{default})"
+    return "\n".join([line, _wrap(knob.meaning, " " * 6, " " * 6)]).rstrip()
 
 
-def _written(value: Any) -> str:
-    """A knob's value as a shell takes it."""
+def _shell_text(value: Any) -> str:
+    """A knob's value as one types it in a shell."""
     text = value if isinstance(value, str) else repr(value)
     if '"' not in text:
-        text = text.replace("'", '"')  # for the shell's quotes go around
+        text = text.replace("'", '"')  # shlex.quote puts single quotes around it
     return shlex.quote(text) if text else ""
 
 
-def _wrapped(text: str, first: str, others: str) -> str:
+def _wrap(text: str, first_indent: str, indent: str) -> str:
     width = min(shutil.get_terminal_size((100, 24)).columns, 100)
-    return textwrap.fill(text, width, initial_indent=first, subsequent_indent=others)
+    return textwrap.fill(text, width, initial_indent=first_indent, subsequent_indent=indent)

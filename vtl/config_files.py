@@ -1,7 +1,7 @@
 """Config files as people see them: where they are, their variants, and what each knob means.
 
-A config file is the one place of its knobs: this reads the comments that stand there. It is loaded
-by its path, as ml_collections does, and imported by nothing.
+A knob's meaning is the comment beside it in the config file. Config files are loaded by path, as
+ml_collections does it; nothing imports them.
 """
 
 import ast
@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 from vtl.errors import UserError
 
 NOT_KNOBS = ("task", "variant")
-"""What a config says about itself, for vtl to read and not for people to set."""
+"""What a config says about itself; people do not set it."""
 
 
 class Knob(NamedTuple):
-    """One line of a config: `name` is dotted, as in optim.learning_rate."""
+    """One option of a config; `name` is dotted, as in optim.learning_rate."""
 
     name: str
     value: Any
@@ -30,7 +30,7 @@ class Knob(NamedTuple):
 
 
 def installed() -> dict[str, Path]:
-    """Task -> the config file that comes with vtl: a checkout's own, in an editable install too."""
+    """Task -> the config file that comes with vtl; in a checkout, the one under configs/."""
     package = Path(__file__).parent
     directory = package / "configs"
     if not directory.is_dir():
@@ -43,7 +43,7 @@ def load(path: Path) -> ModuleType:
     """The config file as a module.
 
     Raises:
-        UserError: the file is not there, or fails.
+        UserError: the file is missing, or running it fails.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
@@ -59,70 +59,76 @@ def load(path: Path) -> ModuleType:
 
 
 def variants(module: ModuleType) -> dict[str, str]:
-    """Variant -> its docstring; the default is "". A file without VARIANTS has none but that."""
+    """Variant -> its docstring; the default is "". A file without VARIANTS has only the default."""
     functions = getattr(module, "VARIANTS", {"": None})
     return {name: inspect.getdoc(function) or "" for name, function in functions.items()}
 
 
 def knobs(module: ModuleType, variant: str = "") -> list[Knob]:
-    """Every knob of a variant in the order of the file.
+    """Every knob of a variant, in the order of the file.
 
     Raises:
-        UserError: the config's own complaint about the variant.
+        UserError: the config file refuses the variant, or fails.
     """
     try:
         default = module.get_config()
         config = module.get_config(variant) if variant else default
     except Exception as error:
         raise UserError(f"{module.__file__}: {error}") from error
-    defaults = dict(_flattened(default.to_dict()))
-    values = dict(_flattened(config.to_dict()))
-    known = meanings(Path(str(module.__file__)).read_text(encoding="utf-8"))
-    names = [name for name in known if name in values] + [n for n in values if n not in known]
+    defaults = dict(_flatten(default.to_dict()))
+    values = dict(_flatten(config.to_dict()))
+    comments = meanings(Path(str(module.__file__)).read_text(encoding="utf-8"))
+    names = [name for name in comments if name in values]
+    names += [name for name in values if name not in comments]
     return [
-        Knob(name, values[name], defaults.get(name), known.get(name, ""))
+        Knob(name, values[name], defaults.get(name), comments.get(name, ""))
         for name in names
         if name not in NOT_KNOBS
     ]
 
 
-def _flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in config.items():
         if isinstance(value, Mapping):
-            yield from _flattened(value, f"{prefix}{name}.")
+            yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
 
 def meanings(source: str) -> dict[str, str]:
-    """Knob -> the comment beside its first `config.KNOB = ...`, or else the lines right above it.
+    """Knob -> its meaning, in the order of the source.
 
-    In the order of the source.
+    A meaning is the comment beside the first `config.KNOB = ...`, or else the comment lines right
+    above it.
     """
     lines = source.splitlines()
     comments = {}
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             comments[token.start[0]] = token.string.lstrip("# ")
-    alone = {number for number in comments if lines[number - 1].lstrip().startswith("#")}
+    comment_lines = {number for number in comments if lines[number - 1].lstrip().startswith("#")}
 
     def meaning(statement: ast.Assign) -> str:
-        beside = [n for n in _lines(statement) if n in comments and n not in alone]
+        beside = [
+            comments[number]
+            for number in _line_numbers(statement)
+            if number in comments and number not in comment_lines
+        ]
         if beside:
-            return " ".join(comments[number] for number in beside)
+            return " ".join(beside)
         first = statement.lineno
-        while first - 1 in alone:
+        while first - 1 in comment_lines:
             first -= 1
         return " ".join(comments[number] for number in range(first, statement.lineno))
 
-    found: dict[str, str] = {}
+    meaning_of_knob: dict[str, str] = {}
     statements = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assign)]
     for statement in sorted(statements, key=lambda node: node.lineno):
         root, _, name = ast.unparse(statement.targets[0]).partition(".")
-        if root == "config" and name and name not in found:
-            found[name] = meaning(statement)
-    return found
+        if root == "config" and name and name not in meaning_of_knob:
+            meaning_of_knob[name] = meaning(statement)
+    return meaning_of_knob
 
 
-def _lines(statement: ast.Assign) -> range:
+def _line_numbers(statement: ast.Assign) -> range:
     return range(statement.lineno, (statement.end_lineno or statement.lineno) + 1)

@@ -1,4 +1,4 @@
-"""What the person at the keyboard can put right: the exceptions, and checks that raise them."""
+"""Errors that the user can put right, and the checks that raise them."""
 
 import operator
 from collections.abc import Collection, Mapping
@@ -8,31 +8,32 @@ from typing import Any
 class UserError(Exception):
     """Something the user can put right: a missing file, a broken photo, a misspelt option.
 
-    The message is one line that says what is wrong, where, and what to do. `vtl.main` prints it
-    without a traceback and exits with status 1.
+    The message has one to three short lines: what is wrong, where, and what to do. The first line
+    makes sense on its own. `vtl.main` prints the message without a traceback and exits with status
+    1.
     """
 
 
 class FetchError(UserError):
-    """A download that failed; `vtl.main` names what needs none."""
+    """A download failed. `vtl.main` adds a config that needs none."""
 
 
 class Diverged(UserError):
-    """A training whose loss is no longer finite."""
+    """The loss of a training run is no longer finite."""
 
 
 def check_choice(option: str, value: str, choices: Collection[str]) -> None:
-    """Raise UserError where `value` is none of what the config's `option` may be."""
+    """Raise UserError unless `value`, which the config gives for `option`, is one of `choices`."""
     if value not in choices:
         raise UserError(f"{option} is '{value}': choose one of {', '.join(choices)}")
 
 
 def check_least(config: Any, least: Mapping[str, float]) -> None:
-    """Raise UserError where an option of `config` is below its least possible value.
+    """Raise UserError if an option of `config` is below its minimum.
 
-    An option goes by its dotted name, as in {"data.image_size": 0}.
+    `least` maps dotted option names to their minimums, as in {"data.image_size": 0}.
     """
-    for option, smallest in least.items():
+    for option, minimum in least.items():
         value = operator.attrgetter(option)(config)
-        if not value >= smallest:  # NaN is none either
-            raise UserError(f"{option} must be at least {smallest:g}, got {value}")
+        if not value >= minimum:  # also true for NaN
+            raise UserError(f"{option} must be at least {minimum:g}, got {value}")

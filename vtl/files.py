@@ -31,7 +31,7 @@ def cache_dir() -> Path:
     """
     path = _named_cache_dir()
     try:
-        path = path.expanduser()  # RuntimeError where there is no home directory
+        path = path.expanduser()  # RuntimeError if there is no home directory
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
     except (OSError, RuntimeError) as error:
@@ -76,14 +76,14 @@ def file_md5(path: str | os.PathLike[str]) -> str:
 
 
 def file_digest(path: str | os.PathLike[str], algorithm: str) -> str:
-    """The hexadecimal digest of a file's content by one of hashlib's algorithms."""
+    """Returns the hexadecimal digest of a file's content by one of hashlib's algorithms."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to write that appears at `path` whole or not at all.
+    """Open a file for writing that appears at `path` complete or not at all.
 
     What is written goes to a temporary name beside it, is flushed to the disk and renamed at the
     end. Where anything fails, a full disk too, the temporary file goes and `path` stays as it was.
@@ -99,7 +99,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
-        # The directory itself may be what is wrong; that error is the one to report.
+        # If the directory itself is the problem, the first error is the one to report.
         with suppress(OSError):
             temporary.unlink()
         if held is not None:
@@ -138,14 +138,14 @@ def remove_litter(directory: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON; NaN and infinity are refused by a ValueError."""
+    """Write `value` as JSON. Raises ValueError for NaN and infinity."""
     content = json.dumps(value, indent=1, allow_nan=False) + "\n"
     with whole_file(path) as file:
         file.write(content.encode())
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any], *, compressed: bool = True) -> None:
-    """Write arrays by name as an .npz that `np.load` reads without pickle."""
+    """Write named arrays as an .npz that `np.load` reads without pickle."""
     with whole_file(path) as file:
         (np.savez_compressed if compressed else np.savez)(file, **arrays)
 

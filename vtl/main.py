@@ -35,7 +35,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "What to do: configs/TASK.py or configs/TASK.py:VARIANT.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "The run's directory; runs/TASK_VARIANT where it is not given."
+    "workdir", None, "The run's directory; the default is runs/TASK_VARIANT."
 )
 
 TASKS = {
@@ -46,19 +46,19 @@ TASKS = {
     "relu_study": relu_study.run,
 }
 WITHOUT_DOWNLOAD = {"relu_study": "digits"}
-"""The variant of a task's config that fetches nothing, where it isn't `demo`."""
+"""Task -> the variant of its config that needs no download; for other tasks it is `demo`."""
 
 PRECISIONS = ("default", "high", "highest")
 
 SEED_BITS = 32
-"""What JAX keeps of a seed; two that differ above would give the same start."""
+"""JAX keeps no more of a seed: two seeds that differ only above would give the same run."""
 
-# ml_collections' own way to load a config file, where warnings are errors.
+# ml_collections loads config files this way; its warning must not become an error.
 warnings.filterwarnings("ignore", message=r"the load_module\(\) method is deprecated")
 
 
 def main(argv: list[str]) -> None:
-    """Run the task; what the user can put right is told in one line, with exit status 1."""
+    """Run the task. A user's error prints up to three lines and exits with status 1."""
     if len(argv) > 1:
         _fail(f"unexpected argument {argv[1]}: options look like --config.seed=1")
     console.outlive_readers()
@@ -77,63 +77,67 @@ def main(argv: list[str]) -> None:
     except FetchError as error:
         config_file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
         variant = WITHOUT_DOWNLOAD.get(config.task, "demo")
-        _fail(f"{error}; --config={config_file}:{variant} needs no download")
+        _fail(f"{error}\n--config={config_file}:{variant} needs no download.")
     except UserError as error:
         _fail(str(error))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        _fail(f"the disk is full: no space left for {error.filename or workdir}")
+        _fail(
+            f"the disk is full: no space left for {error.filename or workdir}\n"
+            "Free some space, then run the same command again: it resumes."
+        )
     except (Interrupted, KeyboardInterrupt) as stop:
-        reason = str(stop) or "stopped"
-        console.say(f"{reason}; the same command goes on from what is saved")
+        console.say(f"{str(stop) or 'stopped'}; run the same command again to resume")
         stops.leave_quietly()
 
 
 def _set_up_jax() -> None:
-    """What a run needs of JAX, whatever the environment says.
+    """Configure JAX for a run, whatever the environment says.
 
     Raises:
         UserError: there is no device to compute on.
     """
     jax.config.update("jax_compilation_cache_dir", str(files.cache_dir() / "xla"))
-    # Of programs that compile in less than a second, which JAX leaves out, a run has dozens.
+    # A run has dozens of programs that compile in under a second, which JAX would not cache.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    # A CPU would begin a step before the last one's memory is free, and so need it twice.
+    # A CPU would start a step before it frees the memory of the last one, and need it twice.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.config.update("jax_enable_x64", False)
     jax.config.update("jax_disable_jit", False)
     try:
         jax.devices()
-    except Exception as error:  # JAX's own are of many kinds, AssertionError among them
+    except Exception as error:  # JAX raises errors of many kinds here, even AssertionError
         platforms = os.environ.get("JAX_PLATFORMS") or "any platform"
         raise UserError(
-            f"JAX finds no device for {printable(platforms)} ({reason_of(error)}): unset "
-            "JAX_PLATFORMS, or install what it names"
+            f"JAX finds no device for {printable(platforms)} ({reason_of(error)})\n"
+            "Unset JAX_PLATFORMS, or install what it names."
         ) from error
 
 
 def _check_values(config: ConfigDict) -> None:
-    """What no knob may be, whatever it means; and a home directory by its name.
+    """Check for values that no knob can have, and expand `~` to the home directory.
 
     Raises:
-        UserError: a number that is none, a seed that JAX would cut, text that no file can have.
+        UserError: a number is not finite, a seed has more bits than JAX keeps, or a text has
+            characters that no file name has.
     """
     for name, value in _knobs(config):
-        values = value if isinstance(value, tuple | list) else (value,)
-        for x in values:
-            if isinstance(x, float) and not math.isfinite(x):
-                raise UserError(f"{name} must be a finite number, got {x}")
-            if isinstance(x, str) and not x.isprintable():
-                raise UserError(f"{name} holds a character that can't be printed: {printable(x)}")
-            is_seed = name.rpartition(".")[2] in ("seed", "seeds", "rate_seeds")
-            if is_seed and not (isinstance(x, int) and 0 <= x < 1 << SEED_BITS):
-                raise UserError(
-                    f"{name} must be a whole number from 0 to 2**{SEED_BITS} - 1, got {x}"
-                )
+        for item in value if isinstance(value, tuple | list) else (value,):
+            _check_value(name, item)
         if isinstance(value, str) and value.startswith("~"):
             with config.unlocked():
                 config.update_from_flattened_dict({name: str(Path(value).expanduser())})
+
+
+def _check_value(name: str, value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} must be a finite number, got {value}")
+    if isinstance(value, str) and not value.isprintable():
+        raise UserError(f"{name} must not have unprintable characters, got {printable(value)}")
+    is_seed = name.rpartition(".")[2] in ("seed", "seeds", "rate_seeds")
+    if is_seed and not (isinstance(value, int) and 0 <= value < 1 << SEED_BITS):
+        raise UserError(f"{name} must be a whole number from 0 to 2**{SEED_BITS} - 1, got {value}")
 
 
 def _knobs(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -145,32 +149,26 @@ def _knobs(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parse the command line; a misspelt or mistyped option is told in one line."""
+    """Parse the command line. A misspelt or mistyped option prints one line and exits."""
     try:
         return flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:
-        # ml_collections': a knob's name in quotes and, on a second line, what may have been meant.
+        # ml_collections quotes the unknown name and, on a second line, the nearest known one.
         inner = error.args[0].args[0] if isinstance(error.args[0], KeyError) else error.args[0]
-        name, *hint = re.findall(r"[\"'](\w+)[\"']", inner)
-        hint += _nearest_knobs(name, argv)
-        meant = f": did you mean {hint[0]}?" if hint else "; the config file names them all"
-        _fail(f"--config has no option '{name}'{meant}")
-    except (
-        OSError,
-        TypeError,
-        ValueError,
-        flags.Error,
-        UserError,
-    ) as error:
-        # A config's own error comes as a traceback, and a misspelling with a hint below it.
-        last = str(error).strip().splitlines()[-1]
-        _fail(re.sub(r"^\s*(\w+Error: |\[Errno \d+\] )", "", last))
+        name, *nearest = re.findall(r"[\"'](\w+)[\"']", inner)
+        nearest += _nearest_knobs(name, argv)
+        hint = f": did you mean {nearest[0]}?" if nearest else "; the config file lists them all"
+        _fail(f"--config has no option '{name}'{hint}")
+    except (OSError, TypeError, ValueError, flags.Error, UserError) as error:
+        # An error inside a config file comes with a traceback above it.
+        last_line = str(error).strip().splitlines()[-1]
+        _fail(re.sub(r"^\s*(\w+Error: |\[Errno \d+\] )", "", last_line))
 
 
 def _nearest_knobs(name: str, argv: list[str]) -> list[str]:
-    """The knobs that `name` may mean: by its letters, or by their initials, as in lr."""
-    given = next((x.partition("=")[2] for x in argv if x.startswith("--config=")), "")
-    path, _, variant = given.partition(":")
+    """The knobs that `name` may mean: those of similar letters, or with its initials, as in lr."""
+    option = next((x for x in argv if x.startswith("--config=")), "")
+    path, _, variant = option.removeprefix("--config=").partition(":")
     try:
         knobs = config_files.knobs(config_files.load(Path(path)), variant)
     except UserError:
@@ -185,9 +183,9 @@ def _nearest_knobs(name: str, argv: list[str]) -> list[str]:
 
 def _read_config() -> ConfigDict:
     if _CONFIG.value is None:
-        _fail("--config is missing: for instance --config=configs/finetune.py")
+        _fail("--config is missing: give one, such as --config=configs/finetune.py")
     try:
-        _ = _CONFIG.value.task
+        _ = _CONFIG.value.task  # the first access reads the file
     except OSError:
         _fail(f"--config={config_flags.get_config_filename(flags.FLAGS['config'])}: no such file")
     return _CONFIG.value

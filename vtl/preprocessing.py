@@ -9,21 +9,21 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 RESIZE_RULES = ("squash", "resize_crop")
-"""Both sides to one size; or the short side to it, then the centre."""
+"""squash: resize both sides to one size. resize_crop: resize the short side, crop the centre."""
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
 MAX_SIZE = 4096
-"""Pixels; a file that asks for larger ones is damaged."""
+"""Pixels on a side; a file that asks for more is damaged."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """From an upright RGB photo to a network's input.
+    """How an upright RGB photo becomes a network's input.
 
-    A photo is resized by `resize` (`squash` or `resize_crop`) with `interpolation` to `resize_size`
-    pixels, of which the central `crop_size` are seen at evaluation. Pixels 0..255 become
-    (pixel * scale - mean) / std, channel by channel in `channels` order.
+    The rule `resize` (`squash` or `resize_crop`) resizes a photo with `interpolation` to
+    `resize_size` pixels. At evaluation the network sees the central `crop_size` of them. Pixels
+    0..255 become (pixel * scale - mean) / std, channel by channel in `channels` order.
     """
 
     channels: str = "rgb"
@@ -36,7 +36,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
 
     def override(self, *, resize: str = "", image_size: int = 0) -> "Preprocessing":
-        """Another resize rule ("" keeps it), another size of what is seen (0 keeps it)."""
+        """A copy with another resize rule ("" keeps it) and crop size (0 keeps it)."""
         size = image_size or self.crop_size
         return dataclasses.replace(
             self,
@@ -46,7 +46,7 @@ class Preprocessing:
         )
 
     def stored_size(self, *, crops: bool) -> int:
-        """The side a photo is stored at: larger than what is seen where crops are drawn from it."""
+        """The side in pixels of a stored photo, from which training may draw random crops."""
         return self.resize_size if crops or self.resize == "resize_crop" else self.crop_size
 
     @classmethod
@@ -54,24 +54,26 @@ class Preprocessing:
         """The inverse of `dataclasses.asdict`, also after a round trip through JSON.
 
         Raises:
-            ValueError, TypeError, KeyError: `values` are none of a preprocessing that can be done.
+            ValueError, TypeError, KeyError: no photo can be prepared with these `values`.
         """
         mean, std = (tuple(float(x) for x in values[name]) for name in ("mean", "std"))
-        found = cls(**(values | {"mean": mean, "std": std, "scale": float(values["scale"])}))
-        sizes, numbers = (found.crop_size, found.resize_size), (found.scale, *mean, *std)
+        preprocessing = cls(
+            **(values | {"mean": mean, "std": std, "scale": float(values["scale"])})
+        )
+        sizes = (preprocessing.crop_size, preprocessing.resize_size)
         is_possible = (
-            found.channels in ("rgb", "bgr")
-            and found.resize in RESIZE_RULES
-            and found.interpolation in INTERPOLATIONS
+            preprocessing.channels in ("rgb", "bgr")
+            and preprocessing.resize in RESIZE_RULES
+            and preprocessing.interpolation in INTERPOLATIONS
             and all(type(size) is int for size in sizes)
-            and 1 <= found.crop_size <= found.resize_size <= MAX_SIZE
+            and 1 <= preprocessing.crop_size <= preprocessing.resize_size <= MAX_SIZE
             and len(mean) == len(std) == 3
-            and all(math.isfinite(x) for x in numbers)
-            and min(found.scale, *std) > 0
+            and all(math.isfinite(x) for x in (preprocessing.scale, *mean, *std))
+            and min(preprocessing.scale, *std) > 0
         )
         if not is_possible:
-            raise ValueError(f"no photo can be prepared as {found}"[:300])
-        return found
+            raise ValueError(f"no photo can be prepared with {preprocessing}"[:300])
+        return preprocessing
 
 
 TORCHVISION = Preprocessing()
@@ -82,10 +84,10 @@ CAFFE = Preprocessing(
     std=(1.0, 1.0, 1.0),
     interpolation="nearest",
 )
-"""Keras' ResNet50: BGR minus the mean, pixels left at 0..255; `load_img` resizes by nearest."""
+"""Keras' ResNet50: BGR minus the mean, on the scale 0..255; `load_img` resizes by nearest."""
 
 LAB = dataclasses.replace(CAFFE, resize="squash")
-"""Keras' pixels, the whole photo squashed to a square: what the lab sheet does."""
+"""The lab sheet's: Keras' pixels, and the photo squashed to a square."""
 
 
 def normalise(pixels: ArrayLike, preprocessing: Preprocessing) -> jax.Array:

@@ -72,7 +72,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: Path, config: ConfigDict):
-        """Look at `path`: nothing yet, or a run of the same `config` to go on with.
+        """Check `path`, which must be new, empty, or hold a run of the same `config` to resume.
 
         Raises:
             UserError: the directory holds a run of another config, or something else, or another
@@ -105,7 +105,7 @@ class RunDirectory:
     def _refuse_config(self) -> NoReturn:
         raise UserError(
             f"{printable(self.path)} holds a run of another config "
-            f"({identity.describe(self._moved)}): choose another --workdir, or remove it"
+            f"({identity.describe(self._moved)})\nChoose another --workdir, or delete that run."
         )
 
     def _refuse_locked(self, note: str | None) -> None:
@@ -137,7 +137,8 @@ class RunDirectory:
                     f"{printable(self.path)} was finished by another process just now: the same "
                     "command shows its outcome"
                 )
-            self._compare(content)
+            self.compare(content)
+            self._say_what_moved()
             if self._made_of is None:
                 self._made_of = identity.made_of(self._config, content)
                 write_json(self.path / identity.FILE_NAME, self._made_of)
@@ -149,12 +150,16 @@ class RunDirectory:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise UserError(
-                f"cannot write into --workdir={printable(self.path)}: {error.strerror}; choose "
-                "another"
+                f"cannot write to --workdir={printable(self.path)}: {error.strerror}; choose "
+                "another directory"
             ) from error
 
-    def _compare(self, content: Mapping[str, Any]) -> None:
-        """Refuse what is made of something else; say what has moved."""
+    def compare(self, content: Mapping[str, Any]) -> None:
+        """Refuse what is made of something else than `content`, as `begin` does, but at once.
+
+        Raises:
+            UserError: the run was begun with other content.
+        """
         if self._made_of is None:
             return
         before = self._made_of["content"]
@@ -162,8 +167,10 @@ class RunDirectory:
         if not parts <= before.keys() & content.keys():
             self._refuse_config()
         identity.refuse_other(self.path, before, content)
+
+    def _say_what_moved(self) -> None:
         if self._moved:
-            logging.warning("%s; what is there is the same", identity.describe(self._moved))
+            logging.warning("%s: the content is the same", identity.describe(self._moved))
 
     @property
     def run_id(self) -> str:
@@ -193,7 +200,8 @@ class RunDirectory:
                 raise
             logging.warning("what the run was made of can't be compared: %s", error)
         else:
-            self._compare(found)
+            self.compare(found)
+            self._say_what_moved()
         for name, sha256 in self.read_results().get("files", {}).items():
             path = self.path / name
             if not os.path.lexists(path):
@@ -218,7 +226,7 @@ class RunDirectory:
         return found
 
     def append_metrics(self, lines: list[dict[str, Any]]) -> None:
-        """Add lines to metrics.jsonl."""
+        """Add lines to metrics.jsonl. Raises ValueError for NaN and infinity."""
         with (self.path / "metrics.jsonl").open("a") as file:
             file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
 
@@ -241,17 +249,17 @@ class RunDirectory:
         return lines
 
     def last_metric(self, name: str) -> float | None:
-        """The newest value of one metric."""
+        """The latest value of one metric, None if there is none."""
         return next((line[name] for line in reversed(self.read_metrics()) if name in line), None)
 
     def cut_metrics(self, step: int) -> None:
-        """Drop the lines after `step`, which a resumed run writes again."""
+        """Drop the lines after `step`; a resumed run writes them again."""
         kept = [json.dumps(line) + "\n" for line in self.read_metrics() if line["step"] <= step]
         with whole_file(self.path / "metrics.jsonl") as file:
             file.write("".join(kept).encode())
 
     def write_results(self, results: dict[str, Any]) -> None:
-        """Write results.json: the run is finished, with what every run records of itself."""
+        """Write results.json, which marks the run as finished, and add where it comes from."""
         names = [name for name in ("task", "variant", "seed") if name in self._config]
         of_every_run = {name: self._config[name] for name in names} | {"status": "finished"}
         written = {"files": self._hashes()} | _provenance()
@@ -274,7 +282,8 @@ class RunDirectory:
     ) -> None:
         """Write scores_ROLE.npz: ids [N], scores, logits, labels, difficult [N, C], classes [C].
 
-        Without ids or difficult, which features of foreign origin lack, those keys are left out.
+        A key is left out if its array is None: features that vtl did not make may lack ids and
+        difficult.
         """
         arrays: dict[str, Any] = {
             "scores": scores.astype(np.float32),
@@ -306,18 +315,18 @@ def _provenance() -> dict[str, Any]:
         "commit": commit(),
         "versions": {"python": sys.version.split()[0], "vtl": __version__}
         | {name: metadata.version(name) for name in packages},
-        "devices": [f"{device.platform}: {_model_of(device)}" for device in jax.devices()],
+        "devices": [f"{device.platform}: {_device_model(device)}" for device in jax.devices()],
     }
 
 
-def _model_of(device: jax.Device) -> str:
-    """`NVIDIA H100 80GB HBM3`, `AMD EPYC 7763 64-Core Processor`."""
+def _device_model(device: jax.Device) -> str:
+    """As in `NVIDIA H100 80GB HBM3` or `AMD EPYC 7763 64-Core Processor`."""
     return cpu_model() if device.platform == "cpu" else device.device_kind
 
 
 @functools.cache
 def cpu_model() -> str:
-    """The processor's name, as the operating system has it."""
+    """The processor's name as the operating system knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -328,20 +337,15 @@ def cpu_model() -> str:
 
 @functools.cache
 def commit() -> str | None:
-    """The commit of the checkout that the code runs from, `-dirty` if it was changed since.
+    """The commit of the checkout that this code runs from, None if it runs from no checkout.
 
-    As it is at the first call: what a run writes into the checkout doesn't change what ran.
+    It ends in `-dirty` if the checkout has uncommitted changes. The first call decides: files that
+    a run writes into the checkout later do not change what ran.
     """
-    git = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-    ]
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    directory = Path(__file__).parent
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        process = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
+    return process.stdout.strip()

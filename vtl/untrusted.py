@@ -24,6 +24,15 @@ MAX_NPY_HEADER_BYTES = 10_000
 
 _PIECE_BYTES = 1 << 20
 
+MAX_ARRAYS = 1000
+"""Of an .npz: the curves of the ReLU study, which has the most, are dozens."""
+
+MAX_RATIO, ALWAYS_UNPACKED_BYTES = 32, 1 << 26
+"""What compressed arrays may take unpacked: features, scores and digits take 1 to 10 times as much,
+a bomb 1,000 times; a small file may take more than its share."""
+
+_NPY_MAGIC = b"\x93NUMPY"
+
 _KINDS = {
     stat.S_ISDIR: "a directory",
     stat.S_ISFIFO: "a pipe",
@@ -147,6 +156,8 @@ def npz_headers(file: BinaryIO) -> dict[str, ArrayHeader]:
     """
     headers: dict[str, ArrayHeader] = {}
     with zipfile.ZipFile(file) as archive:
+        if len(archive.infolist()) > MAX_ARRAYS:
+            raise UserError(f"it holds {len(archive.infolist()):,} arrays")
         for member in archive.infolist():
             name = member.filename.removesuffix(".npy")
             shown = printable(name, 60)
@@ -162,27 +173,39 @@ def npz_headers(file: BinaryIO) -> dict[str, ArrayHeader]:
                 header = ArrayHeader(shape, dtype)
                 if dtype.hasobject:
                     raise UserError(f"{shown} holds Python objects, which are not read")
+                if not dtype.itemsize:
+                    raise UserError(f"{shown} holds values of no size")
                 if min(shape, default=0) < 0 or content.tell() + header.nbytes != member.file_size:
                     raise UserError(f"{shown} is not of the size that its header says")
             headers[name] = header
     return headers
 
 
+def unpacked_bound(packed_bytes: int) -> int:
+    """The most bytes that what is packed into so many may take: it follows from them."""
+    return max(ALWAYS_UNPACKED_BYTES, MAX_RATIO * packed_bytes)
+
+
 def read_npz(
-    path: str | Path, *, max_bytes: int, inside: Path | None = None
+    path: str | Path, *, max_bytes: int | None = None, inside: Path | None = None
 ) -> dict[str, np.ndarray]:
     """All arrays of an .npz; nothing is unpacked before all sizes are checked, no code runs.
 
-    `max_bytes` is the most that the arrays may take together, unpacked.
+    `max_bytes` is the most that the arrays may take together, unpacked; without it that follows
+    from the size of the file.
 
     Raises:
         UserError: it is missing, damaged, no .npz of plain arrays, or too large.
     """
     with open_plain(path, inside=inside) as file, reading(path):
+        if file.read(len(_NPY_MAGIC)) == _NPY_MAGIC:
+            raise UserError(f"{printable(path)} holds a single array and is no .npz")
         try:
             headers = npz_headers(file)
         except UserError as error:
             raise UserError(f"{printable(path)} can't be read: {error}") from None
+        if max_bytes is None:
+            max_bytes = unpacked_bound(os.fstat(file.fileno()).st_size)
         total = sum(header.nbytes for header in headers.values())
         if total > max_bytes:
             raise UserError(

@@ -34,9 +34,9 @@ def test_passes_differ():
 
 
 def test_a_function_of_seed_and_step():
-    whole = stream(9, num_images=7, batch_size=3)
-    assert np.array_equal(stream(9, num_images=7, batch_size=3, first=4), whole[4 * 3 :])
-    assert not np.array_equal(stream(9, num_images=7, batch_size=3, seed=1), whole)
+    all_steps = stream(9, num_images=7, batch_size=3)
+    assert np.array_equal(stream(9, num_images=7, batch_size=3, first=4), all_steps[4 * 3 :])
+    assert not np.array_equal(stream(9, num_images=7, batch_size=3, seed=1), all_steps)
 
 
 def test_seed_and_pass_are_not_mixed_up():
@@ -92,7 +92,7 @@ def test_what_fails_a_load_is_raised_where_its_turn_is():
         next(loaded)
 
 
-def test_put_places_the_rows():
+def test_place_keeps_the_rows():
     mesh = Mesh(np.array(jax.devices()), ("data",))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     rows = np.arange(mesh.size * 2 * 3, dtype=np.uint8).reshape(-1, 3)
@@ -103,7 +103,7 @@ def test_put_places_the_rows():
     assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 3)}
 
 
-def test_put_takes_rows_that_are_not_contiguous():
+def test_place_takes_rows_that_are_not_contiguous():
     mesh = Mesh(np.array(jax.devices()), ("data",))
     rows = np.arange(12 * mesh.size, dtype=np.float32).reshape(4, -1).T[:, ::-2]
     assert not rows.flags.c_contiguous

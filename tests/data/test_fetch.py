@@ -97,7 +97,7 @@ def user_error(function, *args):
     with pytest.raises(UserError) as info:
         function(*args)
     message = str(info.value)
-    assert "\n" not in message
+    assert len(message.splitlines()) <= 3
     return message
 
 
@@ -117,11 +117,11 @@ def test_fetch_downloads_once_with_a_progress_bar(serve, tmp_path, capsys):
     assert mirror.requested_ranges == [None]
 
 
-@pytest.mark.parametrize("known", [{}, {"size": None}, {"sha256": SHA256[:8]}])
-def test_part_file_is_resumed_from_its_end(serve, tmp_path, known):
+@pytest.mark.parametrize("facts", [{}, {"size": None}, {"sha256": SHA256[:8]}])
+def test_part_file_is_resumed_from_its_end(serve, tmp_path, facts):
     mirror = serve()
     (tmp_path / "file.bin.part").write_bytes(BODY[:400_000])
-    assert fetch(download(mirror.url, **known), tmp_path).read_bytes() == BODY
+    assert fetch(download(mirror.url, **facts), tmp_path).read_bytes() == BODY
     assert mirror.requested_ranges == ["bytes=400000-"]
 
 
@@ -214,8 +214,9 @@ def test_error_names_every_mirror_and_the_way_out(serve, tmp_path):
     assert f"{mirrors[0].url}: HTTP Error 404" in message
     assert f"{mirrors[1].url}: the file has sha256 {wrong_sha256} (expected {SHA256})" in message
     assert f"{mirrors[2].url}: connection closed after 40 of 1,000,000 bytes" in message
-    assert f"exactly this name (1,000,000 bytes, sha256 {SHA256})" in message
-    assert f"at {tmp_path / 'file.bin'} by hand" in message
+    remedy = message.splitlines()[-1]
+    assert f"(1,000,000 bytes, sha256 {SHA256})" in remedy
+    assert f"at {tmp_path / 'file.bin'}" in remedy
     assert not (tmp_path / "file.bin").exists()
 
 
@@ -287,8 +288,8 @@ def test_wrong_file_put_there_by_hand_names_both_hashes(serve, tmp_path):
     message = user_error(fetch, download(mirror.url), tmp_path)
     assert f"{path} is not the expected file" in message
     assert "14 bytes (expected 1,000,000)" in message
-    found = hashlib.sha256(b"something else").hexdigest()
-    assert f"sha256 {found} (expected {SHA256})" in message
+    digest = hashlib.sha256(b"something else").hexdigest()
+    assert f"sha256 {digest} (expected {SHA256})" in message
     assert path.read_bytes() == b"something else"
     assert mirror.requested_ranges == []
 
@@ -324,10 +325,10 @@ def test_cache_dir_that_can_not_be_made_is_temporary(tmp_path, monkeypatch):
     assert str(path) in warnings[0]
 
 
-def write_tar(path, files=None, members=()):
-    """Writes an archive with the files {name: bytes}, then the members as they are."""
+def write_tar(path, contents=None, members=()):
+    """Writes an archive with the files {name: content}, then the members as they are."""
     with tarfile.open(path, "w") as tar:
-        for name, content in (files or {}).items():
+        for name, content in (contents or {}).items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
@@ -350,8 +351,8 @@ def test_two_archives_unpack_into_one_tree(tmp_path, capsys):
     unpack_tar(trainval, target)
     assert "trainval.tar" in capsys.readouterr().err
     unpack_tar(test, target)
-    files = {str(p.relative_to(target)): p.read_bytes() for p in target.rglob("*") if p.is_file()}
-    assert files == {
+    paths = [path for path in target.rglob("*") if path.is_file()]
+    assert {str(path.relative_to(target)): path.read_bytes() for path in paths} == {
         ".unpacked-trainval.tar": b"",
         ".unpacked-test.tar": b"",
         "VOC/JPEG/1.jpg": b"one",
@@ -452,6 +453,7 @@ def test_without_a_known_hash_the_first_files_is_pinned(tmp_path):
     path.write_bytes(BODY[:-1] + b"x")
     message = user_error(fetch, unknown, tmp_path)
     assert f"the first one had {SHA256}" in message
+    assert f"delete {note.name} too" in message
     note.unlink()
     assert fetch(unknown, tmp_path) == path
 
@@ -560,7 +562,7 @@ def test_a_header_of_gigabytes_is_not_read(tmp_path):
     member.size = 1 << 33
     archive = tmp_path / "bad.tar"
     archive.write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(2 * tarfile.BLOCKSIZE))
-    assert "a header of 8589934592 bytes" in user_error(unpack_tar, archive, tmp_path / "target")
+    assert "8589934592 bytes" in user_error(unpack_tar, archive, tmp_path / "target")
 
 
 def test_a_file_twice_in_an_archive_is_refused(tmp_path):

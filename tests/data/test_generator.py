@@ -52,5 +52,5 @@ def test_shuffling_is_asked_for_and_complete(devkit):
 
 
 def test_a_batch_has_a_photo(devkit):
-    with pytest.raises(UserError, match="batch_size=0: the least possible is 1"):
+    with pytest.raises(UserError, match="batch_size must be at least 1, got 0"):
         next(PascalVOCDataGenerator("trainval", devkit).flow(batch_size=0))

@@ -21,7 +21,7 @@ def error_of(function, *args, **kwargs) -> str:
     with pytest.raises(UserError) as caught:
         function(*args, **kwargs)
     message = str(caught.value)
-    assert "\n" not in message
+    assert len(message.splitlines()) <= 3
     return message
 
 
@@ -222,9 +222,12 @@ def test_jpeg_pixels_are_those_of_plain_pillow(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ((0, "squash", "nearest"), "image size 0 is not positive"),
-        ((8, "stretch", "nearest"), "rule 'stretch'; known are squash, resize_crop"),
-        ((8, "squash", "lanczos"), "'lanczos'; known are nearest, bilinear, bicubic"),
+        ((0, "squash", "nearest"), "image size must be at least 1, got 0"),
+        ((8, "stretch", "nearest"), "rule is 'stretch': choose one of squash, resize_crop"),
+        (
+            (8, "squash", "lanczos"),
+            "interpolation is 'lanczos': choose one of nearest, bilinear, bicubic",
+        ),
     ],
 )
 def test_unknown_options_list_the_known_ones(options, problem: str) -> None:
@@ -303,7 +306,8 @@ def test_broken_photos_are_counted_and_leave_nothing(paths, directory: Path) -> 
     for index in (4, 7):
         paths[index].write_bytes(paths[index].read_bytes()[:300])
     message = error_of(decode_once, paths, IDS, **OPTIONS, directory=directory)
-    assert "2 of 12 photos can't be decoded; the first is 000004: " in message
+    assert "2 of 12 photos can't be decoded" in message
+    assert "000004: " in message
     assert str(paths[4]) in message
     assert list(directory.iterdir()) == []
 
@@ -311,7 +315,7 @@ def test_broken_photos_are_counted_and_leave_nothing(paths, directory: Path) -> 
 def test_a_missing_photo_is_named_with_its_id(paths, directory: Path) -> None:
     paths[5].unlink()
     message = error_of(decode_once, paths, IDS, **OPTIONS, directory=directory)
-    assert message == f"cannot read photo 000005, {paths[5]}: No such file or directory"
+    assert message == f"cannot read photo 000005 ({paths[5]}): No such file or directory"
 
 
 def test_a_directory_that_cannot_be_written(paths, tmp_path: Path) -> None:
@@ -350,7 +354,8 @@ def test_a_disk_that_fills_up_leaves_nothing(paths, directory: Path, monkeypatch
 
     monkeypatch.setattr(images.os, "fsync", raise_disk_full)
     message = error_of(decode_once, paths, IDS, **OPTIONS, directory=directory)
-    assert f"to {directory}: No space left on device; set VTL_CACHE" in message
+    assert f"to {directory}: No space left on device\n" in message
+    assert "VTL_CACHE" in message
     assert list(directory.iterdir()) == []
 
 

@@ -18,7 +18,7 @@ def error_of(function, *args) -> str:
     with pytest.raises(UserError) as caught:
         function(*args)
     message = str(caught.value)
-    assert "\n" not in message
+    assert len(message.splitlines()) <= 3
     return message
 
 
@@ -121,7 +121,7 @@ def test_one_plain_object_makes_a_class_present(annotated: Path) -> None:
         ("<annotation><object></object></annotation>", "has no name"),
         (
             "<annotation><object><name>cat</name><difficult>2</difficult></object></annotation>",
-            "difficult flag of 'cat' is neither 0 nor 1: '2'",
+            "difficult flag of 'cat' must be 0 or 1, got '2'",
         ),
     ],
 )
@@ -165,10 +165,10 @@ def test_class_files_for_some_classes_only(devkit: Path) -> None:
     [
         ("000001 1\n000009 1\n000003 1\n", "id 000009 is not in the split file"),
         ("000001 1\n000002 1\n", "id 000003 of the split file is missing"),
-        ("000001 1\n000002 1\n000003 1\n000002 1\n", "id 000002 is there twice"),
-        ("000001 1\n000002 2\n000003 1\n", "flag of id 000002 is none of 1, -1, 0"),
-        ("000001 1\n000002\n000003 1\n", "flag of id 000002 is none of 1, -1, 0"),
-        ("000001 1\n000002 1 1\n000003 1\n", "flag of id 000002 is none of 1, -1, 0"),
+        ("000001 1\n000002 1\n000003 1\n000002 1\n", "id 000002 occurs twice"),
+        ("000001 1\n000002 2\n000003 1\n", "flag of id 000002 must be 1, -1 or 0"),
+        ("000001 1\n000002\n000003 1\n", "flag of id 000002 must be 1, -1 or 0"),
+        ("000001 1\n000002 1 1\n000003 1\n", "flag of id 000002 must be 1, -1 or 0"),
     ],
 )
 def test_a_class_file_that_disagrees_with_the_split(devkit: Path, text: str, problem: str) -> None:
@@ -182,8 +182,8 @@ def test_a_class_file_that_disagrees_with_the_split(devkit: Path, text: str, pro
     ("text", "problem"),
     [
         ("\n", "is empty"),
-        ("000001\n000002\n000001\n", "id 000001 is there twice"),
-        ("000001\n000002 1\n", "expected one id on the line '000002 1'"),
+        ("000001\n000002\n000001\n", "id 000001 occurs twice"),
+        ("000001\n000002 1\n", "must hold one id, got '000002 1'"),
         ("000001\n../000002\n", "id '../000002' is not a plain file name"),
         ("a/b\n", "id 'a/b' is not a plain file name"),
         ("..\n", "id '..' is not a plain file name"),

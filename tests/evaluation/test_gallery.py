@@ -10,8 +10,8 @@ from vtl.evaluation.gallery import Choice
 def choices_of(scores, labels, difficult=None, num_each=2):
     scores, labels = (np.array(column)[:, None] for column in (scores, labels))
     difficult = np.zeros_like(labels) if difficult is None else np.array(difficult)[:, None]
-    found = gallery.choose(scores, labels, difficult, num_each)
-    return {kind: [x.row for x in found if x.kind == kind] for kind in gallery.KINDS}
+    choices = gallery.choose(scores, labels, difficult, num_each)
+    return {kind: [c.row for c in choices if c.kind == kind] for kind in gallery.KINDS}
 
 
 def test_best_with_best_without_and_worst_with():
@@ -30,8 +30,8 @@ def test_none_is_both_hit_and_miss():
 
 
 def test_difficult_photos_are_no_false_alarms():
-    found = choices_of([0.9, 0.8, 0.1], [0, 0, 1], difficult=[1, 0, 0])
-    assert found["false alarm"] == [1]
+    rows = choices_of([0.9, 0.8, 0.1], [0, 0, 1], difficult=[1, 0, 0])
+    assert rows["false alarm"] == [1]
 
 
 def test_a_class_without_positives_has_false_alarms_alone():

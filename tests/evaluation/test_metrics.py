@@ -286,8 +286,8 @@ def test_messages():
         ((scores, labels[1:], difficult), r"scores \(10, 3\) and labels \(9, 3\)"),
         ((scores, labels, difficult[:, :2]), r"scores \(10, 3\) and difficult \(10, 2\)"),
         ((scores[:, :2], labels[:, :2], None), r"\[images, 3 classes\]"),
-        ((scores, 2 * labels - 1, difficult), "labels must be 0 or 1, found -1"),
-        ((scores, labels, -difficult), "difficult must be 0 or 1, found -1"),
+        ((scores, 2 * labels - 1, difficult), "labels must be 0 or 1, got -1"),
+        ((scores, labels, -difficult), "difficult must be 0 or 1, got -1"),
         ((scores[:0], labels[:0], None), "there are no scores"),
     ]
     for arrays, message in cases:

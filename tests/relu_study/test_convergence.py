@@ -47,8 +47,8 @@ def test_what_has_diverged():
         "dense1": np.stack([np.full(30, norm) for _, norm, _ in runs.values()]),
         "dense2": np.ones_like(losses),
     }
-    found = convergence.has_diverged(losses, losses, norms)
-    assert dict(zip(runs, found.tolist(), strict=True)) == {n: r[2] for n, r in runs.items()}
+    diverged = convergence.has_diverged(losses, losses, norms)
+    assert dict(zip(runs, diverged.tolist(), strict=True)) == {n: r[2] for n, r in runs.items()}
     train_loss = losses.copy()
     train_loss[0, 7] = np.nan
     assert convergence.has_diverged(train_loss, losses, norms)[0]

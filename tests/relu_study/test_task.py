@@ -6,7 +6,7 @@ import pytest
 
 from configs.relu_study import get_config
 from vtl.errors import UserError
-from vtl.relu_study import study, task
+from vtl.relu_study import curves, study, task
 
 FIGURES = {
     f"{name}.png"
@@ -40,8 +40,11 @@ def finished(tmp_path_factory):
 def test_the_run_directory(finished):
     workdir, results = finished
     files = {path.name for path in workdir.iterdir()}
-    curves = {f"curves_perceptron_{name}.npz" for name in ("sigmoid", "tanh", "relu")}
-    assert files == {"config.json", "metrics.jsonl", "results.json"} | FIGURES | curves
+    measured = {f"curves_perceptron_{name}.npz" for name in ("sigmoid", "tanh", "relu")}
+    assert (
+        files
+        == {"config.json", "made_of.json", "metrics.jsonl", "results.json"} | FIGURES | measured
+    )
     assert results["status"] == "finished"
     assert results["trainable_parameters"] == {"perceptron": 65 * 16 + 17 * 10}
     assert results["data"]["num_images"] == {"train": 1197, "held_out": 300, "test": 300}
@@ -61,9 +64,9 @@ def test_the_run_directory(finished):
 def test_results_follow_from_the_curves(finished):
     workdir, results = finished
     for name in ("sigmoid", "tanh", "relu"):
-        found = results["networks"]["perceptron"]["activations"][name]
-        assert found["learning_rate"] == 0.3
-        assert found["rates"][1]["diverged"] == 1
+        summary = results["networks"]["perceptron"]["activations"][name]
+        assert summary["learning_rate"] == 0.3
+        assert summary["rates"][1]["diverged"] == 1
         lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
         times = []
         for seed in (1, 2, 3):
@@ -73,31 +76,33 @@ def test_results_follow_from_the_curves(finished):
                 if (line["phase"], line["activation"], line["seed"]) == ("final", name, seed)
             ]
             times.append(min((e for e, accuracy in of_run if accuracy >= 0.5), default=np.inf))
-            assert found["seeds"][str(seed)]["accuracy"] == pytest.approx(of_run[-1][1])
+            assert summary["seeds"][str(seed)]["accuracy"] == pytest.approx(of_run[-1][1])
         expected = np.median(times)
-        main = found["epochs_to_accuracy"]["0.5"]
+        main = summary["epochs_to_accuracy"]["0.5"]
         assert main["median"] == pytest.approx(expected)
         assert main["num_reached"] == 3
-        never = found["epochs_to_accuracy"]["0.999"]
+        never = summary["epochs_to_accuracy"]["0.999"]
         assert (never["median"], never["text"], never["num_reached"]) == (None, ">2 [>2, >2]", 0)
         assert never["share_converged_by_epoch"] == []
-        assert 0.5 < found["test_accuracy"]["median"] <= 1
+        assert 0.5 < summary["test_accuracy"]["median"] <= 1
     best = results["networks"]["perceptron"]["best"]
     summaries = results["networks"]["perceptron"]["activations"].values()
     chosen = results["networks"]["perceptron"]["activations"][best["activation"]]
-    assert chosen["accuracy"]["median"] == max(of["accuracy"]["median"] for of in summaries)
+    assert chosen["accuracy"]["median"] == max(each["accuracy"]["median"] for each in summaries)
 
 
 def test_all_activations_see_the_same_batches_and_the_start_is_the_seeds(finished):
     workdir, _ = finished
-    curves = {
-        name: task._load(workdir / f"curves_perceptron_{name}.npz")
+    read = {
+        name: curves.read(
+            workdir / f"curves_perceptron_{name}.npz", [(0.3, 0), (1e6, 0)], (1, 2, 3)
+        )
         for name in ("sigmoid", "tanh", "relu")
     }
-    for name, found in curves.items():
-        assert found["final"]["seed"].tolist() == [1, 2, 3]
-        assert len(np.unique(found["final"]["train_loss"][:, 0])) == 3, name
-        assert found["final"]["epoch"].tolist() == curves["relu"]["final"]["epoch"].tolist()
+    for name, phases in read.items():
+        assert phases["final"]["seed"].tolist() == [1, 2, 3]
+        assert len(np.unique(phases["final"]["train_loss"][:, 0])) == 3, name
+        assert phases["final"]["epoch"].tolist() == read["relu"]["final"]["epoch"].tolist()
 
 
 def test_a_second_start_prints_the_outcome(finished, capsys):
@@ -133,13 +138,66 @@ def test_a_killed_run_keeps_what_is_finished(finished, tmp_path, monkeypatch):
     assert (killed / "metrics.jsonl").read_text() == (workdir / "metrics.jsonl").read_text()
 
 
+def without(key):
+    return lambda arrays: {name: x for name, x in arrays.items() if name != key}
+
+
+def changed(key, change):
+    return lambda arrays: arrays | {key: change(arrays[key])}
+
+
+ODD_CURVES = {
+    "'search/loss'": without("search/loss"),
+    "'final/test_loss'": without("final/test_loss"),
+    "'final/epoch' has the shape": changed("final/epoch", lambda x: x[:-1]),
+    "'search/epoch' does not grow": changed("search/epoch", lambda x: x[::-1]),
+    "'final/accuracy' has 1 values that are NaN": changed(
+        "final/accuracy", lambda x: np.where(np.arange(x.size).reshape(x.shape), x, np.nan)
+    ),
+    "'search/learning_rate' are not those of the config": changed(
+        "search/learning_rate", lambda x: 2 * x
+    ),
+    "'final/seed' are not those of the config": changed("final/seed", lambda x: x + 1),
+    "'final/seed' holds float64": changed("final/seed", lambda x: x * 1.0),
+}
+
+
+@pytest.mark.parametrize("message", ODD_CURVES)
+def test_odd_curves_are_named(finished, tmp_path, message):
+    with np.load(finished[0] / "curves_perceptron_relu.npz") as file:
+        arrays = dict(file)
+    path = tmp_path / "curves.npz"
+    np.savez(path, **arrays)
+    runs = [(0.3, 0), (1e6, 0)]
+    assert curves.read(path, runs, (1, 2, 3))["final"].keys() >= {"loss", "test_loss", "dead"}
+    np.savez(path, **ODD_CURVES[message](arrays))
+    with pytest.raises(UserError, match=message) as caught:
+        curves.read(path, runs, (1, 2, 3))
+    assert str(caught.value).startswith(str(path))
+
+
+def test_damaged_curves_are_set_aside_and_measured_again(finished, tmp_path, capsys):
+    workdir, results = finished
+    damaged = tmp_path / "run"
+    shutil.copytree(workdir, damaged)
+    (damaged / "results.json").unlink()
+    content = (damaged / "curves_perceptron_tanh.npz").read_bytes()[:500]
+    (damaged / "curves_perceptron_tanh.npz").write_bytes(content)
+    again = run(damaged)
+    assert again["networks"] == results["networks"]
+    (aside,) = damaged.glob("damaged_curves_perceptron_tanh_*")
+    assert aside.read_bytes() == content
+    assert f"kept as {aside.name}, and measured again" in capsys.readouterr().out
+
+
 def test_every_rate_diverges(tmp_path, capsys):
     changes = {"perceptron.learning_rates": (1e6,), "activations": ("relu", "tanh")}
     results = run(tmp_path / "run", **changes)
-    found = results["networks"]["perceptron"]
-    assert [of["status"] for of in found["activations"].values()] == ["diverged", "diverged"]
-    assert found["best"] is None
-    (sentence,) = found["conclusion"]
+    perceptron = results["networks"]["perceptron"]
+    summaries = perceptron["activations"].values()
+    assert [summary["status"] for summary in summaries] == ["diverged", "diverged"]
+    assert perceptron["best"] is None
+    (sentence,) = perceptron["conclusion"]
     assert sentence.startswith("ReLU and tanh diverged at every learning rate")
     assert "Perceptron  ReLU        diverged" in capsys.readouterr().out
 
@@ -154,17 +212,18 @@ def test_the_labs_network(tmp_path):
         "activations": ("sigmoid", "relu", "gelu"),
     }
     results = run(tmp_path / "run", "lab_digits", **changes)
-    found = results["networks"]["lenet"]["activations"]
-    assert set(found["relu"]["dead"]) == {"conv1", "conv2"}
-    assert set(found["relu"]["saturated"]) == {"dense1"}
-    assert set(found["gelu"]["saturated"]) == {"dense1"}
-    assert set(found["sigmoid"]["saturated"]) == {"conv1", "conv2", "dense1"}
-    assert all(of["learning_rate"] == 0.1 for of in found.values())
-    curves = task._load(tmp_path / "run" / "curves_lenet_relu.npz")
-    assert curves["search"]["seed"].tolist() == [0, 1]
+    summaries = results["networks"]["lenet"]["activations"]
+    assert set(summaries["relu"]["dead"]) == {"conv1", "conv2"}
+    assert set(summaries["relu"]["saturated"]) == {"dense1"}
+    assert set(summaries["gelu"]["saturated"]) == {"dense1"}
+    assert set(summaries["sigmoid"]["saturated"]) == {"conv1", "conv2", "dense1"}
+    assert all(summary["learning_rate"] == 0.1 for summary in summaries.values())
+    runs = [(0.1, 0), (0.1, 1)]
+    phases = curves.read(tmp_path / "run" / "curves_lenet_relu.npz", runs, SHORT["seeds"])
+    assert phases["search"]["seed"].tolist() == [0, 1]
     # The same seed at the same rate is the same run, whatever runs beside it.
     np.testing.assert_allclose(
-        curves["search"]["loss"][1], curves["final"]["loss"][0], rtol=1e-4, atol=1e-5
+        phases["search"]["loss"][1], phases["final"]["loss"][0], rtol=1e-4, atol=1e-5
     )
 
 
@@ -187,21 +246,24 @@ def test_variants():
     [
         ({"activations": ("sigmoid", "rely")}, r"activations is 'rely': choose one of sigmoid, "),
         ({"activations": ("Dense",)}, r"activations is 'Dense': choose one of sigmoid, "),
-        ({"activations": ("relu", "relu")}, "names something twice"),
+        ({"activations": ("relu", "relu")}, "activations must not repeat a value"),
         ({"activations": ()}, "activations must not be empty"),
         ({"dense_activation": "softmax"}, "dense_activation is 'softmax'"),
         ({"networks": ("alexnet",)}, "networks is 'alexnet': choose one of perceptron, lenet"),
         ({"initialisation": "zeros"}, "initialisation is 'zeros': choose one of suited"),
         ({"perceptron.learning_rates": ()}, r"perceptron\.learning_rates must not be empty"),
         ({"lenet.learning_rates": ()}, r"lenet\.learning_rates must not be empty"),
-        ({"lenet.learning_rates": (0.1, -1.0)}, r"lenet\.learning_rates has -1\.0"),
-        ({"lenet.num_epochs": 0.0}, r"lenet\.num_epochs=0\.0: it must be above 0"),
+        (
+            {"lenet.learning_rates": (0.1, -1.0)},
+            r"lenet\.learning_rates must be above 0, got -1\.0",
+        ),
+        ({"lenet.num_epochs": 0.0}, r"lenet\.num_epochs must be above 0, got 0\.0"),
         ({"seeds": ()}, "seeds must not be empty"),
-        ({"seeds": (-1,)}, "seeds and rate_seeds must not be negative"),
-        ({"thresholds": (97.0,)}, r"thresholds has 97\.0: a threshold is a share"),
-        ({"main_threshold": 0.6}, r"main_threshold=0\.6: it must be one of thresholds"),
+        ({"seeds": (-1,)}, "seeds must be at least 0, got -1"),
+        ({"thresholds": (97.0,)}, r"thresholds must be shares.*, got 97\.0"),
+        ({"main_threshold": 0.6}, r"main_threshold must be one of thresholds, got 0\.6"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"data.num_held_out": 1497}, "of the 1497 digits to train on none would be left"),
+        ({"data.num_held_out": 1497}, "data.num_held_out must be below .* 1497, got 1497"),
         ({"lenet.padding": 0}, r"images of 8 x 8 pixels don't fit lenet\.kernel_size=3"),
         ({"data.name": "cifar"}, r"data\.name is 'cifar'"),
         ({"data.name": "mnist", "data.root": "/nowhere"}, "/nowhere is not a directory"),
@@ -210,7 +272,7 @@ def test_variants():
 def test_bad_options_leave_nothing_behind(tmp_path, changes, message):
     with pytest.raises(UserError, match=message) as caught:
         run(tmp_path / "run", **changes)
-    assert "\n" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
     assert not (tmp_path / "run").exists()
 
 

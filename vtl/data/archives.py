@@ -1,4 +1,4 @@
-"""Archives: unpacked whole or not at all, and nothing in them is believed."""
+"""Unpacks an archive completely or not at all, and trusts nothing in it."""
 
 import os
 import shutil
@@ -14,19 +14,19 @@ MAX_NAME_BYTES = 1024
 MAX_DEPTH = 16
 
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME)
-"""Headers that say more about the next member, such as a long name."""
+"""Headers that describe the next member, such as by a long name."""
 
 
 def unpack_tar(archive: Path, target: Path) -> None:
     """Unpack an uncompressed tar archive into the directory `target`, beside what is there.
 
-    It may hold plain files and folders and nothing else. It is unpacked next to `target`, then
-    moved in; `.unpacked-<archive name>` is written last, and where it exists nothing is done. Files
-    that are already there are replaced.
+    It may hold only plain files and folders. They are unpacked next to `target`, then moved in;
+    files that are already there are replaced. `.unpacked-<archive name>` is written last: if it
+    exists, nothing is done.
 
     Raises:
         UserError: the archive is damaged, holds a link or a device, would write outside `target`,
-            or does not fit.
+            or does not fit on the disk.
     """
     target = target.resolve()
     marker = target / f".unpacked-{archive.name}"
@@ -50,8 +50,8 @@ def unpack_tar(archive: Path, target: Path) -> None:
         raise local_failure(f"cannot unpack {archive} into {target}", error) from error
     except (tarfile.TarError, ValueError, OverflowError) as error:
         raise UserError(
-            f"cannot unpack {archive}: {reason_of(error)}; the archive is damaged or unsafe, "
-            "delete it and fetch it again"
+            f"cannot unpack {archive}: {reason_of(error)}\n"
+            "The archive is damaged or unsafe: delete it and fetch it again."
         ) from error
 
 
@@ -63,7 +63,7 @@ def _extract(archive: Path, directory: Path) -> None:
         progress_bar(f"unpacking {archive.name}", archive.stat().st_size) as bar,
     ):
         for member in tar:
-            path = directory / _landing_place(member.name)
+            path = directory / _relative_path(member.name)
             if member.isdir():
                 path.mkdir(parents=True, exist_ok=True)
                 continue
@@ -77,18 +77,18 @@ def _extract(archive: Path, directory: Path) -> None:
 
 
 def _check_headers(archive: Path) -> None:
-    """Go from header to header, before anything is unpacked, and check what each says.
+    """Check every header before anything is unpacked.
 
     Raises:
-        TarError: one is damaged, of something else than a plain file or folder, or speaks of more
-            than the archive holds.
+        TarError: a header is damaged, is of neither a plain file nor a folder, or promises more
+            bytes than the archive holds.
     """
     size = archive.stat().st_size
     with open_plain(archive) as file:
         for _ in range(MAX_MEMBERS):
             block = file.read(tarfile.BLOCKSIZE)
-            # tarfile takes an archive that was cut between two members for a whole one; a whole
-            # one ends in blocks of zeros.
+            # tarfile accepts an archive that was cut between two members, but a complete one ends
+            # in blocks of zeros.
             if len(block) < tarfile.BLOCKSIZE:
                 raise tarfile.ReadError("unexpected end of data")
             if block == bytes(tarfile.BLOCKSIZE):
@@ -97,11 +97,11 @@ def _check_headers(archive: Path) -> None:
             is_extension = member.type in _EXTENSIONS
             name = printable(member.name)
             if is_extension and member.size > MAX_NAME_BYTES:
-                raise tarfile.ReadError(f"a header of {member.size} bytes before {name}")
+                raise tarfile.ReadError(f"the header before {name} has {member.size} bytes")
             if not (is_extension or member.type in (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE)):
                 raise tarfile.ReadError(f"{name} is neither a plain file nor a folder")
             if member.type in (tarfile.GNUTYPE_SPARSE, tarfile.CONTTYPE):
-                raise tarfile.ReadError(f"{name} is a file of an unusual kind")
+                raise tarfile.ReadError(f"{name} is neither a plain file nor a folder")
             blocks = -(-member.size // tarfile.BLOCKSIZE)
             end = file.seek(blocks * tarfile.BLOCKSIZE, os.SEEK_CUR)
             if member.size < 0 or end > size:
@@ -109,15 +109,15 @@ def _check_headers(archive: Path) -> None:
     raise tarfile.ReadError(f"it has more than {MAX_MEMBERS:,} members")
 
 
-def _landing_place(name: str) -> PurePosixPath:
-    """Where a member goes, relative to the target; one with an absolute name lands inside, too."""
-    place = PurePosixPath(name.lstrip("/"))
-    is_inside = ".." not in place.parts and not any(c in name for c in "\\:\0")
+def _relative_path(name: str) -> PurePosixPath:
+    """Where a member goes, relative to the target, even if its name is absolute."""
+    path = PurePosixPath(name.lstrip("/"))
+    is_inside = ".." not in path.parts and not any(c in name for c in "\\:\0")
     if not is_inside or len(name.encode(errors="surrogateescape")) > MAX_NAME_BYTES:
         raise tarfile.ReadError(f"{printable(name)} would land outside, or has no usable name")
-    if len(place.parts) > MAX_DEPTH:
+    if len(path.parts) > MAX_DEPTH:
         raise tarfile.ReadError(f"{printable(name)} lies more than {MAX_DEPTH} folders deep")
-    return place
+    return path
 
 
 def _move_into(source: Path, destination: Path) -> None:

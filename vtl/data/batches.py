@@ -1,4 +1,4 @@
-"""The order of a split's images, and their way onto the mesh."""
+"""The order in which a split's images come, and how batches get onto the mesh."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ Loaded = TypeVar("Loaded")
 
 
 class Images(Protocol):
-    """uint8 [N, H, W, 3], of which rows are read: an array, a memory map, or drawn on demand."""
+    """Images uint8 [N, H, W, 3]: an array, a memory map, or something that draws them on demand."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -25,32 +25,34 @@ class Images(Protocol):
 
 
 def train_indices(step: int, *, num_images: int, batch_size: int, seed: int) -> np.ndarray:
-    """The images [batch_size] of one training step: a function of (seed, step) alone.
+    """The images [batch_size] of one training step, a function of (seed, step) alone.
 
-    Each pass is a fresh permutation; a batch is always full, so a pass runs on into the next.
+    Each pass is a fresh permutation. Batches are always full, so a pass runs on into the next.
     """
     first = step * batch_size
-    positions = np.arange(first, first + batch_size)
-    passes = positions // num_images
-    orders = {
-        p: np.random.default_rng((seed, int(p))).permutation(num_images) for p in np.unique(passes)
-    }
-    return np.array([orders[p][i] for p, i in zip(passes, positions % num_images, strict=True)])
+    passes, positions = np.divmod(np.arange(first, first + batch_size), num_images)
+    orders = {number: _order(number, num_images, seed) for number in np.unique(passes).tolist()}
+    return np.array([orders[p][i] for p, i in zip(passes.tolist(), positions, strict=True)])
 
 
 def train_order(num_steps: int, *, num_images: int, batch_size: int, seed: int) -> np.ndarray:
-    """The images [num_steps, batch_size] of all steps at once, as `train_indices` has each."""
+    """The images [num_steps, batch_size] of all steps; row i is `train_indices` of step i."""
     num_passes = -(-num_steps * batch_size // num_images)
-    passes = [np.random.default_rng((seed, p)).permutation(num_images) for p in range(num_passes)]
+    passes = [_order(number, num_images, seed) for number in range(num_passes)]
     return np.concatenate(passes)[: num_steps * batch_size].reshape(num_steps, batch_size)
+
+
+def _order(number: int, num_images: int, seed: int) -> np.ndarray:
+    """The order [num_images] of one pass, counted from 0."""
+    return np.random.default_rng((seed, number)).permutation(num_images)
 
 
 def eval_indices(
     num_images: int, batch_size: int, *, first: int = 0
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Every image from `first` on once, in order: (indices [batch_size], how many are real).
+    """Every image from `first` on, once and in order: (indices [batch_size], number of real ones).
 
-    The last batch is padded by its first image, so that every batch has one shape.
+    Copies of its first image pad the last batch, so that all batches have the same shape.
     """
     for start in range(first, num_images, batch_size):
         indices = np.arange(start, start + batch_size)
@@ -59,24 +61,24 @@ def eval_indices(
 
 
 def place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """This process's rows of a batch, placed on the mesh."""
+    """Place this process's rows of a batch on the mesh."""
     return jax.make_array_from_process_local_data(sharding, np.ascontiguousarray(array))
 
 
 def eval_batches(
     images: Images, batch_size: int, sharding: NamedSharding, *, first: int = 0
 ) -> Iterator[tuple[jax.Array, int]]:
-    """The batches of `eval_indices` on the mesh, the next one loaded while one is worked on."""
+    """The batches of `eval_indices` on the mesh; the next one loads while one is in use."""
 
-    def load(piece: tuple[np.ndarray, int]) -> tuple[jax.Array, int]:
-        indices, count = piece
+    def load(batch: tuple[np.ndarray, int]) -> tuple[jax.Array, int]:
+        indices, count = batch
         return place(images[indices], sharding), count
 
     return prefetched(load, eval_indices(len(images), batch_size, first=first))
 
 
 def prefetched(load: Callable[[Key], Loaded], keys: Iterable[Key]) -> Iterator[Loaded]:
-    """`load` of every key in order, each in a thread while the one before it is worked on."""
+    """Yield `load(key)` for each key in order; a thread loads the next one while one is in use."""
     with ThreadPoolExecutor(1) as loader:
         upcoming = None
         for key in keys:

@@ -1,27 +1,31 @@
-"""The .npz of deep features: what exercise 2 writes and exercise 3 reads.
+"""The .npz of deep features, which exercise 2 writes and exercise 3 reads.
 
-The lab's four keys X_train, Y_train, X_test, Y_test, rows in split-file order, and beside them
+It has the lab's four keys X_train, Y_train, X_test, Y_test, with rows in split-file order. vtl adds
 ids_ROLE, difficult_ROLE, classes, and meta (JSON text: weights, preprocessing, data).
 """
 
 import dataclasses
 import json
-import zipfile
-import zlib
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vtl import schema
 from vtl.data.splits import Split, ids_sha256
 from vtl.data.voc import CLASSES
 from vtl.errors import UserError
 from vtl.files import write_npz
+from vtl.untrusted import printable, read_npz, reason_of
+
+ROLE = re.compile(r"[A-Za-z0-9_-]{1,40}")
+"""What a split may go by: files are named after it."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureSplit:
-    """The rows of one split: features [N, D], labels [N, C]; ids and difficult where known."""
+    """One split: features [N, D], labels, difficult [N, C]; ids and difficult may be unknown."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -31,7 +35,7 @@ class FeatureSplit:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DeepFeatures:
-    """All of a file. `meta` is {} in one that the lab's own script made."""
+    """The content of a file. `meta` is {} if the lab's own script made it."""
 
     splits: dict[str, FeatureSplit]
     classes: tuple[str, ...]
@@ -41,7 +45,7 @@ class DeepFeatures:
 def write(
     path: Path, features: dict[str, np.ndarray], splits: dict[str, Split], meta: dict[str, Any]
 ) -> None:
-    """Write features [N, D] of every split; memory maps are streamed, not gathered."""
+    """Write the features [N, D] of every split; memory maps are streamed, not read as a whole."""
     arrays: dict[str, np.ndarray] = {}
     for role, split in splits.items():
         arrays[f"X_{role}"] = features[role]
@@ -53,81 +57,141 @@ def write(
     write_npz(path, arrays, compressed=False)
 
 
+META = schema.record(
+    {},
+    {
+        "weights": schema.maybe(
+            schema.record(
+                {},
+                {
+                    "name": schema.maybe(schema.text),
+                    "sha256": schema.text,
+                    "preprocessing": schema.record({}),
+                },
+            )
+        ),
+        "data": schema.maybe(
+            schema.record(
+                {},
+                {
+                    "name": schema.maybe(schema.text),
+                    "splits": schema.dict_of(schema.text),
+                    "ids_sha256": schema.dict_of(schema.text),
+                },
+            )
+        ),
+        "layer": schema.text,
+        "pool": schema.count,
+    },
+)
+"""What meta holds, all of which may be missing."""
+
+
 def read(path: str | Path) -> DeepFeatures:
-    """Read and check a file, ours or the lab's.
+    """Read and check a file, ours or the lab's, before anything is done with it.
 
     Raises:
-        UserError: no such file, missing keys, shapes that don't fit, values that aren't finite.
+        UserError: no such file, missing keys, arrays or meta of another kind or shape, values that
+            aren't finite.
     """
     path = Path(path)
-    try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("it holds a single array")
-        with file:
-            arrays = dict(file)
-        meta = json.loads(str(arrays["meta"])) if "meta" in arrays else {}
-    except FileNotFoundError:
+    with schema.of_file(path):
+        if not path.exists():
+            raise UserError("no such file; `vtl deep_features` makes one")
+        arrays = read_npz(path)
+        roles = [key.removeprefix("X_") for key in arrays if key.startswith("X_")]
+        splits = {role: _read_split(role, arrays) for role in dict.fromkeys(("train", *roles))}
+        num_features = splits["train"].features.shape[1]
+        num_classes = splits["train"].labels.shape[1]
+        for role, split in splits.items():
+            if (split.features.shape[1], split.labels.shape[1]) != (num_features, num_classes):
+                raise UserError(
+                    f"X_{role} {split.features.shape} and Y_{role} {split.labels.shape} must be "
+                    f"as wide as X_train and Y_train, {num_features} and {num_classes}"
+                )
+        meta = _read_meta(arrays)
+        _check_ids(splits, meta)
+        return DeepFeatures(splits, _read_classes(arrays, num_classes), meta)
+
+
+def _read_split(role: str, arrays: dict[str, np.ndarray]) -> FeatureSplit:
+    if not ROLE.fullmatch(role):
+        raise UserError(f"'X_{printable(role, 40)}' is not named after a split, as X_train is")
+    if missing := {f"X_{role}", f"Y_{role}"} - arrays.keys():
+        raise UserError(f"it lacks {', '.join(sorted(missing))}")
+    features = schema.array(arrays, f"X_{role}", schema.NUMBERS, ("photos", "features"))
+    num_images = len(features)
+    labels = arrays[f"Y_{role}"]
+    if labels.ndim == 1 and len(labels) == num_images:
         raise UserError(
-            f"features={path}: no such file; configs/deep_features.py makes one"
-        ) from None
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{path} is not a readable .npz: {error}") from None
-    roles = [key.removeprefix("X_") for key in arrays if key.startswith("X_")]
-    for role in {"train", *roles}:
-        if missing := {f"X_{role}", f"Y_{role}"} - arrays.keys():
-            raise UserError(f"{path} lacks {', '.join(sorted(missing))}")
-    splits = {role: _read_split(path, role, arrays) for role in roles}
-    width, num_classes = splits["train"].features.shape[1], splits["train"].labels.shape[1]
-    for role, split in splits.items():
-        if (split.features.shape[1], split.labels.shape[1]) != (width, num_classes):
+            f"'Y_{role}' has one number a photo and should have a column a class: 1 where the "
+            "photo has it, else 0"
+        )
+    labels = schema.array(arrays, f"Y_{role}", schema.NUMBERS, ("photos", "classes"))
+    difficult = arrays.get(f"difficult_{role}")
+    ids = arrays.get(f"ids_{role}")
+    for name, rows in (("Y", labels), ("ids", ids), ("difficult", difficult)):
+        if rows is not None and rows.shape[:1] != (num_images,):
             raise UserError(
-                f"{path}: X_{role} {split.features.shape} and Y_{role} {split.labels.shape} are of "
-                f"another width than X_train and Y_train, {width} and {num_classes}"
+                f"{name}_{role} has {rows.shape[0] if rows.ndim else 'no'} rows, but X_{role} has "
+                f"{num_images}"
             )
-    names = tuple(arrays["classes"].tolist()) if "classes" in arrays else CLASSES
-    if len(names) != num_classes:
-        names = tuple(f"class{c}" for c in range(num_classes))
+    names = None if ids is None else _read_ids(f"ids_{role}", arrays)
+    with np.errstate(over="ignore"):  # what float32 can't hold becomes infinite
+        features = features.astype(np.float32, copy=False)
+    if len(rows := np.flatnonzero(~np.isfinite(features).all(axis=1))):
+        which = f"row {rows[0]}"
+        if names is not None:
+            which = f"{printable(names[rows[0]], 60)} (row {rows[0]})"
+        raise UserError(
+            f"X_{role} has NaN or infinity in {len(rows)} of {num_images} rows; the first is "
+            f"{which}"
+        )
+    labels = schema.flags(arrays, f"Y_{role}", labels.shape).astype(np.uint8)
+    if difficult is not None:
+        difficult = schema.flags(arrays, f"difficult_{role}", labels.shape).astype(np.uint8)
+    return FeatureSplit(features, labels, names, difficult)
+
+
+def _read_ids(key: str, arrays: dict[str, np.ndarray]) -> tuple[str, ...]:
+    if arrays[key].dtype.kind in "iu":  # as COCO's are
+        return tuple(map(str, schema.array(arrays, key, "iu", ("photos",)).tolist()))
+    return schema.texts(arrays, key, "photos")
+
+
+def _read_classes(arrays: dict[str, np.ndarray], num_classes: int) -> tuple[str, ...]:
+    """The names of the columns of Y; of a file without them those of VOC, where there are 20."""
+    if "classes" not in arrays:
+        is_voc = num_classes == len(CLASSES)
+        return CLASSES if is_voc else tuple(f"class{c}" for c in range(num_classes))
+    names = schema.texts(arrays, "classes", num_classes)
+    for name in names:
+        if not name.strip():
+            raise UserError("'classes' has a class without a name")
+        if names.count(name) > 1:
+            raise UserError(f"'classes' has {printable(name, 60)} {names.count(name)} times")
+    return names
+
+
+def _read_meta(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    if "meta" not in arrays:
+        return {}
+    if arrays["meta"].size != 1:
+        raise UserError(f"'meta' has {arrays['meta'].size} values and should be one JSON text")
+    (written,) = schema.texts({"meta": arrays["meta"].reshape(1)}, "meta", 1)
+    try:
+        meta = json.loads(written)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"'meta' is no JSON: {reason_of(error)}") from None
+    META(meta, "meta")
+    return {key: value for key, value in meta.items() if value is not None}
+
+
+def _check_ids(splits: dict[str, FeatureSplit], meta: dict[str, Any]) -> None:
     for role, expected in meta.get("data", {}).get("ids_sha256", {}).items():
         ids = splits[role].ids if role in splits else None
         if ids and ids_sha256(ids) != expected:
             raise UserError(
-                f"{path}: ids_{role} are not those of the split, in its order, that its meta "
-                "names: the rows were changed after the features were made"
+                f"ids_{role} are not the ids of the split that its meta names, or not in that "
+                "order\nThe rows have changed since the features were made: make them again."
             )
-    return DeepFeatures(splits, names, meta)
-
-
-def _read_split(path: Path, role: str, arrays: dict[str, np.ndarray]) -> FeatureSplit:
-    features = arrays[f"X_{role}"].astype(np.float32, copy=False)
-    labels = arrays[f"Y_{role}"]
-    ids = arrays.get(f"ids_{role}")
-    difficult = arrays.get(f"difficult_{role}")
-    if features.ndim != 2 or labels.ndim != 2 or not len(features):
-        raise UserError(
-            f"{path}: X_{role} {features.shape} and Y_{role} {labels.shape} should be [N, D] and "
-            "[N, C] with at least one row"
-        )
-    for name, array in (("Y", labels), ("ids", ids), ("difficult", difficult)):
-        if array is not None and len(array) != len(features):
-            raise UserError(
-                f"{path}: {name}_{role} has {len(array)} rows, X_{role} has {len(features)}"
-            )
-    if difficult is not None and difficult.shape != labels.shape:
-        raise UserError(
-            f"{path}: difficult_{role} {difficult.shape} should be {labels.shape}, as Y_{role}"
-        )
-    rows = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(rows):
-        which = f"row {rows[0]}" if ids is None else f"{ids[rows[0]]} (row {rows[0]})"
-        raise UserError(
-            f"{path}: X_{role} has NaN or infinity in {len(rows)} rows, the first is {which}"
-        )
-    if not np.isin(labels, (0, 1)).all():
-        raise UserError(f"{path}: Y_{role} holds other values than 0 and 1")
-    return FeatureSplit(
-        features,
-        labels.astype(np.uint8),
-        None if ids is None else tuple(ids.tolist()),
-        difficult,
-    )

@@ -1,9 +1,9 @@
-"""The demo's devkit: scenes with handwritten digits in them, written in VOC's layout.
+"""The demo's devkit: scenes with handwritten digits, in VOC's layout.
 
-1,000 scenes of one to four of scikit-learn's bundled digits (8 x 8 pixels of real handwriting; the
-UCI optical digits of Alpaydin and Kaynak 1998), scaled, turned and coloured, over a textured
-background. Ten classes, several labels an image. A digit that is very small or faint is marked
-difficult. No handwritten digit is in two splits.
+Each of 1,000 scenes shows one to four of scikit-learn's bundled digits (8 x 8 pixels of real
+handwriting; the UCI optical digits of Alpaydin and Kaynak 1998), scaled, turned and coloured, on a
+textured background. There are ten classes, and an image may have several. A very small or faint
+digit is marked difficult. No handwritten digit is in two splits.
 """
 
 import itertools
@@ -21,32 +21,32 @@ from sklearn.datasets import load_digits
 from vtl.data import drawing
 
 VERSION = 1
-"""Raise it with every change that alters the scenes. Their ids begin with it."""
+"""Raise it whenever the scenes change. Their ids begin with it."""
 
 SPLITS = {"train": 300, "val": 200, "test": 500}
 PERCENTS = (10, 30)
-"""The first so many percent of trainval are a split too: `trainval10`, `trainval30`."""
+"""The first 10 and 30 percent of trainval are splits too, `trainval10` and `trainval30`."""
 
 CLASSES = tuple("0123456789")
 SIDES = (96, 192)
-"""The least and the largest width and height of a scene, in pixels."""
+"""The least and the greatest width and height of a scene, in pixels."""
 
 SIZES = (0.12, 0.45)
-"""The square a digit is written in, before it is turned and cut to its ink: the least and the
-largest, as a share of the scene's shorter side."""
+"""The least and the greatest side of a digit's square, as a share of the scene's shorter side. The
+digit is then turned and cut to its ink."""
 
 SMALL, FAINT = 0.15, 0.35
-"""Below this share of the shorter side, or this opacity, a digit is marked difficult."""
+"""A digit is marked difficult below this share of the shorter side, or below this opacity."""
 
 _STREAM = ord("d")
-"""Keeps these random numbers apart from those of other data that is drawn."""
+"""Keeps these random numbers apart from those of other drawn data."""
 
 _OVERLAP = 0.1
 _ATTEMPTS = 20
 
 
 Box = tuple[int, int, int, int]
-"""Left, top, right, bottom, in pixels; the last two are outside."""
+"""Left, top, right, bottom, in pixels; right and bottom are just outside."""
 
 
 class Digit(NamedTuple):
@@ -58,7 +58,7 @@ class Digit(NamedTuple):
 
 
 def write_once(directory: Path) -> Path:
-    """The demo's devkit in `directory`, made where it isn't there yet: the path of its year."""
+    """Write the demo's devkit into `directory` if it isn't there yet; returns its year's path."""
     target = directory / f"demo-v{VERSION}"
     if not target.exists():
         directory.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def write_once(directory: Path) -> Path:
             write_devkit(unfinished / "demo" / "VOCdevkit" / "VOCdemo")
             os.rename(unfinished / "demo", target)
         except OSError:
-            if not target.exists():  # or another process was faster
+            if not target.exists():  # otherwise another process was faster
                 raise
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -75,9 +75,9 @@ def write_once(directory: Path) -> Path:
 
 
 def write_devkit(root: Path) -> None:
-    """Write JPEGImages, Annotations and ImageSets/Main for `SPLITS`, trainval and parts of it.
+    """Write JPEGImages, Annotations and ImageSets/Main for `SPLITS`, trainval and its parts.
 
-    `root` must not be there yet.
+    `root` must not exist.
     """
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / name).mkdir(parents=True)
@@ -105,7 +105,7 @@ def write_devkit(root: Path) -> None:
 def draw_scene(
     rng: np.random.Generator, handwriting: dict[str, np.ndarray]
 ) -> tuple[Image.Image, list[Digit]]:
-    """One scene, from the handwriting {class: [N, 8, 8] in 0..1} of its split."""
+    """Draw one scene with the handwriting {class: [N, 8, 8] in 0..1} of its split."""
     width, height = (int(side) for side in rng.integers(SIDES[0], SIDES[1] + 1, 2))
     scene = drawing.texture(rng, width, height, strength=rng.uniform(0, 1))
     digits: list[Digit] = []
@@ -122,22 +122,22 @@ def draw_scene(
 
 
 def _split_digits() -> dict[str, dict[str, np.ndarray]]:
-    """The handwriting of every split and class; shares are those of the scenes."""
+    """The handwriting of every split and class, shared out as the scenes are."""
     bunch = load_digits()
     rng = np.random.default_rng((_STREAM, VERSION))
     ends = np.cumsum(list(SPLITS.values())) / sum(SPLITS.values())
-    found: dict[str, dict[str, np.ndarray]] = {split: {} for split in SPLITS}
+    handwriting: dict[str, dict[str, np.ndarray]] = {split: {} for split in SPLITS}
     for name in CLASSES:
         images = rng.permutation(bunch.images[bunch.target == int(name)]) / 16
         parts = np.split(images, (ends[:-1] * len(images)).astype(int))
         for split, part in zip(SPLITS, parts, strict=True):
-            found[split][name] = part
-    return found
+            handwriting[split][name] = part
+    return handwriting
 
 
-def _render(rng: np.random.Generator, digit: np.ndarray, shorter: int) -> np.ndarray:
+def _render(rng: np.random.Generator, digit: np.ndarray, shorter_side: int) -> np.ndarray:
     """The opacity [H, W] of one digit, enlarged, turned and cut to its ink."""
-    size = round(shorter * rng.uniform(*SIZES))
+    size = round(shorter_side * rng.uniform(*SIZES))
     image = Image.fromarray((255 * digit).astype(np.uint8)).resize((size, size))
     image = image.rotate(rng.uniform(-20, 20), Image.Resampling.BICUBIC, expand=True)
     mask = np.asarray(image, np.float64) / 255
@@ -177,7 +177,7 @@ def _write_annotation(path: Path, photo: Image.Image, digits: list[Digit]) -> No
         ElementTree.SubElement(node, "name").text = digit.name
         ElementTree.SubElement(node, "difficult").text = str(int(digit.difficult))
         box = ElementTree.SubElement(node, "bndbox")
-        left, top, right, bottom = digit.box  # VOC counts pixels from 1, both ends included
+        left, top, right, bottom = digit.box  # VOC counts pixels from 1 and includes both ends
         for tag, value in zip(
             ("xmin", "ymin", "xmax", "ymax"), (left + 1, top + 1, right, bottom), strict=True
         ):
@@ -186,12 +186,16 @@ def _write_annotation(path: Path, photo: Image.Image, digits: list[Digit]) -> No
     ElementTree.ElementTree(root).write(path)
 
 
-def _write_split(main: Path, split: str, scenes: dict[str, list[Digit]]) -> None:
-    (main / f"{split}.txt").write_text("".join(f"{scene_id}\n" for scene_id in scenes))
+def _write_split(directory: Path, split: str, scenes: dict[str, list[Digit]]) -> None:
+    (directory / f"{split}.txt").write_text("".join(f"{scene_id}\n" for scene_id in scenes))
     for name in CLASSES:
-        rows = []
-        for scene_id, digits in scenes.items():
-            flags = [digit.difficult for digit in digits if digit.name == name]
-            flag = -1 if not flags else 0 if all(flags) else 1
-            rows.append(f"{scene_id} {flag:2d}\n")
-        (main / f"{name}_{split}.txt").write_text("".join(rows))
+        rows = [f"{scene_id} {_flag(name, digits):2d}\n" for scene_id, digits in scenes.items()]
+        (directory / f"{name}_{split}.txt").write_text("".join(rows))
+
+
+def _flag(name: str, digits: list[Digit]) -> int:
+    """VOC's flag of a class: 1 present, 0 only as difficult objects, -1 absent."""
+    are_difficult = [digit.difficult for digit in digits if digit.name == name]
+    if not are_difficult:
+        return -1
+    return 0 if all(are_difficult) else 1

@@ -1,14 +1,14 @@
-"""What the demo's two synthetic data sets share: a textured background, and paint on it."""
+"""What the demo's two synthetic data sets share: textured backgrounds, and paint on them."""
 
 import numpy as np
 from PIL import Image
 
 CONTRAST = 70
-"""The least difference, in 0..255, between the mean of a colour and of the box it is painted in."""
+"""The least difference, in 0..255, between the means of a colour and of the box it is put on."""
 
 
 def texture(rng: np.random.Generator, width: int, height: int, strength: float) -> np.ndarray:
-    """A background [height, width, 3]: two colours that run into each other, and grain.
+    """A background [height, width, 3] in 0..255: two colours that run into each other, and grain.
 
     `strength` goes from 0, one plain colour, to 1.
     """
@@ -21,7 +21,7 @@ def texture(rng: np.random.Generator, width: int, height: int, strength: float) 
 
 
 def paint(rng: np.random.Generator, below: np.ndarray, opacity: np.ndarray) -> None:
-    """Blend one colour into the pixels `below` [H, W, 3], in place, by an opacity [H, W]."""
+    """Blend one colour into the pixels `below` [H, W, 3], in place, with an opacity [H, W]."""
     colour = rng.uniform(0, 255, 3)
     while abs(np.mean(colour) - np.mean(below)) < CONTRAST:
         colour = rng.uniform(0, 255, 3)

@@ -23,18 +23,18 @@ from vtl.untrusted import read_json, reason_of
 
 try:
     import fcntl
-except ImportError:  # Windows: two processes that fetch the same file at once are not kept apart
+except ImportError:  # Windows: nothing keeps two processes from fetching the same file at once
     fcntl = None  # type: ignore[assignment]
 
 TIMEOUT_S = 30.0
 WINDOW_S = 60.0
 LEAST_BYTES_PER_S = 1 << 10
-"""A transfer that stays below it for a window is given up."""
+"""A mirror that stays below it for a window is given up."""
 
 ATTEMPTS_PER_MIRROR = 4
 CHUNK_BYTES = 1 << 18
 MAX_BYTES = 1 << 34
-"""Of a download whose size isn't known beforehand: more than any weights that vtl reads."""
+"""Of a download of unknown size: more than any weights that vtl reads."""
 
 MAX_NOTE_BYTES = 1 << 16
 
@@ -44,9 +44,9 @@ class Download:
     """A file, the mirrors that serve it in order of preference, and what it must look like.
 
     `size` is in bytes. `sha256` and `md5` are hexadecimal digests, or as many of their first digits
-    as are known (torchvision publishes eight). What is None is not checked. Without a digest
-    `complaint` says why a file can't be what was asked for, "" if it can: a login page,
-    nothing, half.
+    as are known (torchvision publishes eight). What is None is not checked. If there is no digest,
+    `complaint` looks at a file and says why it can't be the right one (it may be empty, cut short
+    or a login page), "" if it can.
     """
 
     filename: str
@@ -57,16 +57,17 @@ class Download:
     complaint: Callable[[Path], str] | None = None
 
 
-def fetch(download: Download, directory: Path) -> Path:
+def fetch(download: Download, directory: Path, *, instead: str = "") -> Path:
     """Returns the path of the file in `directory`, and downloads it first if it is not there.
 
-    A part that an earlier run left behind is resumed. The file gets its name only once its size
-    and hash are right. A file that somebody put there by hand is checked on first use. Where no
-    whole hash is known, the first file's is noted beside it and pinned: another one is refused.
+    A download that an earlier run left unfinished is resumed. The file gets its name only once its
+    size and hash are right. A file that somebody put there by hand is checked on first use. If no
+    complete hash is known, the hash of the first file is written beside it, and a file with another
+    hash is refused. `instead` tells people what to do if every mirror fails.
 
     Raises:
-      FetchError: every mirror failed, or VTL_OFFLINE is set.
-      UserError: the disk is full, or the file there is not the expected one.
+        FetchError: every mirror failed, or VTL_OFFLINE is set.
+        UserError: the disk is full, or the file there is not the expected one.
     """
     path = directory / download.filename
     try:
@@ -74,14 +75,14 @@ def fetch(download: Download, directory: Path) -> Path:
             directory.mkdir(parents=True, exist_ok=True)
             with locked(path):
                 if not path.is_file():  # another process may have fetched it during the wait
-                    _fetch_from_mirrors(download, path)
+                    _fetch_from_mirrors(download, path, instead)
         _check_finished(download, path)
     except OSError as error:
         raise local_failure(f"cannot read or write {path}", error) from error
     return path
 
 
-def _fetch_from_mirrors(download: Download, path: Path) -> None:
+def _fetch_from_mirrors(download: Download, path: Path, instead: str) -> None:
     part = path.with_name(path.name + ".part")
     is_offline = os.environ.get("VTL_OFFLINE", "0") not in ("", "0")
     failures = ["VTL_OFFLINE is set"] if is_offline else []
@@ -93,13 +94,16 @@ def _fetch_from_mirrors(download: Download, path: Path) -> None:
             return
         failures.append(f"{url}: {reason}")
         logging.info("%s: %s", url, reason)
-    looks = [f"{download.size:,} bytes"] if download.size is not None else []
-    looks += [f"{name} {digest}" for name, digest in _expected_digests(download).items()]
     raise FetchError(
-        f"could not fetch {download.filename} ({'; '.join(failures) or 'no mirror is known'}); try "
-        "again later, or put a file of exactly this name "
-        f"({', '.join(looks) or 'size and hash are not known'}) at {path} by hand"
+        f"could not fetch {download.filename} ({'; '.join(failures) or 'no mirror is known'})\n"
+        f"Try again later, or {instead or _put_by_hand(download, path)}."
     )
+
+
+def _put_by_hand(download: Download, path: Path) -> str:
+    facts = [f"{download.size:,} bytes"] if download.size is not None else []
+    facts += [f"{name} {digest}" for name, digest in _expected_digests(download).items()]
+    return f"put the file ({', '.join(facts) or 'its size and hash are not known'}) at {path}"
 
 
 def _fetch_from_mirror(download: Download, url: str, part: Path) -> str:
@@ -122,36 +126,36 @@ def _fetch_from_mirror(download: Download, url: str, part: Path) -> str:
             if _is_disk_full(error):
                 raise
             reason = reason_of(error)
-        except ValueError as error:  # a URL or a header that is none
+        except ValueError as error:  # a malformed URL or header
             return reason_of(error)
         else:
             reason = _difference(download, part)
             if not reason:
                 return ""
             part.unlink()
-            if offset == 0:  # otherwise the old part may be what was wrong: start over
+            if offset == 0:  # otherwise the old part may be what is wrong: start over
                 return reason
     return reason
 
 
 def _resumable_bytes(download: Download, url: str, part: Path) -> int:
-    """How much of the part file an earlier attempt left that may be gone on with.
+    """The length of the part file that an earlier attempt left, 0 if it can't be resumed.
 
-    Where a digest will tell whether the whole is right, any part may; without one only a part of
-    the file that the server still has, by its ETag or date.
+    Any part can be resumed if a digest will check the complete file. Without a digest, the server
+    must still have the same file, by its ETag or date.
     """
     if not part.exists():
         return 0
     offset = part.stat().st_size
-    is_same = _expected_digests(download) or _validator(url, part)
-    if not is_same or (download.size is not None and offset > download.size):
+    can_be_checked = _expected_digests(download) or _validator(url, part)
+    if not can_be_checked or (download.size is not None and offset > download.size):
         part.unlink()
         return 0
     return offset
 
 
 def _validator(url: str, part: Path) -> str:
-    """The ETag or the date by which the part's server knows the file, "" where there is none."""
+    """The ETag or date with which `url` served the part file, "" if there is none."""
     with contextlib.suppress(UserError):
         note = read_json(_note_of_part(part), max_bytes=MAX_NOTE_BYTES)
         if isinstance(note, dict) and note.get("url") == url:
@@ -165,7 +169,7 @@ def _note_of_part(part: Path) -> Path:
 
 
 def _open(request: urllib.request.Request) -> Any:
-    """Open a request by http or https, also where it is redirected: nothing else has a handler."""
+    """Open a request by http or https; no other scheme has a handler, even after a redirect."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -181,12 +185,12 @@ def _open(request: urllib.request.Request) -> Any:
 
 
 def _transfer(download: Download, url: str, part: Path, offset: int) -> None:
-    """Write the bytes from `offset` on to the part file, or all of them if the server says so.
+    """Write the bytes from `offset` on to the part file, or all of them if the server sends all.
 
     Raises:
         URLError: the mirror can't be reached, refuses, or offers a file of another size.
-        OSError, HTTPException: the transfer broke off or was too slow; another attempt may go on
-            from there.
+        OSError, HTTPException: the transfer broke off or was too slow; another attempt can resume
+            it.
     """
     headers = {"User-Agent": "vtl"}
     if offset:
@@ -197,13 +201,13 @@ def _transfer(download: Download, url: str, part: Path, offset: int) -> None:
         if response.status != HTTPStatus.PARTIAL_CONTENT:
             offset = 0
         elif not _begins_at(response, offset):
-            raise urllib.error.URLError("answers with another part than the one asked for")
+            raise urllib.error.URLError("sends another part than the requested one")
         total = download.size if response.length is None else offset + response.length
         if download.size is not None and total != download.size:
             # Checked before the part file is opened: a login page must not wipe out 400 MB.
             raise urllib.error.URLError(f"offers {total:,} bytes, expected {download.size:,}")
         if total is not None and total > MAX_BYTES:
-            raise urllib.error.URLError(f"offers {total:,} bytes, more than any file of vtl's")
+            raise urllib.error.URLError(f"offers {total:,} bytes, more than any file that vtl uses")
         if offset == 0:
             etag = response.headers["ETag"] or ""
             strong = "" if etag.startswith("W/") else etag
@@ -224,22 +228,22 @@ def _transfer(download: Download, url: str, part: Path, offset: int) -> None:
 
 
 def _begins_at(response: Any, offset: int) -> bool:
-    """Whether a partial answer is the part from `offset` on, as far as it says so."""
+    """Whether a partial answer begins at `offset`; one without Content-Range is trusted."""
     content_range = response.headers["Content-Range"]
     return content_range is None or content_range.startswith(f"bytes {offset}-")
 
 
 def _chunks(response: Any) -> Iterator[bytes]:
-    """The content as it comes; a server that sends next to nothing for a minute is given up."""
-    since, received = time.monotonic(), 0
+    """Yield the content as it comes, and give up on a server that sends next to nothing."""
+    window_start, received = time.monotonic(), 0
     while chunk := response.read1(CHUNK_BYTES):
         yield chunk
         received += len(chunk)
-        elapsed = time.monotonic() - since
+        elapsed = time.monotonic() - window_start
         if elapsed > WINDOW_S:
             if received < LEAST_BYTES_PER_S * elapsed:
                 raise ConnectionError(f"only {received:,} bytes came in {elapsed:.0f} s")
-            since, received = time.monotonic(), 0
+            window_start, received = time.monotonic(), 0
 
 
 def _expected_digests(download: Download) -> dict[str, str]:
@@ -248,15 +252,15 @@ def _expected_digests(download: Download) -> dict[str, str]:
 
 
 def _difference(download: Download, path: Path) -> str:
-    """Says in what the file differs from the expected one; an empty string if in nothing."""
+    """How the file differs from the expected one, "" if it does not."""
     differences = []
     size = path.stat().st_size
     if download.size is not None and size != download.size:
         differences.append(f"{size:,} bytes (expected {download.size:,})")
     for name, expected in _expected_digests(download).items():
-        found = file_digest(path, name)
-        if not found.startswith(expected):
-            differences.append(f"{name} {found} (expected {expected})")
+        digest = file_digest(path, name)
+        if not digest.startswith(expected):
+            differences.append(f"{name} {digest} (expected {expected})")
     if differences:
         return "the file has " + " and ".join(differences)
     if download.complaint and not _expected_digests(download):
@@ -264,34 +268,34 @@ def _difference(download: Download, path: Path) -> str:
     return ""
 
 
-def _has_whole_digest(download: Download) -> bool:
+def _has_complete_digest(download: Download) -> bool:
     return any(len(digest) in (32, 64) for digest in _expected_digests(download).values())
 
 
 def _check_finished(download: Download, path: Path) -> None:
-    """Checks the file, unless the note beside it says that exactly this file was checked before."""
+    """Check the file, unless the note beside it says that this very file was checked before.
+
+    Raises:
+        UserError: it is not the expected file.
+    """
     stat = path.stat()
     facts: dict[str, str | int] = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     facts |= _expected_digests(download)
     note = path.with_name(path.name + ".verified")
     before = _read_note(note)
-    has_whole_digest = _has_whole_digest(download)
-    if before.items() >= facts.items() and (has_whole_digest or "pinned" in before):
+    has_complete_digest = _has_complete_digest(download)
+    if before.items() >= facts.items() and (has_complete_digest or "pinned" in before):
         return
     difference = _difference(download, path)
-    if not difference and not has_whole_digest:
+    remedy = "Delete it to fetch it again, or put the right file there."
+    if not difference and not has_complete_digest:
         facts["pinned"] = sha256 = file_sha256(path)
         if before.get("pinned", sha256) != sha256:
-            difference = (
-                f"the file has sha256 {sha256}, the first one had {before['pinned']} (if its "
-                f"publisher has replaced it, delete {note.name} too)"
-            )
+            difference = f"the file has sha256 {sha256}, the first one had {before['pinned']}"
+            remedy += f"\nIf its publisher has replaced it, delete {note.name} too."
     if difference:
-        raise UserError(
-            f"{path} is not the expected file: {difference}; delete it to have it fetched, or put "
-            "the right file there"
-        )
-    with contextlib.suppress(OSError):  # where nothing can be written, each use checks again
+        raise UserError(f"{path} is not the expected file: {difference}\n{remedy}")
+    with contextlib.suppress(OSError):  # if nothing can be written, each use checks again
         note.write_text(json.dumps(facts))
 
 
@@ -304,8 +308,8 @@ def _read_note(note: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keeps other processes from working on `path`, which need not exist, at the same time."""
-    # The lock file stays: if it were deleted, two processes could each hold a lock on their own.
+    """Keep other processes from working on `path`, which need not exist, at the same time."""
+    # The lock file stays: if it were deleted, two processes could hold locks on different files.
     with path.with_name(f".{path.name}.lock").open("a") as file:
         if fcntl is not None:
             try:
@@ -317,7 +321,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def progress_bar(description: str, total: int | None, initial: int = 0) -> tqdm:
-    """A bar that counts bytes."""
+    """A progress bar that counts bytes."""
     return tqdm(desc=description, total=total, initial=initial, unit="B", unit_scale=True)
 
 
@@ -326,7 +330,7 @@ def _is_disk_full(error: Exception) -> bool:
 
 
 def local_failure(action: str, error: OSError) -> UserError:
-    """The error that says that this machine's disk is in the way."""
+    """A UserError for a failure of this machine's disk during `action`."""
     if _is_disk_full(error):
         return UserError(f"{action}: the disk is full; free some space, or use another directory")
     return UserError(f"{action}: {reason_of(error)}")

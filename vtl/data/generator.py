@@ -1,4 +1,4 @@
-"""The lab's generator: batches of one subset for Python code written after the lab sheet."""
+"""The lab's generator: batches of one subset for Python code that follows the lab sheet."""
 
 import itertools
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from vtl.preprocessing import LAB, Preprocessing, normalise
 class PascalVOCDataGenerator:
     """The lab's generator of one subset: its attributes, and batches for the network.
 
-    Unlike the lab's it keeps the order of the split file, so that row i belongs to
-    `images_ids_in_subset[i]`, unless shuffling is asked for.
+    Unlike the lab's, it keeps the order of the split file unless you ask it to shuffle, so that row
+    i belongs to `images_ids_in_subset[i]`.
     """
 
     def __init__(self, subset: str, data_dir: str | Path, preprocessing: Preprocessing = LAB):
@@ -28,24 +28,25 @@ class PascalVOCDataGenerator:
     def flow(
         self, batch_size: int = 32, *, shuffle: bool = False, seed: int = 0
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Endless passes of float32 (X [B, 224, 224, 3], Y [B, C]); the last of a pass is partial.
+        """Yield float32 batches (X [B, 224, 224, 3], Y [B, C]) in endless passes.
 
-        X is preprocessed for the weights, and decoded anew in every pass. The hand-out's loop asks
-        for len // batch_size + 1 batches, which is one too many where the division is even.
+        X is preprocessed for the weights and decoded anew in every pass. The last batch of a pass
+        may be partial. The hand-out's loop asks for len // batch_size + 1 batches, which is one too
+        many if batch_size divides len.
 
         Raises:
-            UserError: a batch of less than one photo.
+            UserError: batch_size is below 1.
         """
         if batch_size < 1:
-            raise UserError(f"batch_size={batch_size}: the least possible is 1")
+            raise UserError(f"batch_size must be at least 1, got {batch_size}")
         preprocessing = self._preprocessing
         size = preprocessing.stored_size(crops=False)
         margin = round((size - preprocessing.crop_size) / 2)
         seen = slice(margin, margin + preprocessing.crop_size)
-        for number in itertools.count():
+        for pass_number in itertools.count():
             order = np.arange(len(self._split))
             if shuffle:
-                order = np.random.default_rng((seed, number)).permutation(order)
+                order = np.random.default_rng((seed, pass_number)).permutation(order)
             for first in range(0, len(order), batch_size):
                 rows = order[first : first + batch_size]
                 photos = [

@@ -1,8 +1,8 @@
-"""The source task of the demo's network: one letter or shape a picture, endlessly many.
+"""The source task of the demo's network: endless pictures of one letter or shape each.
 
-Capital letters, fourteen lower-case ones that look otherwise, and eight shapes, in Pillow's
-bundled font; bent, turned, blurred and coloured over a plain or textured background. There is no
-digit among them, though O and I are close to two.
+The classes are the capital letters, fourteen lower-case ones that look different, and eight shapes.
+Letters are in Pillow's bundled font. A glyph is bent, turned, blurred and coloured, on a plain or
+textured background. No class is a digit, though O and I look much like 0 and 1.
 """
 
 import functools
@@ -14,25 +14,25 @@ from scipy import ndimage
 from vtl.data import drawing
 
 VERSION = 1
-"""Raise it with every change that alters the pictures."""
+"""Raise it whenever the pictures change."""
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "abdefghmnqrtuy"
 SHAPES = ("disc", "ring", "square", "triangle", "cross", "star", "arrow", "crescent")
 CLASSES = (*LETTERS, *SHAPES)
 SIZES = (0.5, 1.0)
-"""The least and the largest side of the square a glyph is written in, as a share of the picture."""
+"""The least and the greatest side of a glyph's square, as a share of the picture's."""
 
 OPACITIES = (0.4, 1.0)
-"""The least and the largest opacity of the paint."""
+"""The least and the greatest opacity of the paint."""
 
-_MASTER = 64  # pixels of a glyph as it is drawn, before it is bent
+_MASTER = 64  # pixels on a side of a glyph before it is bent
 _STROKES = (0, 1, 2, 4)
 
 
 class Glyphs:
-    """Pictures uint8 [N, side, side, 3], of which those asked for are drawn.
+    """Pictures uint8 [N, side, side, 3], drawn when they are asked for.
 
-    Picture i is a function of (seed, i), and so is its class.
+    Picture i and its class are a function of (seed, i).
     """
 
     def __init__(self, num_images: int, side: int, seed: int):
@@ -50,17 +50,18 @@ class Glyphs:
     def _draw(self, row: int) -> np.ndarray:
         side = self.shape[1]
         rng = np.random.default_rng((VERSION, self._seed, row))
-        # Half of the backgrounds are plain: a network learns from the easy pictures first.
+        # Half the backgrounds are plain, because a network learns from easy pictures first.
         picture = drawing.texture(rng, side, side, strength=max(0.0, rng.uniform(-1, 1)))
-        mask = _bent(rng, _master(CLASSES[self.labels[row]], int(rng.choice(_STROKES))), side)
+        master = _master(CLASSES[self.labels[row]], int(rng.choice(_STROKES)))
+        mask = _bend(rng, master, side)
         top, left = (int(rng.integers(side - extent + 1)) for extent in mask.shape)
         below = picture[top : top + mask.shape[0], left : left + mask.shape[1]]
         drawing.paint(rng, below, rng.uniform(*OPACITIES) * mask)
         return picture.round().astype(np.uint8)
 
 
-def _bent(rng: np.random.Generator, master: np.ndarray, side: int) -> np.ndarray:
-    """A glyph's opacity [H, W]: sheared, turned, bent, and as coarse as a small scan."""
+def _bend(rng: np.random.Generator, master: np.ndarray, side: int) -> np.ndarray:
+    """The opacity [H, W] of a glyph that is sheared, turned, bent, and coarse as a small scan."""
     size = round(side * rng.uniform(*SIZES))
     scale = master.shape[0] / size * np.exp(rng.normal(0, 0.12, 2))
     angle, shear = rng.uniform(-0.4, 0.4), rng.uniform(-0.3, 0.3)
@@ -68,16 +69,9 @@ def _bent(rng: np.random.Generator, master: np.ndarray, side: int) -> np.ndarray
     matrix = turn @ np.array([[1, shear], [0, 1]]) * scale[:, None]
     axis = np.arange(size) - (size - 1) / 2
     grid = np.stack(np.meshgrid(axis, axis, indexing="ij")).reshape(2, -1)
-    bends = [
-        np.asarray(
-            Image.fromarray(rng.normal(0, 2.5, (4, 4)).astype(np.float32)).resize(
-                (size, size), Image.Resampling.BICUBIC
-            )
-        )
-        for _ in range(2)
-    ]
-    where = matrix @ grid + np.stack(bends).reshape(2, -1) + (master.shape[0] - 1) / 2
-    mask = ndimage.map_coordinates(master, where, order=1).reshape(size, size)
+    shifts = np.stack([_smooth_noise(rng, size) for _ in range(2)]).reshape(2, -1)
+    positions = matrix @ grid + shifts + (master.shape[0] - 1) / 2
+    mask = ndimage.map_coordinates(master, positions, order=1).reshape(size, size)
     coarse = int(rng.integers(8, 25))
     if coarse < size:
         image = Image.fromarray(mask.astype(np.float32)).resize((coarse, coarse))
@@ -85,9 +79,14 @@ def _bent(rng: np.random.Generator, master: np.ndarray, side: int) -> np.ndarray
     return np.clip(mask, 0, 1)
 
 
+def _smooth_noise(rng: np.random.Generator, size: int) -> np.ndarray:
+    noise = Image.fromarray(rng.normal(0, 2.5, (4, 4)).astype(np.float32))
+    return np.asarray(noise.resize((size, size), Image.Resampling.BICUBIC))
+
+
 @functools.cache
 def _master(name: str, stroke: int) -> np.ndarray:
-    """One glyph as drawn, its opacity [_MASTER, _MASTER]."""
+    """The opacity [_MASTER, _MASTER] of a glyph before it is bent."""
     image = Image.new("L", (4 * _MASTER, 4 * _MASTER))
     pen = ImageDraw.Draw(image)
     if name in SHAPES:

@@ -1,4 +1,4 @@
-"""Photos as uint8 arrays: upright RGB, resized, decoded once into a memory-mapped file."""
+"""Photos as uint8 arrays: upright RGB, resized, and decoded once into a memory-mapped file."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from vtl.data.splits import Split
-from vtl.errors import UserError
+from vtl.errors import UserError, check_choice
 from vtl.files import cache_dir, whole_file, write_json
 from vtl.preprocessing import INTERPOLATIONS as INTERPOLATION_NAMES
 from vtl.preprocessing import RESIZE_RULES, Preprocessing
@@ -26,27 +26,27 @@ FORMAT_VERSION = 1
 
 
 def load_rgb(path: str | Path) -> Image.Image:
-    """Decode a photo to 8-bit RGB, turned upright as its EXIF orientation says.
+    """Decode a photo to 8-bit RGB, turned upright by its EXIF orientation.
 
-    Transparent pixels are laid over white; of 16-bit grey the high byte is kept, as Pillow does
-    for 16-bit RGB.
+    Transparent pixels are laid over white. 16-bit grey keeps its high byte, as 16-bit RGB does in
+    Pillow.
 
     Raises:
-        UserError: the file is missing, broken or of a kind that has no one reading as RGB.
+        UserError: the file is missing or broken, or it is unclear what its pixels are in RGB.
     """
     try:
         with Image.open(path) as image:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image)
-    # On broken files Pillow's plugins also let SyntaxError, struct.error, KeyError, ... through.
+    # On a broken file Pillow's plugins may also raise SyntaxError, struct.error, KeyError, ...
     except Exception as error:
         raise UserError(f"cannot read photo {path}: {_one_line(error)}") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise ValueError("floating-point grey has no known white; save it as 8-bit or 16-bit")
+        raise ValueError("floating-point grey has no defined white; save it as 8-bit or 16-bit")
     if image.mode.startswith("I"):
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:
@@ -83,12 +83,12 @@ INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in INTERPOLATION
 
 
 def resize(image: Image.Image, size: int, rule: str, interpolation: str) -> np.ndarray:
-    """Resize an RGB image to uint8 [size, size, 3], antialiased as Pillow does.
+    """Resize an RGB image to uint8 [size, size, 3], antialiased as Pillow does it.
 
     `rule` is "squash" (both sides to size) or "resize_crop" (short side to size, then the centre).
 
     Raises:
-        UserError: `rule` or `interpolation` is unknown, or `size` isn't positive.
+        UserError: `rule` or `interpolation` is unknown, or `size` is below 1.
     """
     _check_options(size, rule, interpolation)
     return np.asarray(RULES[rule](image, size, INTERPOLATIONS[interpolation]))
@@ -96,12 +96,9 @@ def resize(image: Image.Image, size: int, rule: str, interpolation: str) -> np.n
 
 def _check_options(size: int, rule: str, interpolation: str) -> None:
     if size < 1:
-        raise UserError(f"image size {size} is not positive")
-    if rule not in RULES:
-        raise UserError(f"unknown resize rule {rule!r}; known are {', '.join(RULES)}")
-    if interpolation not in INTERPOLATIONS:
-        known = ", ".join(INTERPOLATIONS)
-        raise UserError(f"unknown interpolation {interpolation!r}; known are {known}")
+        raise UserError(f"the image size must be at least 1, got {size}")
+    check_choice("the resize rule", rule, RULES)
+    check_choice("the interpolation", interpolation, INTERPOLATIONS)
 
 
 def decode_once(
@@ -116,8 +113,8 @@ def decode_once(
 ) -> np.memmap:
     """Return the photos as a read-only memory map, uint8 [N, size, size, 3] in the order of `ids`.
 
-    The first call decodes them into `directory`; a later one with the same photos (by id, file
-    size and modification time), options and Pillow version maps that file.
+    The first call decodes them into a file in `directory`. Later calls with the same photos (by id,
+    file size and modification time), options and Pillow version map that file.
 
     Raises:
         UserError: photos are missing or broken, or the file can't be written.
@@ -129,7 +126,7 @@ def decode_once(
         "size": size,
         "rule": rule,
         "interpolation": interpolation,
-        "photos": [_fingerprint(*item) for item in zip(paths, ids, strict=True)],
+        "photos": [_fingerprint(path, photo_id) for path, photo_id in zip(paths, ids, strict=True)],
     }
     key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
     directory = Path(directory)
@@ -145,7 +142,8 @@ def decode_once(
         except OSError as error:
             raise UserError(
                 f"cannot write the {num_bytes:,} bytes of decoded photos to {directory}: "
-                f"{_one_line(error)}; set VTL_CACHE to move the cache elsewhere"
+                f"{_one_line(error)}\n"
+                "Set VTL_CACHE to a directory elsewhere."
             ) from error
     return np.load(target, mmap_mode="r")
 
@@ -154,7 +152,7 @@ def _fingerprint(path: Path, photo_id: str) -> tuple[str, int, int]:
     try:
         stat = os.stat(path)
     except OSError as error:
-        raise UserError(f"cannot read photo {photo_id}, {path}: {_one_line(error)}") from error
+        raise UserError(f"cannot read photo {photo_id} ({path}): {_one_line(error)}") from error
     return photo_id, stat.st_size, stat.st_mtime_ns
 
 
@@ -189,12 +187,12 @@ def _write_photos(
     lock = threading.Lock()
 
     def write_photo(index: int) -> str | None:
-        """Return what is wrong with the photo, so that one pass finds every broken one."""
+        """Return what is wrong with the photo, None if nothing: one pass finds all broken ones."""
         try:
             pixels = resize(load_rgb(paths[index]), size, rule, interpolation)
         except UserError as error:
             return f"{ids[index]}: {error}"
-        # Not through a memory map: there a full disk is a SIGBUS, here it is an OSError.
+        # A full disk is an OSError here; through a memory map it would be a SIGBUS.
         with lock:
             file.seek(start + index * pixels.nbytes)
             file.write(pixels.tobytes())
@@ -203,19 +201,19 @@ def _write_photos(
     with ThreadPoolExecutor(num_threads) as pool:
         results = pool.map(write_photo, range(len(ids)))
         progress = tqdm(results, total=len(ids), desc="decoding photos", unit="photo")
-        broken = [message for message in progress if message]
-    if broken:
+        failures = [message for message in progress if message]
+    if failures:
         raise UserError(
-            f"{len(broken)} of {len(ids)} photos can't be decoded; the first is {broken[0]}"
+            f"{len(failures)} of {len(ids)} photos can't be decoded\nThe first is {failures[0]}."
         )
 
 
 def decode_splits(
     splits: Mapping[str, Split], preprocessing: Preprocessing, *, crops: bool
 ) -> dict[str, np.memmap]:
-    """The photos of each split, by role, as `preprocessing` has them; from the cache, or into it.
+    """The photos of each split, by role, resized for `preprocessing` and kept in the cache.
 
-    `crops` says whether training draws crops, for which the photos are stored larger.
+    `crops` says whether training draws random crops; photos are then stored larger.
     """
     return {
         role: decode_once(

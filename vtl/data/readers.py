@@ -1,4 +1,4 @@
-"""Which reader reads a data set: where its photos are, and the splits of a run."""
+"""Finds a data set and reads the splits of a run, with the reader of its layout."""
 
 from pathlib import Path
 
@@ -16,17 +16,17 @@ def read(data: ConfigDict) -> dict[str, Split]:
     """The splits of a config's `data`, by role: `train_split`, `val_split` and `test_split`.
 
     Raises:
-        UserError: as `find_root` and `read_splits`.
+        UserError: as in `find_root` and `read_splits`.
     """
     names = {role: data[f"{role}_split"] for role in ROLES if f"{role}_split" in data}
     return read_splits(find_root(data.name, data.root), names)
 
 
 def find_root(name: str, root: str | None) -> Path:
-    """The devkit's year directory: `root`, or VOC2007's or the demo's in the cache.
+    """The devkit's year directory: `root`, or else VOC2007's or the demo's in the cache.
 
     Raises:
-        UserError: `root` isn't a devkit, or there is none and it can't be fetched.
+        UserError: `root` isn't a devkit, or there is no `root` and the data can't be fetched.
     """
     if root:
         return voc.check_root(Path(root).expanduser())
@@ -35,16 +35,16 @@ def find_root(name: str, root: str | None) -> Path:
     if name == "voc2007":
         return voc.fetch_voc2007(cache_dir() / "voc2007")
     raise UserError(
-        f"data {name!r} can't be fetched, only voc2007 and demo can; give its unpacked devkit "
-        "with --config.data.root=PATH/VOCdevkit/YEAR"
+        f"data.name={name!r} can't be fetched, only voc2007 and demo can\n"
+        "Give an unpacked devkit with --config.data.root=PATH/VOCdevkit/YEAR."
     )
 
 
 def read_splits(root: Path, names: dict[str, str]) -> dict[str, Split]:
-    """The splits of {"train": "trainval", "val": "", "test": "test"}; "" is left out.
+    """The splits named in, say, {"train": "trainval", "val": "", "test": "test"}, without the "".
 
     Raises:
-        UserError: as `voc.read_split`, and where the train split shares a photo with another.
+        UserError: as in `voc.read_split`, or the train split shares a photo with another.
     """
     splits = {role: voc.read_split(root, name) for role, name in names.items() if name}
     for role in splits.keys() - {"train"}:

@@ -14,9 +14,9 @@ class Split:
     """The photos of one split, in the order of its file, and their image-level labels.
 
     Attributes:
-        labels: [N, C] uint8, 1 where an object of the class is in the photo.
-        difficult: [N, C] uint8, 1 where it is there, but only as objects marked difficult.
-        ids_sha256: of the ids joined by newlines.
+        labels: [N, C] uint8, 1 if an object of the class is in the photo.
+        difficult: [N, C] uint8, 1 if all objects of the class in the photo are marked difficult.
+        ids_sha256: of the ids and their order, as `ids_sha256` computes it.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Split:
 
 
 def describe_splits(name: str, splits: dict[str, Split]) -> dict[str, Any]:
-    """What results and features record of their data."""
+    """What results and features record about their data."""
     return {
         "name": name,
         "splits": {role: split.name for role, split in splits.items()},
@@ -41,5 +41,5 @@ def describe_splits(name: str, splits: dict[str, Split]) -> dict[str, Any]:
 
 
 def ids_sha256(ids: Iterable[str]) -> str:
-    """The sha256 of ids and of their order: of the ids joined by newlines."""
+    """The sha256 of the ids joined by newlines, which depends on their order."""
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()

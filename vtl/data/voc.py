@@ -16,9 +16,26 @@ from vtl.data.splits import Split, ids_sha256
 from vtl.errors import UserError
 
 CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
-    *("train", "tvmonitor"),
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
 )
 
 _HOSTS = (
@@ -50,27 +67,21 @@ VOC2007 = (
 
 
 def fetch_voc2007(directory: Path) -> Path:
-    """VOC2007's year directory, fetched and unpacked into `directory` where it isn't there yet.
+    """VOC2007's year directory in `directory`, fetched and unpacked if it isn't there yet.
 
     Raises:
         UserError: an archive can't be fetched or unpacked.
     """
+    names = " and ".join(archive.filename for archive in VOC2007)
+    instead = (
+        f"put {names} into {directory}, or use an unpacked copy with "
+        "--config.data.root=PATH/VOCdevkit/VOC2007"
+    )
     for archive in VOC2007:
-        # unpack_tar's mark: the archives may be deleted once they are unpacked.
+        # The mark that unpack_tar leaves: an archive may be deleted once it is unpacked.
         if not (directory / f".unpacked-{archive.filename}").exists():
-            unpack_tar(_fetch_archive(archive, directory), directory)
+            unpack_tar(fetch(archive, directory, instead=instead), directory)
     return check_root(directory / "VOCdevkit" / "VOC2007")
-
-
-def _fetch_archive(archive: Download, directory: Path) -> Path:
-    try:
-        return fetch(archive, directory)
-    except UserError as error:
-        names = " and ".join(download.filename for download in VOC2007)
-        raise type(error)(
-            f"{error}; put {names} into {directory}, or use an unpacked copy with "
-            "--config.data.root=PATH/VOCdevkit/VOC2007"
-        ) from error
 
 
 def _is_devkit(root: Path) -> bool:
@@ -78,7 +89,7 @@ def _is_devkit(root: Path) -> bool:
 
 
 def check_root(root: Path) -> Path:
-    """`root`, or the one devkit in it; UserError where it is none."""
+    """`root`, or the only devkit in it. Raises UserError if there is no devkit, or several."""
     if not root.is_dir():
         raise UserError(f"data root {root} is not a directory")
     if _is_devkit(root):
@@ -89,44 +100,45 @@ def check_root(root: Path) -> Path:
         return years[0]
     if years:
         names = ", ".join(path.name for path in years)
-        raise UserError(f"data root {root} holds several devkits ({names}): give one of them")
+        raise UserError(f"data root {root} holds several devkits ({names}): choose one of them")
     raise UserError(
-        f"data root {root} is not a VOC devkit: it lacks ImageSets/Main or JPEGImages; "
-        "give the directory of the year, such as PATH/VOCdevkit/VOC2007"
+        f"data root {root} is not a VOC devkit: it lacks ImageSets/Main or JPEGImages\n"
+        "Give the directory of the year, such as PATH/VOCdevkit/VOC2007."
     )
 
 
 def read_split(root: str | Path, split: str) -> Split:
-    """Read the ids of `ImageSets/Main/SPLIT.txt`, and their labels.
+    """Read the ids of `ImageSets/Main/SPLIT.txt` and their labels.
 
-    Labels come from `ImageSets/Main/CLASS_SPLIT.txt` (1 present, -1 absent, 0 difficult); where
-    the split has no such files, from `Annotations/ID.xml`.
-    The classes are those of the class files of all splits: in a VOC devkit, the 20 in VOC order.
+    Labels come from `ImageSets/Main/CLASS_SPLIT.txt` (1 present, -1 absent, 0 difficult), or from
+    `Annotations/ID.xml` if the split has no such files. The classes are those with a class file in
+    any split; in a VOC devkit these are VOC's 20, in VOC order.
 
     Raises:
         UserError: the split is unknown, a photo is missing, or the files contradict each other.
     """
     root = check_root(Path(root))
-    main = root / "ImageSets" / "Main"
-    splits = _split_names(main)
-    path = main / f"{split}.txt"
+    directory = root / "ImageSets" / "Main"
+    splits = _split_names(directory)
+    split_file = directory / f"{split}.txt"
     if split not in splits:
-        problem = f"no split {split!r} in {main}"
-        if path.is_file():
-            problem = f"{path} is a class file (flags beside the ids), not a split"
+        problem = f"no split {split!r} in {directory}"
+        if split_file.is_file():
+            problem = f"{split_file} is a class file (flags beside the ids), not a split"
         raise UserError(f"{problem}; the splits are {', '.join(splits)}")
-    ids = _read_ids(path)
-    # Sorted is VOC's order.
-    files = _class_files(main, splits)
-    classes = tuple(sorted({name for found in files.values() for name in found})) or CLASSES
+    ids = _read_ids(split_file)
+    files = _class_files(directory, splits)
+    # VOC's order is alphabetical.
+    names = {name for files_of_split in files.values() for name in files_of_split}
+    classes = tuple(sorted(names)) or CLASSES
     if files[split]:
-        labels, difficult = _read_class_files(path, ids, classes, files[split])
+        labels, difficult = _read_class_files(split_file, ids, classes, files[split])
     else:
-        labels, difficult = _read_annotations(root, path, ids, classes)
+        labels, difficult = _read_annotations(root, split_file, ids, classes)
     return Split(
         name=split,
         ids=ids,
-        paths=_photo_paths(root, path, ids),
+        paths=_photo_paths(root, split_file, ids),
         labels=labels,
         difficult=difficult,
         classes=classes,
@@ -142,28 +154,28 @@ def _read_rows(path: Path) -> list[list[str]]:
     return [line.split() for line in lines if line.strip()]
 
 
-def _list_files(main: Path) -> list[Path]:
-    return sorted(path for path in main.glob("*.txt") if not path.name.startswith("."))
+def _list_files(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.glob("*.txt") if not path.name.startswith("."))
 
 
-def _split_names(main: Path) -> list[str]:
-    """Name the files with one column: class files have a flag beside each id."""
+def _split_names(directory: Path) -> list[str]:
+    """The names of files with one column; class files have a flag beside each id."""
     names = []
-    for path in _list_files(main):
+    for path in _list_files(directory):
         rows = _read_rows(path)
         if not rows or len(rows[0]) == 1:
             names.append(path.stem)
     return names
 
 
-def _class_files(main: Path, splits: list[str]) -> dict[str, dict[str, Path]]:
-    """Return split -> class -> file; cat_my_val.txt is of split "my_val" rather than "val"."""
+def _class_files(directory: Path, splits: list[str]) -> dict[str, dict[str, Path]]:
+    """Split -> class -> file; cat_my_val.txt belongs to the split "my_val" rather than "val"."""
     files: dict[str, dict[str, Path]] = {split: {} for split in splits}
-    for path in _list_files(main):
-        owners = [split for split in splits if path.stem.endswith(f"_{split}")]
-        if owners and path.stem not in splits:
-            owner = max(owners, key=len)
-            files[owner][path.stem.removesuffix(f"_{owner}")] = path
+    for path in _list_files(directory):
+        candidates = [split for split in splits if path.stem.endswith(f"_{split}")]
+        if candidates and path.stem not in splits:
+            split = max(candidates, key=len)
+            files[split][path.stem.removesuffix(f"_{split}")] = path
     return files
 
 
@@ -175,35 +187,36 @@ def _read_ids(path: Path) -> tuple[str, ...]:
     for row in rows:
         name = row[0]
         if len(row) != 1:
-            raise UserError(f"{path}: expected one id on the line {' '.join(row)!r}")
+            raise UserError(f"{path}: each line must hold one id, got {' '.join(row)!r}")
         if name in ids:
-            raise UserError(f"{path}: id {name} is there twice")
+            raise UserError(f"{path}: id {name} occurs twice")
         if "/" in name or "\\" in name or ".." in name:
             raise UserError(f"{path}: id {name!r} is not a plain file name")
         ids[name] = None
     return tuple(ids)
 
 
-def _photo_paths(root: Path, path: Path, ids: tuple[str, ...]) -> tuple[Path, ...]:
+def _photo_paths(root: Path, split_file: Path, ids: tuple[str, ...]) -> tuple[Path, ...]:
     directory = root / "JPEGImages"
     present = {photo.name for photo in directory.iterdir()}
     missing = [name for name in ids if f"{name}.jpg" not in present]
     if missing:
         raise UserError(
-            f"{path}: {len(missing)} of {len(ids)} photos are missing; "
+            f"{split_file}: {len(missing)} of {len(ids)} photos are missing; "
             f"the first is {directory / missing[0]}.jpg"
         )
     return tuple(directory / f"{name}.jpg" for name in ids)
 
 
 def _read_class_files(
-    path: Path, ids: tuple[str, ...], classes: tuple[str, ...], files: dict[str, Path]
+    split_file: Path, ids: tuple[str, ...], classes: tuple[str, ...], files: dict[str, Path]
 ) -> tuple[np.ndarray, np.ndarray]:
     missing = [name for name in classes if name not in files]
     if missing:
         raise UserError(
-            f"{path.parent}: split {path.stem!r} lacks the class files of {len(missing)} of "
-            f"{len(classes)} classes; the first is {missing[0]}_{path.stem}.txt"
+            f"{split_file.parent}: split {split_file.stem!r} lacks the class files of "
+            f"{len(missing)} of {len(classes)} classes; the first is "
+            f"{missing[0]}_{split_file.stem}.txt"
         )
     columns = [_read_flags(files[name], ids) for name in classes]
     flags = np.array(columns, np.int8).T
@@ -211,17 +224,19 @@ def _read_class_files(
 
 
 def _read_flags(path: Path, ids: tuple[str, ...]) -> list[int]:
-    """Return one flag an id, in the order of `ids`, whatever the order of the file."""
-    known = set(ids)
+    """The flag of each id, in the order of `ids`; the file may have another order."""
+    ids_of_split = set(ids)
     flags: dict[str, int] = {}
     for row in _read_rows(path):
         name = row[0]
-        if name not in known:
+        if name not in ids_of_split:
             raise UserError(f"{path}: id {name} is not in the split file")
         if name in flags:
-            raise UserError(f"{path}: id {name} is there twice")
+            raise UserError(f"{path}: id {name} occurs twice")
         if len(row) != 2 or row[1] not in ("1", "-1", "0"):
-            raise UserError(f"{path}: the flag of id {name} is none of 1, -1, 0: {' '.join(row)!r}")
+            raise UserError(
+                f"{path}: the flag of id {name} must be 1, -1 or 0, got {' '.join(row)!r}"
+            )
         flags[name] = int(row[1])
     for name in ids:
         if name not in flags:
@@ -230,13 +245,13 @@ def _read_flags(path: Path, ids: tuple[str, ...]) -> list[int]:
 
 
 def _read_annotations(
-    root: Path, path: Path, ids: tuple[str, ...], classes: tuple[str, ...]
+    root: Path, split_file: Path, ids: tuple[str, ...], classes: tuple[str, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     directory = root / "Annotations"
     if not directory.is_dir():
         raise UserError(
-            f"split {path.stem!r} has no labels: there is neither a class file "
-            f"{path.parent}/CLASS_{path.stem}.txt nor {directory}"
+            f"split {split_file.stem!r} has no labels: there is neither a class file "
+            f"{split_file.parent}/CLASS_{split_file.stem}.txt nor {directory}"
         )
     labels = np.zeros((len(ids), len(classes)), np.uint8)
     difficult = np.zeros_like(labels)
@@ -245,8 +260,9 @@ def _read_annotations(
         for name, is_difficult in _read_objects(annotation):
             if name not in classes:
                 raise UserError(
-                    f"{annotation}: {name!r} is none of the {len(classes)} classes; other classes "
-                    f"than VOC's need class files {path.parent}/CLASS_{path.stem}.txt"
+                    f"{annotation}: {name!r} is none of the {len(classes)} classes\n"
+                    "Classes other than VOC's need class files "
+                    f"{split_file.parent}/CLASS_{split_file.stem}.txt."
                 )
             flags = difficult if is_difficult else labels
             flags[row, classes.index(name)] = 1
@@ -254,7 +270,7 @@ def _read_annotations(
 
 
 def _read_objects(path: Path) -> Iterator[tuple[str, bool]]:
-    """Yield class and difficult flag of each object of an annotation file."""
+    """Yield the class and the difficult flag of each object in an annotation file."""
     try:
         objects = ElementTree.parse(path).getroot().findall("object")
     except (OSError, ElementTree.ParseError) as error:
@@ -265,5 +281,5 @@ def _read_objects(path: Path) -> Iterator[tuple[str, bool]]:
         if not name:
             raise UserError(f"{path}: an object has no name")
         if flag not in ("0", "1"):
-            raise UserError(f"{path}: the difficult flag of {name!r} is neither 0 nor 1: {flag!r}")
+            raise UserError(f"{path}: the difficult flag of {name!r} must be 0 or 1, got {flag!r}")
         yield name, flag == "1"

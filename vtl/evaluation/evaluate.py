@@ -18,9 +18,9 @@ def predict(
     batch_size: int,
     sharding: NamedSharding,
 ) -> tuple[np.ndarray, ...]:
-    """images [N, H, W, 3] uint8 -> what `step` gives for each, arrays [N, ...].
+    """The outputs [N, ...] of `step` for images [N, H, W, 3] uint8.
 
-    Of an eval step that is logits [N, C] and features [N, D].
+    `step` is for instance an eval step, which gives logits [N, C] and features [N, D].
     """
     outputs = []
     for batch, count in batches.eval_batches(images, batch_size, sharding):

@@ -1,4 +1,4 @@
-"""The photos of a split that are worth a look, and where in them the network saw each class."""
+"""The photos of a split that are worth a look, and where in each the network saw a class."""
 
 import io
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ THUMBNAIL_SIDE = 112
 
 
 class Choice(NamedTuple):
-    """One photo, by its row in the split, for one class, by its column; and as which of KINDS."""
+    """A photo (its row in the split) chosen for a class (its column) as one of KINDS."""
 
     row: int
     column: int
@@ -22,10 +22,13 @@ class Choice(NamedTuple):
 def choose(
     scores: np.ndarray, labels: np.ndarray, difficult: np.ndarray, num_each: int
 ) -> list[Choice]:
-    """Of each class at most `num_each` hits, false alarms and misses, from scores or logits [N, C].
+    """Choose at most `num_each` hits, false alarms and misses of each class, from arrays [N, C].
 
-    They are the best-scored photos with the class, the best-scored without it, and the worst-scored
-    with it. Where there are too few with it, none is both hit and miss. Difficult ones are neither.
+    `scores` may be logits.
+
+    Hits are the photos with the class that score highest, misses those that score lowest, and false
+    alarms the photos without the class that score highest. No photo is both a hit and a miss, and
+    a difficult one is never a false alarm.
     """
     choices = []
     for column in range(scores.shape[1]):
@@ -44,14 +47,15 @@ def choose(
 def pack(
     choices: Sequence[Choice], photos: np.ndarray, maps: np.ndarray, bias: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """What gallery_SPLIT.npz holds of the photos, beside their ids, scores and labels.
+    """The arrays of gallery_SPLIT.npz, except for the photos' ids, scores and labels.
 
-    photos [U, H, W, 3] uint8 are those of `chosen_rows(choices)`, as the network sees them; maps
-    [U, h, w, C] and bias [C] are of `steps.make_map_step` and the head.
+    photos [U, H, W, 3] uint8 are those of `chosen_rows(choices)`, as the network sees them. maps
+    [U, h, w, C] come from `steps.make_map_step`, bias [C] from the head.
 
-    Returns: rows [U] of the split; thumbnails, JPEG files one after another, and where each ends,
-    ends [U]; for each of the M choices photo (of the U), column (of the C), kind, map [M, h, w];
-    and bias [C].
+    Returns:
+        rows [U] of the split; thumbnails, which are JPEG files one after another, and their ends
+        [U]; for each of the M choices photo (of U), column (of C), kind and map [M, h, w]; bias
+        [C].
     """
     rows = chosen_rows(choices)
     photo = np.searchsorted(rows, [choice.row for choice in choices])
@@ -70,7 +74,7 @@ def pack(
 
 
 def chosen_rows(choices: Sequence[Choice]) -> np.ndarray:
-    """The rows of the split that occur in `choices`, each once, in order."""
+    """The rows of the split that occur in `choices`, sorted, each once."""
     return np.unique([choice.row for choice in choices])
 
 

@@ -8,15 +8,15 @@ curve, AP = sum over steps of (gain in recall) * precision, and a difficult imag
     [so,si]=sort(-out);  tp=cumsum(gt(si)>0);  fp=cumsum(gt(si)<0);
     rec=tp/sum(gt>0);    prec=tp./(fp+tp);
 
-so difficult images count neither way, and equal scores stay in file order (the sort is stable).
+Difficult images count neither way, and equal scores stay in file order (the sort is stable).
 
     2007:            ap=0;  for t=0:0.1:1, p=max(prec(rec>=t)), ap=ap+p/11  (p=0 where none)
     2010 (VOCap.m):  mrec=[0;rec;1], mpre=[0;prec;0], mpre(i)=max(mpre(i),mpre(i+1)) from the end,
                      ap = sum of (mrec(i)-mrec(i-1))*mpre(i) where mrec changes
 
-The thresholds are t = i * 0.1 in doubles, which is what a for loop steps through in MATLAB and
-Octave and what NumPy ports get from arange; a MATLAB vector 0:0.1:1 is rounded otherwise. With
-them t = 0.3, 0.6 and 0.7 lie one bit above the fraction: a recall of exactly 3/10 misses t = 0.3.
+The thresholds are t = i * 0.1 in doubles, as in a for loop of MATLAB or Octave and in NumPy's
+arange; a MATLAB vector 0:0.1:1 is rounded differently. t = 0.3, 0.6 and 0.7 are then one bit above
+the fraction, so a recall of exactly 3/10 misses t = 0.3.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vtl.errors import UserError
+from vtl.untrusted import printable
 
 RECALL_THRESHOLDS = 0.1 * np.arange(11)
 NO_DIFFICULT_FLAGS = "there are no difficult flags"
@@ -32,14 +33,22 @@ NO_DIFFICULT_FLAGS = "there are no difficult flags"
 MAX_COUNTS_PER_CHUNK = 1 << 20
 
 QUANTITIES = (
-    *("map", "map_interval", "ap", "ap_interval", "positives", "without_positives"),
-    *("not_computable", "num_images", "binary_accuracy", "loss"),
+    "map",
+    "map_interval",
+    "ap",
+    "ap_interval",
+    "positives",
+    "without_positives",
+    "not_computable",
+    "num_images",
+    "binary_accuracy",
+    "loss",
 )
 """The keys of what `evaluate_scores` returns."""
 
 
 class Protocol(NamedTuple):
-    """How a ranking becomes one number; `area` maps recall, precision [K, R] to AP [R]."""
+    """How a ranking becomes one number; `area` maps recall and precision [K, R] to AP [R]."""
 
     description: str
     leaves_out_difficult: bool
@@ -50,14 +59,14 @@ class Protocol(NamedTuple):
 class _Ranking(NamedTuple):
     """The steps of one class's precision/recall curve: K places where recall can grow.
 
-    A resample repeats image n counts[n] times. The copies of a positive are a run of hits, in
-    which precision and recall both grow, so the last copy stands for all of them.
+    A resample repeats image n counts[n] times. The copies of a positive are consecutive hits, which
+    raise precision and recall together, so the last copy stands for all of them.
     """
 
     images: np.ndarray  # [M] from the best score down to the last positive
     starts: np.ndarray  # [K] where in `images` each step begins
     positives: np.ndarray  # [P] the positive images, best first
-    num_positives: np.ndarray  # [K] of them at the end of each step
+    num_positives: np.ndarray  # [K] positives up to the end of each step
 
 
 def _step_area(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
@@ -98,12 +107,15 @@ PROTOCOLS = {
 def average_precision(
     scores: np.ndarray, labels: np.ndarray, difficult: np.ndarray | None, protocol: str
 ) -> float | None:
-    """AP of one class from scores [N], labels [N] and difficult [N] in {0, 1}; None: no positive.
+    """AP of one class from scores [N], labels and difficult [N] in {0, 1}; None without a positive.
 
-    Raises UserError on bad input, or if the protocol needs difficult flags and there are none.
+    Raises:
+        UserError: the arrays are unusable, or the protocol needs difficult flags and has none.
     """
-    columns = [None if x is None else np.asarray(x)[:, None] for x in (scores, labels, difficult)]
-    return _point_estimates(_rankings(*_checked(*columns), protocol), len(scores), protocol)[0]
+    column_of_flags = None if difficult is None else np.asarray(difficult)[:, None]
+    arrays = _checked(np.asarray(scores)[:, None], np.asarray(labels)[:, None], column_of_flags)
+    (ap,) = _point_estimates(_rankings(*arrays, protocol), len(scores), protocol)
+    return ap
 
 
 def evaluate_scores(
@@ -119,12 +131,15 @@ def evaluate_scores(
     """AP, mAP and their 95 % intervals under every protocol, ready for json.dumps.
 
     scores [N, C] are probabilities; labels and difficult [N, C] are 0 or 1. `ranked_by` [N, C]
-    orders the photos: the logits, for probabilities near 0 and 1 tie in float32. Intervals are
-    percentiles of a bootstrap over images. A class without a positive has AP None and is left out
-    of the mean; a resample in which a class has no positive leaves that class out of that
-    resample's mean and out of the class's own interval. What can't be computed is None. The loss
-    is the mean binary cross-entropy in nats, of scores no nearer to 0 and 1 than 1e-7, as in Keras.
-    Raises UserError if shapes, labels or scores are unusable.
+    ranks the images. Give the logits, because probabilities near 0 and 1 tie in float32; the
+    default is the scores. Intervals are percentiles of a bootstrap over images. A class without a
+    positive has AP None and is left out of the mean. If a class has no positive in a resample, the
+    resample is left out of the class's interval, and the class out of the resample's mean. What
+    can't be computed is None. The loss is the mean binary cross-entropy in nats, with scores
+    clipped to 1e-7 from 0 and 1, as in Keras.
+
+    Raises:
+        UserError: shapes, labels or scores are unusable.
     """
     ranked_by = scores if ranked_by is None else ranked_by
     scores, labels, difficult = _checked(scores, labels, difficult, classes=classes)
@@ -163,9 +178,10 @@ def mean_average_precision(
     classes: Sequence[str],
     protocol: str,
 ) -> float | None:
-    """The mAP under one protocol, of logits or scores [N, C]; None where no class has a positive.
+    """The mAP of logits or scores [N, C] under one protocol, None if no class has a positive.
 
-    Raises UserError as `evaluate_scores` does.
+    Raises:
+        UserError: as in `evaluate_scores`.
     """
     arrays = _checked(ranked_by, labels, difficult, classes=classes)
     return _mean(_point_estimates(_rankings(*arrays, protocol), len(labels), protocol))
@@ -183,18 +199,20 @@ def paired_difference(
 ) -> tuple[float, float, float]:
     """The mAP of a minus that of b with its 95 % interval: (difference, low, high), as fractions.
 
-    Both are scored on the same resampled images, so what makes the test set hard cancels out.
-    Arrays are [N, C] as in `evaluate_scores`; logits in the place of scores rank the photos where
-    scores tie. Raises UserError if no class has a positive.
+    Both are scored on the same resamples of images, so the difficulty of the test set cancels out.
+    Arrays are [N, C] as in `evaluate_scores`. Scores may be logits, which tie less often.
+
+    Raises:
+        UserError: arrays are unusable, no class has a positive, or num_resamples is below 1.
     """
     if num_resamples < 1:
-        raise UserError(f"num_resamples is {num_resamples}: an interval needs at least 1")
+        raise UserError(f"num_resamples must be at least 1, got {num_resamples}")
     maps, samples = [], []
     for scores in (scores_a, scores_b):
         rankings = _rankings(*_checked(scores, labels, difficult), protocol)
         maps.append(_mean(_point_estimates(rankings, len(labels), protocol)))
-        drawn = _bootstrap(rankings, len(labels), protocol, num_resamples, seed)
-        samples.append(_mean_over_classes(drawn))
+        aps = _bootstrap(rankings, len(labels), protocol, num_resamples, seed)
+        samples.append(_mean_over_classes(aps))
     interval = _interval(samples[0] - samples[1])
     if maps[0] is None or maps[1] is None or interval is None:
         raise UserError("no class has a positive image: there is no mAP to compare")
@@ -202,12 +220,12 @@ def paired_difference(
 
 
 def format_table(result: dict[str, Any], classes: Sequence[str]) -> str:
-    """The outcome of `evaluate_scores` as an aligned text table, in percent."""
+    """The result of `evaluate_scores` as an aligned text table, in percent."""
     names = [name for name in PROTOCOLS if name not in result["not_computable"]]
     rows = [["class", "positives", *names]]
     for c in classes:
         cells = [_percent(result["ap"][name][c], result["ap_interval"][name][c]) for name in names]
-        rows.append([c, str(result["positives"][c]), *cells])
+        rows.append([printable(c, 40), str(result["positives"][c]), *cells])
     means = [_percent(result["map"][name], result["map_interval"][name]) for name in names]
     rows.append(["mAP", "", *means])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -217,7 +235,8 @@ def format_table(result: dict[str, Any], classes: Sequence[str]) -> str:
         line = [f"{first:<{widths[0]}}", f"{second:>{widths[1]}}", *padded]
         lines.append("  ".join(line).rstrip())
     if result["without_positives"]:
-        lines.append(f"no positives, left out of mAP: {', '.join(result['without_positives'])}")
+        without = ", ".join(printable(c, 40) for c in result["without_positives"])
+        lines.append(f"no positives, left out of mAP: {without}")
     lines += [f"{name}: {PROTOCOLS[name].description}" for name in names]
     lines += [f"{name}: not computable, {why}" for name, why in result["not_computable"].items()]
     lines.append(f"binary accuracy at 0.5: {100 * result['binary_accuracy']:.1f}")
@@ -225,8 +244,8 @@ def format_table(result: dict[str, Any], classes: Sequence[str]) -> str:
 
 
 def _cross_entropy(scores: np.ndarray, labels: np.ndarray) -> float:
-    given = np.where(labels == 1, scores, 1 - scores)
-    return float(-np.log(np.clip(given, 1e-7, 1 - 1e-7)).mean())
+    probability_of_label = np.where(labels == 1, scores, 1 - scores)
+    return float(-np.log(np.clip(probability_of_label, 1e-7, 1 - 1e-7)).mean())
 
 
 def _percent(value: float | None, interval: list[float] | None) -> str:
@@ -252,14 +271,17 @@ def _checked(
                 f"scores {scores.shape} and {name} {array.shape} must both have the shape "
                 f"[images, {len(classes)} classes]"
             )
-        if not np.isin(array, (0, 1)).all():
-            raise UserError(f"{name} must be 0 or 1, found {array[~np.isin(array, (0, 1))][0]}")
+        is_flag = np.isin(array, (0, 1))
+        if not is_flag.all():
+            raise UserError(f"{name} must be 0 or 1, got {array[~is_flag][0]}")
     if scores.size == 0:
-        raise UserError("there are no scores: at least one image and one class are needed")
-    bad = (~np.isfinite(scores)).sum(axis=0)
-    if bad.any():
-        named = ", ".join(f"{c}: {n}" for c, n in zip(classes, bad, strict=True) if n)
-        raise UserError(f"{bad.sum()} of {scores.size} scores are NaN or infinite ({named})")
+        raise UserError("there are no scores: give at least one image and one class")
+    num_bad = (~np.isfinite(scores)).sum(axis=0)
+    if num_bad.any():
+        by_class = ", ".join(f"{c}: {n}" for c, n in zip(classes, num_bad, strict=True) if n)
+        raise UserError(
+            f"{num_bad.sum()} of {scores.size} scores are NaN or infinite ({printable(by_class)})"
+        )
     return scores, labels, difficult
 
 
@@ -287,39 +309,42 @@ def _ranking(
         return None
     images = np.flatnonzero(kept)
     images = images[np.argsort(-scores[images], kind="stable")]
-    hit = positive[images]
-    hits = np.cumsum(hit)
+    is_hit = positive[images]
+    num_hits = np.cumsum(is_hit)
     if groups_ties:
         ends = np.flatnonzero(np.append(np.diff(scores[images]) != 0, True))
-        ends = ends[np.diff(hits[ends], prepend=0) > 0]
+        ends = ends[np.diff(num_hits[ends], prepend=0) > 0]
     else:
-        ends = np.flatnonzero(hit)
+        ends = np.flatnonzero(is_hit)
     starts = np.append(0, ends[:-1] + 1)
-    return _Ranking(images[: ends[-1] + 1], starts, images[hit], hits[ends])
+    return _Ranking(images[: ends[-1] + 1], starts, images[is_hit], num_hits[ends])
 
 
 def _weighted_ap(ranking: _Ranking | None, counts: np.ndarray, name: str) -> np.ndarray:
     """AP [R] with image n repeated counts[n, r] times; NaN where no positive was drawn."""
     if ranking is None:
         return np.full(counts.shape[1], np.nan)
-    hits = np.cumsum(counts[ranking.positives], axis=0)[ranking.num_positives - 1]
-    seen = np.cumsum(np.add.reduceat(counts[ranking.images], ranking.starts, axis=0), axis=0)
-    recall = hits / np.maximum(hits[-1], 1)
-    precision = hits / np.maximum(seen, 1)
-    return np.where(hits[-1] > 0, PROTOCOLS[name].area(recall, precision), np.nan)
+    num_hits = np.cumsum(counts[ranking.positives], axis=0)[ranking.num_positives - 1]
+    num_images = np.cumsum(np.add.reduceat(counts[ranking.images], ranking.starts, axis=0), axis=0)
+    recall = num_hits / np.maximum(num_hits[-1], 1)
+    precision = num_hits / np.maximum(num_images, 1)
+    return np.where(num_hits[-1] > 0, PROTOCOLS[name].area(recall, precision), np.nan)
 
 
 def _point_estimates(
     rankings: list[_Ranking | None], num_images: int, name: str
 ) -> list[float | None]:
-    once = np.ones((num_images, 1), int)
-    return [None if r is None else float(_weighted_ap(r, once, name)[0]) for r in rankings]
+    counts = np.ones((num_images, 1), int)
+    return [
+        None if ranking is None else float(_weighted_ap(ranking, counts, name)[0])
+        for ranking in rankings
+    ]
 
 
 def _bootstrap(
     rankings: list[_Ranking | None], num_images: int, name: str, num_resamples: int, seed: int
 ) -> np.ndarray:
-    """AP [C, R] in each resample. The same seed draws the same images, whatever the scores."""
+    """AP [C, R] in each resample. A seed draws the same images for all scores."""
     rng = np.random.default_rng(seed)
     samples = np.empty((len(rankings), num_resamples))
     chunk = max(1, MAX_COUNTS_PER_CHUNK // num_images)
@@ -331,7 +356,7 @@ def _bootstrap(
 
 
 def _draw_counts(rng: np.random.Generator, num_images: int, num_resamples: int) -> np.ndarray:
-    """How often each image is in each resample, [N, R]."""
+    """How often each resample contains each image, [N, R]."""
     drawn = rng.integers(num_images, size=(num_resamples, num_images))
     cells = drawn * num_resamples + np.arange(num_resamples)[:, None]
     counts = np.bincount(cells.ravel(), minlength=num_images * num_resamples)

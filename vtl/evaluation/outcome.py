@@ -1,4 +1,4 @@
-"""The outcome of a run: every split scored and written down, and shown to people."""
+"""The outcome of a run: the scores and metrics of every split, written down and printed."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from vtl.untrusted import escaped
 
 
 class Labelled(Protocol):
-    """What a split must have to be scored; ids and difficult may be None."""
+    """What a split needs to be scored; ids and difficult may be None."""
 
     @property
     def ids(self) -> Sequence[str] | None:
@@ -61,10 +61,9 @@ def score_splits(
     classes: Sequence[str],
     seed: int,
 ) -> dict[str, Any]:
-    """Score every split, by role, from its logits [N, C]; write them, and return what results.json
-    has of it.
+    """Write the logits [N, C] and scores of every split, by role; return its metrics.
 
-    `seed` is that of the intervals' bootstrap.
+    The metrics are laid out as in results.json. `seed` is for the bootstrap of the intervals.
     """
     outcome = {}
     for role, split in splits.items():
@@ -79,18 +78,20 @@ def score_splits(
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
-    """The scores of several labels a photo: each logit's sigmoid, float32."""
+    """The sigmoid of each logit, float32: the scores of photos that may have several labels."""
     return np.asarray(jax.nn.sigmoid(logits))
 
 
 def split_last(outcome: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """`metrics.evaluate_scores` by split -> by quantity, then split, as results.json has it."""
+    """Turn split -> quantity -> value into quantity -> split -> value, as in results.json."""
     quantities = next(iter(outcome.values()))
-    return {q: {role: outcome[role][q] for role in outcome} for q in quantities}
+    return {
+        quantity: {role: outcome[role][quantity] for role in outcome} for quantity in quantities
+    }
 
 
 def headline_split(roles: Collection[str]) -> str:
-    """The split by which a run is judged: test, or the last where there is none."""
+    """The split that a run is judged by: test, or the last one if there is no test."""
     return "test" if "test" in roles else list(roles)[-1]
 
 
@@ -102,16 +103,19 @@ def show_outcome(run_directory: RunDirectory) -> None:
 def format_outcome(run_directory: RunDirectory, results: dict[str, Any]) -> str:
     """Each class of the test split, the mAP of every split by protocol, and where it lies."""
     roles = list(results["map"])
-    shown = headline_split(roles)
-    outcome = {q: of[shown] for q, of in results.items() if q in metrics.QUANTITIES}
-    lines = [f"\nOn {shown}:", metrics.format_table(outcome, results["classes"])]
+    headline = headline_split(roles)
+    outcome = {
+        quantity: by_split[headline]
+        for quantity, by_split in results.items()
+        if quantity in metrics.QUANTITIES
+    }
+    lines = [f"\nOn {headline}:", metrics.format_table(outcome, results["classes"])]
     for role in roles:
         means = results["map"][role]
-        parts = [f"{name} {100 * v:.1f}" for name, v in means.items() if v is not None]
+        parts = [f"{name} {100 * mean:.1f}" for name, mean in means.items() if mean is not None]
         accuracy, loss = results["binary_accuracy"][role], results["loss"][role]
-        lines += [
-            f"mAP on {role}: {', '.join(parts)}; binary accuracy {accuracy:.2%}, loss {loss:.4f}"
-        ]
-    lines += [f"All of it is in {run_directory.path}."]
-    lines += [f"A page of it: python -m vtl.report {run_directory.path} -o report.html"]
+        shown = ", ".join(parts) or "none, because no class has a positive"
+        lines += [f"mAP on {role}: {shown}; binary accuracy {accuracy:.2%}, loss {loss:.4f}"]
+    lines += [f"Everything is in {run_directory.path}."]
+    lines += [f"To see it as a page: python -m vtl.report {run_directory.path} -o report.html"]
     return "\n".join(lines)

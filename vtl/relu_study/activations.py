@@ -1,4 +1,4 @@
-"""The activations of a hidden layer, and how it is started with each."""
+"""The activations of a hidden layer, and the initialisation that goes with each."""
 
 from collections.abc import Callable
 
@@ -6,22 +6,37 @@ import jax
 from flax import linen as nn
 
 NAMES = (
-    *("sigmoid", "tanh", "relu", "celu", "elu", "gelu", "hard_sigmoid", "hard_silu"),
-    *("hard_swish", "hard_tanh", "leaky_relu", "log_sigmoid", "relu6", "selu", "silu"),
-    *("soft_sign", "softplus", "swish"),
+    "sigmoid",
+    "tanh",
+    "relu",
+    "celu",
+    "elu",
+    "gelu",
+    "hard_sigmoid",
+    "hard_silu",
+    "hard_swish",
+    "hard_tanh",
+    "leaky_relu",
+    "log_sigmoid",
+    "relu6",
+    "selu",
+    "silu",
+    "soft_sign",
+    "softplus",
+    "swish",
 )
-"""Those of flax.linen that take each number by itself and have no parameters."""
+"""The activations of flax.linen that work number by number and have no parameters."""
 
 _SYMMETRIC = ("tanh", "hard_tanh", "soft_sign")
-"""Of slope 1 at zero and odd: what Glorot's initialisation is made for."""
+"""Odd, with slope 1 at zero; Glorot's initialisation is made for these."""
 
 
 def suited(activation: str) -> nn.initializers.Initializer:
     """The initialisation that keeps the signal's size through a layer with `activation`.
 
-    tanh and its like: uniform after Glorot and Bengio (2010). sigmoid: four times that, because its
+    tanh and its like: uniform, by Glorot and Bengio (2010). sigmoid: four times that, because its
     slope at zero is 1/4 (sigmoid(x) = (1 + tanh(x / 2)) / 2). selu: LeCun's, which its constants
-    assume. All others: normal after He et al. (2015), made for ReLU.
+    assume. All others: normal, by He et al. (2015), which is made for ReLU.
     """
     if activation in ("sigmoid", "hard_sigmoid"):
         return nn.initializers.variance_scaling(16.0, "fan_avg", "uniform")
@@ -41,5 +56,5 @@ INITIALISATIONS: dict[str, Callable[[str], nn.initializers.Initializer]] = {
 
 
 def function(activation: str) -> Callable[[jax.Array], jax.Array]:
-    """The function of flax.linen of this name, one of NAMES."""
+    """The function of flax.linen with this name, one of NAMES."""
     return getattr(nn, activation)

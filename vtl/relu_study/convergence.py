@@ -1,7 +1,7 @@
-"""When a training has converged, how sure that is, and what can be said of two.
+"""When a training run has converged, how certain that is, and how two compare.
 
-Pure functions of measured curves. Times are in epochs; a run that never gets there has the time
-infinity and stays in every median and interval: for people it is ">N" after N epochs.
+Pure functions of measured curves. Times are in epochs. A run that never converges has the time
+infinity, which people see as ">N" after N epochs; it stays in every median and interval.
 """
 
 import math
@@ -17,27 +17,26 @@ INTERVAL = 95
 """Percent of the bootstrap's resamples that lie in an interval."""
 
 _LEARNT_NOTHING, _BLOWN_UP = 0.95, 2.0
-"""Times the loss of a uniform guess: above the first nothing has been learnt,
-and what ends above the second has been thrown far off."""
+"""Losses as multiples of a uniform guess's: above the first a run has learnt nothing, and one that
+ends above the second has been thrown far off."""
 
 
 def epochs_to_accuracy(epochs: np.ndarray, accuracy: np.ndarray, threshold: float) -> np.ndarray:
-    """The first of the moments, epochs [M], at which accuracy [..., M] is at least `threshold`."""
+    """The first of the moments [M], in epochs, at which accuracy [..., M] reaches `threshold`."""
     return _first(epochs, accuracy >= threshold)
 
 
 def epochs_to_lowest_loss(epochs: np.ndarray, loss: np.ndarray, tolerance: float) -> np.ndarray:
-    """The first of the moments [M] at which loss [..., M] is within `tolerance` of its lowest.
+    """The first of the moments [M], in epochs, at which loss [..., M] is near its lowest value.
 
-    `tolerance` is a fraction. Where the lowest lies in the last epoch the loss was still falling
-    and the lowest is not known: the run has not got there. Nor has one that has learnt nothing,
-    whose loss is never below that of a uniform guess.
+    Near is within `tolerance`, a fraction. The time is infinite if the lowest value lies in the
+    last epoch, because the loss was still falling, and if the run has learnt nothing, so that its
+    loss is never below a uniform guess's.
     """
-    lowest = np.min(loss, axis=-1, keepdims=True)  # nan where any is
+    lowest = np.min(loss, axis=-1, keepdims=True)  # nan if any loss is
     is_falling = epochs[np.argmin(loss, axis=-1)] > epochs[-1] - 1
     with np.errstate(invalid="ignore"):
         times = _first(epochs, loss <= lowest * (1 + tolerance))
-    with np.errstate(invalid="ignore"):
         has_learnt = lowest[..., 0] < _LEARNT_NOTHING * GUESS
     return np.where(has_learnt & ~is_falling, times, np.inf)
 
@@ -51,11 +50,11 @@ def has_diverged(
 ) -> np.ndarray:
     """Which runs have diverged, [...].
 
-    train_loss, held-out loss and each layer's gradient_norms are [..., M]; losses in nats. Diverged
-    is a run whose loss is not finite at any moment, or ends above twice that of a uniform guess, or
-    no better than it although it had been better or while a layer gets no gradient at all (its
-    ReLUs are dead).
-    A run that has never left that plateau but still has gradients has not diverged.
+    train_loss, held-out loss and each layer's gradient_norms are [..., M]; losses are in nats. A
+    run has diverged in three cases. Its loss is not finite at some moment. Its loss ends above
+    twice a uniform guess's. Or its loss ends no better than a uniform guess's, although it had been
+    better or a layer gets no gradient at all (its ReLUs are dead). A run that has never been better
+    but still has gradients has not diverged.
     """
     learnt_nothing, blown_up = _LEARNT_NOTHING * GUESS, _BLOWN_UP * GUESS
     is_finite = np.isfinite(train_loss).all(axis=-1) & np.isfinite(loss).all(axis=-1)
@@ -68,24 +67,24 @@ def has_diverged(
 
 
 def best_rate(times: np.ndarray, loss: np.ndarray, diverged: np.ndarray) -> int | None:
-    """The rate with the least median time, and among equals the lowest loss; None if all diverged.
+    """The index of the best rate, None if all diverged.
 
-    times, diverged [R, S] of R rates and S seeds, loss [R, S, M]. A rate at which any seed diverged
-    is out.
+    It has the least median time, and among equals the lowest loss. A rate at which any seed
+    diverged does not count. times and diverged are [R, S] for R rates and S seeds, loss [R, S, M].
     """
-    sound = np.flatnonzero(~diverged.any(axis=1))
-    if not len(sound):
+    candidates = np.flatnonzero(~diverged.any(axis=1))
+    if not len(candidates):
         return None
-    return int(min(sound, key=lambda r: (median(times[r]), loss[r].min(axis=-1).mean())))
+    return int(min(candidates, key=lambda r: (median(times[r]), loss[r].min(axis=-1).mean())))
 
 
 def median(times: np.ndarray) -> float:
-    """The median of times [S]: infinity, which is ">N", where half of the runs or more are."""
+    """The median of times [S]; infinite if half of them or more are."""
     return float(np.median(times))
 
 
 def share_converged(times: np.ndarray) -> list[tuple[float, float]]:
-    """The steps of the curve "share of runs converged by epoch": (epoch, share from there on)."""
+    """The share of runs that have converged by epoch, as steps (epoch, share from then on)."""
     return [(float(t), float(np.mean(times <= t))) for t in np.unique(times[np.isfinite(times)])]
 
 
@@ -104,9 +103,9 @@ def median_estimate(times: np.ndarray, num_resamples: int, seed: int) -> Estimat
 
 
 class Ratio(NamedTuple):
-    """How many times as many epochs one training takes as another, with its interval.
+    """How many times as many epochs one training run takes as another, with its interval.
 
-    Where the slower one's median is censored the value is the least that it can be, and `is_least`.
+    If the slower one's median is censored, the value is a lower bound and `is_least` is True.
     """
 
     value: float
@@ -118,11 +117,11 @@ class Ratio(NamedTuple):
 def ratio_estimate(
     slow: np.ndarray, fast: np.ndarray, num_epochs: float, num_resamples: int, seed: int
 ) -> Ratio:
-    """The ratio of two medians, times [S] each, run by run of the same seeds.
+    """The ratio of the medians of `slow` and `fast`, times [S] of runs with the same seeds.
 
-    The interval is of a paired bootstrap. A censored median is anything from `num_epochs` up: a
-    resample then counts with the lowest ratio that is possible at the interval's lower end and with
-    the highest at its upper.
+    The interval comes from a paired bootstrap. A censored median can be anything from `num_epochs`
+    up, so a resample counts with its lowest possible ratio at the interval's lower end and with its
+    highest at the upper end.
     """
     rows = _resamples(len(slow), num_resamples, seed)
     slow_medians, fast_medians = np.median(slow[rows], axis=1), np.median(fast[rows], axis=1)
@@ -135,7 +134,7 @@ def ratio_estimate(
 def _ratio_bounds(
     slow: np.ndarray, fast: np.ndarray, num_epochs: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The lowest and the highest ratio that medians, infinite where censored, allow."""
+    """The lowest and the highest ratio that the medians allow; a censored median is infinite."""
     lowest = np.where(np.isinf(fast), 0.0, np.minimum(slow, num_epochs) / fast)
     highest = np.where(np.isinf(slow), np.inf, slow / np.minimum(fast, num_epochs))
     return lowest, highest
@@ -146,7 +145,7 @@ def _resamples(num_seeds: int, num_resamples: int, seed: int) -> np.ndarray:
 
 
 def _interval(lowest: np.ndarray, highest: np.ndarray) -> tuple[float, float]:
-    """The middle INTERVAL percent; by values that occur, so that infinities stay what they are."""
+    """The middle INTERVAL percent, without interpolation, which would not work with infinities."""
     tail = (100 - INTERVAL) / 2
     low = np.percentile(lowest, tail, method="inverted_cdf")
     high = np.percentile(highest, 100 - tail, method="inverted_cdf")

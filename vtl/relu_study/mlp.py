@@ -9,8 +9,8 @@ from vtl.relu_study import activations
 class Perceptron(nn.Module):
     """One hidden layer: images [B, H, W] -> logits [B, C] and the outputs of the hidden layer.
 
-    `activation` is one of activations.NAMES, `initialisation` one of activations.INITIALISATIONS;
-    the layer of logits is always started after Glorot. Biases start at zero.
+    `activation` is one of activations.NAMES, `initialisation` one of activations.INITIALISATIONS.
+    The logits' layer always has Glorot's initialisation. Biases start at zero.
     """
 
     activation: str

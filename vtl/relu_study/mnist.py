@@ -1,13 +1,13 @@
 """Handwritten digits with one label each: MNIST from its IDX files, and scikit-learn's digits.
 
-The format is that of http://yann.lecun.com/exdb/mnist: a magic number that says type and number of
-axes, the length of each axis as a big-endian int32, then the bytes.
+The format is described at http://yann.lecun.com/exdb/mnist: a magic number for the type and the
+number of axes, the length of each axis as a big-endian int32, then the bytes.
 """
 
 import gzip
 import hashlib
+import io
 import math
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,9 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from vtl.data.fetch import Download, fetch
-from vtl.errors import UserError
+from vtl.errors import UserError, check_choice
 from vtl.files import cache_dir
+from vtl.untrusted import open_plain, printable, reading, unpacked_bound
 
 NUM_CLASSES = 10
 
@@ -37,10 +38,12 @@ DOWNLOADS = tuple(
 _PREFIXES = {"train": "train", "test": "t10k"}
 
 _IMAGES_MAGIC, _LABELS_MAGIC = 0x803, 0x801
-"""Unsigned bytes along three axes and along one."""
+"""Unsigned bytes with three axes, and with one."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
 
 _DIGITS_TEST = 300
-"""Of scikit-learn's 1,797 digits; they are by no writer in particular, so any will do."""
+"""Of scikit-learn's 1,797 digits; their writers are not named, so any of them will do."""
 
 
 class Digits(NamedTuple):
@@ -53,20 +56,19 @@ class Digits(NamedTuple):
 def read(name: str, root: str) -> dict[str, Digits]:
     """The splits `train` and `test` of `mnist` or `digits`.
 
-    MNIST comes from `root`, the directory of its four IDX files (.gz or not); where that is "" it
-    is fetched into the cache. scikit-learn's digits come with scikit-learn, 8 x 8 pixels.
+    MNIST comes from `root`, the directory of its four IDX files (.gz or not). If `root` is "", it
+    is fetched into the cache. The digits, 8 x 8 pixels, come with scikit-learn.
 
     Raises:
         FetchError: MNIST is not here and can't be fetched.
-        UserError: a file is missing, damaged or of something else, or `name` is unknown.
+        UserError: a file is missing, damaged or of another kind, or `name` is unknown.
     """
-    if name not in READERS:
-        raise UserError(f"data.name is '{name}': choose one of {', '.join(READERS)}")
+    check_choice("data.name", name, READERS)
     return READERS[name](root)
 
 
 def describe(name: str, splits: dict[str, Digits]) -> dict[str, Any]:
-    """What results record of their data: the number of digits and the sha256 of each split."""
+    """What results record about their data: the number of digits and the sha256 of each split."""
     return {
         "name": name,
         "num_images": {role: len(split.labels) for role, split in splits.items()},
@@ -80,84 +82,124 @@ def describe(name: str, splits: dict[str, Digits]) -> dict[str, Any]:
 def _read_mnist(root: str) -> dict[str, Digits]:
     directory = Path(root).expanduser() if root else _fetch()
     if not directory.is_dir():
-        raise UserError(f"data.root {directory} is not a directory")
+        raise UserError(
+            f"data.root {printable(directory)} is not a directory"
+            f"{_hint([directory]) if directory.exists() else ''}"
+        )
     splits = {}
     for role, prefix in _PREFIXES.items():
         images_path = _find(directory, f"{prefix}-images-idx3-ubyte")
         labels_path = _find(directory, f"{prefix}-labels-idx1-ubyte")
-        images, labels = (
-            _read_idx(images_path, _IMAGES_MAGIC),
-            _read_idx(labels_path, _LABELS_MAGIC),
-        )
+        images = _read_idx(images_path, _IMAGES_MAGIC)
+        labels = _read_idx(labels_path, _LABELS_MAGIC)
         if len(images) != len(labels):
             raise UserError(
-                f"{images_path} has {len(images)} images, {labels_path} {len(labels)} labels: they "
-                "are not of the same split"
+                f"{images_path} has {len(images)} images, but {labels_path} has {len(labels)} "
+                "labels: they are not of the same split"
             )
         if images.size == 0:
             raise UserError(f"{images_path} has no images")
         if labels.max() >= NUM_CLASSES:
-            raise UserError(f"{labels_path} has the label {labels.max()}; digits are 0 to 9")
+            raise UserError(
+                f"{printable(labels_path)}: labels must be 0 to 9, got {labels.max()} (EMNIST has "
+                "letters too)"
+            )
         splits[role] = Digits(images, labels)
     if splits["train"].images.shape[1:] != splits["test"].images.shape[1:]:
-        raise UserError(f"the images of train and test in {directory} are of different sizes")
+        raise UserError(f"the train and test images in {directory} have different sizes")
     return splits
 
 
 def _fetch() -> Path:
     directory = cache_dir() / "mnist"
+    names = ", ".join(download.filename for download in DOWNLOADS)
+    instead = f"put {names} into {directory}, or say where they are with --config.data.root"
     for download in DOWNLOADS:
-        try:
-            fetch(download, directory)
-        except UserError as error:
-            names = ", ".join(each.filename for each in DOWNLOADS)
-            raise type(error)(
-                f"{error}; put {names} into {directory}, or say where they are with "
-                "--config.data.root=DIRECTORY"
-            ) from error
+        fetch(download, directory, instead=instead)
     return directory
 
 
 def _find(directory: Path, name: str) -> Path:
-    for path in (directory / name, directory / f"{name}.gz"):
-        if path.is_file():
-            return path
-    raise UserError(f"data.root {directory} has neither {name} nor {name}.gz")
+    """The file of a name, also as Kaggle, 7-Zip, torchvision and file managers leave it.
+
+    `train-images.idx3-ubyte`, packed or not, in other case, in a folder of that name or in raw/.
+    """
+    with reading(directory):
+        there = sorted(directory.iterdir())
+        places = [path for path in there if path.is_dir() and _plain_name(path) == name]
+        places += [directory / "raw", directory / "MNIST" / "raw"]
+        there += [path for place in places if place.is_dir() for path in sorted(place.iterdir())]
+        fitting = [path for path in there if _plain_name(path) == name and not path.is_dir()]
+    # As it was published first, then unpacked ones.
+    fitting.sort(key=lambda path: (path.parent != directory, path.name != name, len(path.name)))
+    if fitting:
+        return fitting[0]
+    others = ", ".join(printable(path.name, 50) for path in there[:4]) or "nothing"
+    raise UserError(
+        f"data.root {printable(directory)} has neither {name} nor {name}.gz; there "
+        f"{'are' if there[1:] else 'is'} {others}{_hint(there)}"
+    )
+
+
+def _plain_name(path: Path) -> str:
+    """`Train-Images.idx3-ubyte.gz` -> `train-images-idx3-ubyte`."""
+    return path.name.lower().removesuffix(".gz").replace(".", "-")
+
+
+def _hint(there: list[Path]) -> str:
+    names = [path.name.lower() for path in there]
+    if any(name.startswith("emnist") for name in names):
+        return " (EMNIST has letters too; MNIST has the digits)"
+    if any(name.endswith((".npz", ".csv", ".parquet")) for name in names):
+        return " (MNIST is read from its four IDX files)"
+    return ""
 
 
 def _read_idx(path: Path, magic: int) -> np.ndarray:
-    """The array of an IDX file of unsigned bytes, whose first bytes must be `magic`."""
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
+    """The array of an IDX file of unsigned bytes, whose first bytes must be `magic`.
+
+    The file is gzipped where its content says so, whatever its name. Its header says how long the
+    rest must be; no more is unpacked.
+    """
+    name = printable(path)
+    with open_plain(path) as packed, reading(path, "get the file again"):
+        is_gzip = packed.read(2) == _GZIP_MAGIC
+        num_packed = packed.seek(0, io.SEEK_END)
+        packed.seek(0)
+        file = gzip.GzipFile(fileobj=packed) if is_gzip else packed
+        header_size = 4 * (1 + (magic & 0xFF))
+        content = file.read(header_size)
+        if len(content) < header_size:
+            raise UserError(f"{name} is truncated: its {len(content)} bytes are less than a header")
+        header = np.frombuffer(content, ">u4")
+        if header[0] != magic:
+            raise UserError(
+                f"{name} holds something else: its magic number must be {magic:#010x}, got "
+                f"{header[0]:#010x}"
+            )
+        shape = tuple(int(length) for length in header[1:])
+        expected = math.prod(shape)
+        can_be = unpacked_bound(num_packed) if is_gzip else num_packed - header_size
+        if expected > can_be:
+            raise UserError(
+                f"{name} is truncated: its header asks for {expected:,} bytes of data, got at "
+                f"most {can_be:,}"
+            )
+        data = file.read(expected + 1)  # one more shows that there is one more
+    if len(data) > expected:
+        raise UserError(f"{name} is too long: its header asks for {expected:,} bytes of data")
+    if len(data) < expected:
         raise UserError(
-            f"{path} can't be read: {' '.join(str(error).split())}; get it again"
-        ) from None
-    header_size = 4 * (1 + (magic & 0xFF))
-    if len(content) < header_size:
-        raise UserError(f"{path} is truncated: {len(content)} bytes are not even its header")
-    header = np.frombuffer(content[:header_size], ">u4")
-    if header[0] != magic:
-        raise UserError(
-            f"{path} begins with the magic number {header[0]:#010x} and not {magic:#010x}: it "
-            "holds something else"
+            f"{name} is truncated: its header asks for {expected:,} bytes of data, got "
+            f"{len(data):,}"
         )
-    shape = tuple(int(length) for length in header[1:])
-    found, expected = len(content) - header_size, math.prod(shape)
-    if found != expected:
-        what = "is truncated" if found < expected else "is too long"
-        raise UserError(
-            f"{path} {what}: {found:,} bytes of data, and its header asks for {expected:,}"
-        )
-    return np.frombuffer(content, np.uint8, offset=header_size).reshape(shape)
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def _read_digits(root: str) -> dict[str, Digits]:
     if root:
         raise UserError(
-            f"data.root={root}: data.name=digits comes with scikit-learn, without files"
+            f"data.root must be empty for data.name=digits, which has no files, got {root}"
         )
     bunch = load_digits()
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)

@@ -1,10 +1,10 @@
-"""Curves of the ReLU study -> its results: rates, epochs to convergence, conclusions, the table.
+"""From the curves of the ReLU study to its results: rates, epochs to convergence, conclusions.
 
 The curves of one network with one activation are a dict of two phases, `search` (every rate of the
-grid) and `final` (the best rate; absent where all diverged), and the `seconds` that they took. A
-phase has learning_rate, seed [G]; step, epoch [M]; train_loss, loss, accuracy [G, M] (the last two
-held out); gradient_norms, saturated and dead, by layer [G, M]; `final` also test_loss and
-test_accuracy [G].
+grid) and `final` (the best rate; absent if all diverged), and the `seconds` that they took. A phase
+of G runs and M moments has learning_rate, seed [G]; step, epoch [M]; train_loss, loss, accuracy
+[G, M] (loss and accuracy are held out); gradient_norms, saturated and dead, by layer [G, M].
+`final` also has test_loss and test_accuracy [G].
 """
 
 import math
@@ -21,88 +21,88 @@ Curves = dict[str, Any]
 
 
 def definitions(config: ConfigDict) -> str:
-    """What "converged" means in this run, for people."""
+    """What "converged" means in this run, as a sentence."""
     thresholds = ", ".join(f"{100 * threshold:g}" for threshold in config.thresholds)
     tolerance = conclusion.percent(config.loss_tolerance)
     return (
-        f"A run has converged at the first of {config.measurements_per_epoch} moments an epoch at "
-        f"which accuracy on {config.data.num_held_out:,} held-out digits is at least {thresholds} "
-        f"%, or loss there within {tolerance} of its lowest (where that is in the last epoch: not "
-        "yet)."
+        f"A run is measured at {config.measurements_per_epoch} moments an epoch. It has converged "
+        f"at the first moment at which accuracy on {config.data.num_held_out:,} held-out digits is "
+        f"at least {thresholds} %, or the loss on them is within {tolerance} of its lowest (if the "
+        "lowest is in the last epoch: not yet)."
     )
 
 
 def has_diverged(phase: Phase) -> np.ndarray:
-    """Which of the phase's runs have diverged, [G]."""
+    """Which runs of the phase have diverged, [G]."""
     return convergence.has_diverged(phase["train_loss"], phase["loss"], phase["gradient_norms"])
 
 
 def times_to(phase: Phase, threshold: float) -> np.ndarray:
-    """The epochs [G] to held-out accuracy `threshold`; infinite too for runs that diverged."""
+    """The epochs [G] to held-out accuracy `threshold`; infinite for runs that diverged, too."""
     times = convergence.epochs_to_accuracy(phase["epoch"], phase["accuracy"], threshold)
     return np.where(has_diverged(phase), np.inf, times)
 
 
 def times_to_lowest_loss(phase: Phase, tolerance: float) -> np.ndarray:
-    """The epochs [G] to the lowest held-out loss; infinite too for runs that diverged."""
+    """The epochs [G] to the lowest held-out loss; infinite for runs that diverged, too."""
     times = convergence.epochs_to_lowest_loss(phase["epoch"], phase["loss"], tolerance)
     return np.where(has_diverged(phase), np.inf, times)
 
 
 def best_rate(search: Phase, num_rates: int, main_threshold: float) -> float | None:
-    """The rate to go on with, None where all diverged; runs are ordered by rate, then seed."""
+    """The best rate of the grid, None if all diverged; runs are ordered by rate, then seed."""
     by_rate = (num_rates, -1)
     best = convergence.best_rate(
         times_to(search, main_threshold).reshape(by_rate),
-        search["loss"].reshape(*by_rate, search["loss"].shape[1]),
+        search["loss"].reshape(num_rates, -1, search["loss"].shape[1]),
         has_diverged(search).reshape(by_rate),
     )
     return None if best is None else float(search["learning_rate"].reshape(by_rate)[best, 0])
 
 
 def results(curves: Mapping[tuple[str, str], Curves], config: ConfigDict) -> dict[str, Any]:
-    """What results.json holds of the study: by network and activation, and the conclusions."""
-    networks: dict[str, Any] = {}
+    """The study's part of results.json: numbers by network and activation, and conclusions."""
+    networks = {}
     for network in config.networks:
-        of_network = {name: curves[network, name] for name in config.activations}
-        protocol = _protocol(network, config)
-        networks[network] = {
-            "num_epochs": protocol.num_epochs,
-            "activations": {
-                name: summary(found, config[network].learning_rates, protocol, config)
-                for name, found in of_network.items()
-            },
-            "conclusion": conclusion.conclude(
-                {
-                    name: times_to(found["final"], config.main_threshold)
-                    if "final" in found
-                    else None
-                    for name, found in of_network.items()
-                },
-                conclusion.percent(config.main_threshold),
-                protocol,
-            ),
-            "why": _why(of_network),
-        }
-        networks[network]["best"] = _best(networks[network]["activations"])
+        by_activation = {name: curves[network, name] for name in config.activations}
+        networks[network] = _network_results(network, by_activation, config)
     return {"definitions": definitions(config), "networks": networks}
 
 
-def _protocol(network: str, config: ConfigDict) -> conclusion.Protocol:
-    return conclusion.Protocol(config[network].num_epochs, config.num_resamples, config.seed)
+def _network_results(
+    network: str, by_activation: Mapping[str, Curves], config: ConfigDict
+) -> dict[str, Any]:
+    options = config[network]
+    protocol = conclusion.Protocol(options.num_epochs, config.num_resamples, config.seed)
+    summaries = {
+        name: summary(curves, options.learning_rates, protocol, config)
+        for name, curves in by_activation.items()
+    }
+    times = {
+        name: times_to(curves["final"], config.main_threshold) if "final" in curves else None
+        for name, curves in by_activation.items()
+    }
+    goal = conclusion.percent(config.main_threshold)
+    return {
+        "num_epochs": protocol.num_epochs,
+        "activations": summaries,
+        "conclusion": conclusion.conclude(times, goal, protocol),
+        "why": _why(by_activation),
+        "best": _best(summaries),
+    }
 
 
 def summary(
-    found: Curves, rates: tuple[float, ...], protocol: conclusion.Protocol, config: ConfigDict
+    curves: Curves, rates: tuple[float, ...], protocol: conclusion.Protocol, config: ConfigDict
 ) -> dict[str, Any]:
     """One network with one activation: its rate, epochs to convergence and accuracies.
 
-    Epochs are None where they were not reached; `text` has them as ">N".
+    Epochs are None if they were not reached; `text` then says ">N".
     """
-    found_rates = _rates(found["search"], len(rates), config)
-    if "final" not in found:
-        return {"status": "diverged", "learning_rate": None, "rates": found_rates}
-    final = found["final"]
+    rate_summaries = _rates(curves["search"], len(rates), config)
+    if "final" not in curves:
+        return {"status": "diverged", "learning_rate": None, "rates": rate_summaries}
+    final = curves["final"]
     rate = float(final["learning_rate"][0])
     times = {f"{threshold:g}": times_to(final, threshold) for threshold in config.thresholds}
     lowest = times_to_lowest_loss(final, config.loss_tolerance)
@@ -111,7 +111,7 @@ def summary(
         "status": "trained",
         "learning_rate": rate,
         "at_the_grids_edge": len(rates) > 1 and rate in (min(rates), max(rates)),
-        "rates": found_rates,
+        "rates": rate_summaries,
         "epochs_to_accuracy": {name: _reached(t, protocol) for name, t in times.items()},
         "epochs_to_lowest_loss": _reached(lowest, protocol),
         "accuracy": _range(final["accuracy"][:, -1]),
@@ -139,17 +139,17 @@ def _rates(search: Phase, num_rates: int, config: ConfigDict) -> list[dict[str, 
     diverged = has_diverged(search)
     rates = []
     for first in range(0, len(search["seed"]), num_seeds):
-        of = slice(first, first + num_seeds)
+        runs = slice(first, first + num_seeds)
         rates.append(
             {
                 "learning_rate": float(search["learning_rate"][first]),
-                "diverged": int(diverged[of].sum()),
+                "diverged": int(diverged[runs].sum()),
                 "epochs_to_accuracy": {
-                    f"{threshold:g}": _finite(convergence.median(times_to(search, threshold)[of]))
+                    f"{threshold:g}": _finite(convergence.median(times_to(search, threshold)[runs]))
                     for threshold in config.thresholds
                 },
-                "lowest_loss": _finite(search["loss"][of].min(axis=1).mean()),
-                "accuracy": float(search["accuracy"][of, -1].mean()),
+                "lowest_loss": _finite(search["loss"][runs].min(axis=1).mean()),
+                "accuracy": float(search["accuracy"][runs, -1].mean()),
             }
         )
     return rates
@@ -184,8 +184,8 @@ def _finite(value: float) -> float | None:
 
 
 def _best(summaries: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
-    """The activation of the highest held-out accuracy, then lowest loss; its test accuracy."""
-    trained = {name: found for name, found in summaries.items() if found["status"] == "trained"}
+    """The activation with the highest held-out accuracy, then lowest loss; its test accuracy."""
+    trained = {name: each for name, each in summaries.items() if each["status"] == "trained"}
     if not trained:
         return None
 
@@ -196,37 +196,37 @@ def _best(summaries: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     return {"activation": name, "test_accuracy": trained[name]["test_accuracy"]}
 
 
-def _why(of_network: dict[str, Curves]) -> list[str]:
+def _why(by_activation: Mapping[str, Curves]) -> list[str]:
     """Sentences on the gradients of the first epoch and on the units that are idle at the end."""
     gradients, idle = {}, []
-    for name, found in of_network.items():
-        if "final" not in found:
+    for name, curves in by_activation.items():
+        if "final" not in curves:
             continue
-        final = found["final"]
-        is_first = final["epoch"] <= max(1, final["epoch"][0])
+        final = curves["final"]
+        is_in_first_epoch = final["epoch"] <= max(1, final["epoch"][0])
         gradients[name] = {
-            layer: float(norm[:, is_first].mean())
+            layer: float(norm[:, is_in_first_epoch].mean())
             for layer, norm in final["gradient_norms"].items()
         }
-        for what in ("saturated", "dead"):
+        for state in ("saturated", "dead"):
             idle += [
-                f"with {conclusion.title(name)} {100 * share:.1f} % of {layer} {what}"
-                for layer, share in _at_the_end(final[what]).items()
+                f"with {conclusion.title(name)} {100 * share:.1f} % of {layer} {state}"
+                for layer, share in _at_the_end(final[state]).items()
             ]
     return conclusion.explain(gradients, idle)
 
 
-def metric_lines(network: str, activation: str, found: Curves) -> list[dict[str, Any]]:
-    """What metrics.jsonl gets: a line for each run and moment."""
+def metric_lines(network: str, activation: str, curves: Curves) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, one for each run and moment."""
     lines = []
     for phase_name in ("search", "final"):
-        phase = found.get(phase_name)
+        phase = curves.get(phase_name)
         if phase is None:
             continue
         columns = {name: phase[name] for name in ("train_loss", "loss", "accuracy")} | {
-            f"{what}/{layer}": values
-            for what in ("gradient_norms", "saturated", "dead")
-            for layer, values in phase[what].items()
+            f"{quantity}/{layer}": values
+            for quantity in ("gradient_norms", "saturated", "dead")
+            for layer, values in phase[quantity].items()
         }
         lines += [
             {
@@ -246,7 +246,7 @@ def metric_lines(network: str, activation: str, found: Curves) -> list[dict[str,
 
 
 def run_line(phase: Phase, g: int, num_epochs: float, config: ConfigDict) -> str:
-    """One run for people: `rate 0.3, seed 1: 97 % in 1.2 epochs, at the end 98.4 %`."""
+    """One run, as in `rate 0.3, seed 1: 97 % in 1.2 epochs, at the end 98.4 % and loss 0.05`."""
     start = f"rate {phase['learning_rate'][g]:g}, seed {phase['seed'][g]}"
     if has_diverged(phase)[g]:
         return f"{start}: diverged"

@@ -1,8 +1,9 @@
-"""Exercise 0: activations compared on a perceptron and a convolutional network."""
+"""Exercise 0: compares activations on a perceptron and a convolutional network."""
 
 import concurrent.futures
 import functools
 import itertools
+import math
 import operator
 import os
 import time
@@ -12,41 +13,30 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from flax import linen as nn
-from flax import traverse_util
 from ml_collections import ConfigDict
 
 from vtl.console import format_seconds, say
 from vtl.data import batches
 from vtl.errors import UserError, check_choice, check_least
 from vtl.evaluation import outcome
-from vtl.files import set_aside, write_npz
-from vtl.relu_study import activations, conclusion, figures, mnist, study
+from vtl.relu_study import activations, conclusion, curves, figures, mnist, study
 from vtl.relu_study.lenet import LeNet
 from vtl.relu_study.mlp import Perceptron
 from vtl.relu_study.mnist import Digits
 from vtl.run_directory import RunDirectory
-from vtl.schema import of_file
 from vtl.training import fit_networks
-from vtl.untrusted import printable, read_npz
 
 NETWORKS = ("perceptron", "lenet")
 
-_MAX_CURVES_BYTES = 1 << 30
-"""Of one network's curves with one activation: with dozens of runs they take a megabyte."""
-
-Run = tuple[float, int]
-"""A learning rate and a seed."""
-
 
 def run(config: ConfigDict, workdir: Path) -> None:
-    """Train every network with every activation and leave the outcome in `workdir`.
+    """Train every network with every activation and write the outcome to `workdir`.
 
-    A second call in the same directory keeps the networks' activations that are finished.
+    A second call with the same directory resumes, and keeps the pairs that are finished.
 
     Raises:
-        UserError: data, options or `workdir` are not as they should be.
+        UserError: something is wrong with the data, the options or `workdir`.
     """
     _check_options(config)
     run_directory = RunDirectory(workdir, config)
@@ -62,17 +52,20 @@ def run(config: ConfigDict, workdir: Path) -> None:
     run_directory.begin(_content(data))
     run_directory.cut_metrics(-1)
     say(study.definitions(config))
-    curves: dict[tuple[str, str], study.Curves] = {}
+    measured: dict[tuple[str, str], study.Curves] = {}
     for number, ((network, activation), model) in enumerate(models.items(), start=1):
         path = workdir / f"curves_{network}_{activation}.npz"
-        titles = conclusion.NETWORK_TITLES[network], conclusion.title(activation)
-        say(f"{', '.join(titles)} ({number} of {len(models)})")
-        if not _is_done(path, network, activation, config):
-            _save(path, _measure(network, model, data, config))
-        curves[network, activation] = _load(path)
-        run_directory.append_metrics(study.metric_lines(network, activation, _load(path)))
-    results = study.results(curves, config)
-    figures.write(workdir, curves, results, config)
+        title = f"{conclusion.NETWORK_TITLES[network]}, {conclusion.title(activation)}"
+        say(f"{title} ({number} of {len(models)})")
+        search = list(itertools.product(config[network].learning_rates, config.rate_seeds))
+        pair = curves.read_before(path, search, config.seeds)
+        if pair is None:
+            curves.write(path, _measure(network, model, data, config, search))
+            pair = curves.read(path, search, config.seeds)
+        measured[network, activation] = pair
+        run_directory.append_metrics(study.metric_lines(network, activation, pair))
+    results = study.results(measured, config)
+    figures.write(workdir, measured, results, config)
     run_directory.write_results(
         {
             **results,
@@ -80,7 +73,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
                 network: sum(x.size for x in jax.tree.leaves(_start(model, data, (0,))))
                 for (network, _), model in models.items()
             },
-            "seconds": {"_".join(pair): float(found["seconds"]) for pair, found in curves.items()},
+            "seconds": {
+                f"{network}_{activation}": float(pair["seconds"])
+                for (network, activation), pair in measured.items()
+            },
             "data": mnist.describe(config.data.name, data),
         }
     )
@@ -114,40 +110,41 @@ def _check_options(config: ConfigDict) -> None:
     if config.dense_activation:
         check_choice("dense_activation", config.dense_activation, activations.NAMES)
     check_choice("initialisation", config.initialisation, activations.INITIALISATIONS)
-    lists = ["networks", "activations", "seeds", "rate_seeds", "thresholds"]
-    for option in lists + [f"{network}.learning_rates" for network in NETWORKS]:
-        values = _option(config, option)
-        if not values:
-            raise UserError(f"{option} must not be empty")
-        if len(set(values)) < len(values):
-            raise UserError(f"{option}={values} names something twice")
+    _check_lists(config)
     for network in NETWORKS:
         for rate in config[network].learning_rates:
-            if not 0 < rate < float("inf"):
-                raise UserError(f"{network}.learning_rates has {rate}: a rate is above 0")
-        if not 0 < config[network].num_epochs < float("inf"):
-            raise UserError(
-                f"{network}.num_epochs={config[network].num_epochs}: it must be above 0"
-            )
+            if not 0 < rate < math.inf:
+                raise UserError(f"{network}.learning_rates must be above 0, got {rate}")
+        num_epochs = config[network].num_epochs
+        if not 0 < num_epochs < math.inf:
+            raise UserError(f"{network}.num_epochs must be above 0, got {num_epochs}")
     for threshold in config.thresholds:
         if not 0 < threshold <= 1:
-            raise UserError(f"thresholds has {threshold}: a threshold is a share, such as 0.97")
+            raise UserError(f"thresholds must be shares, such as 0.97, got {threshold}")
     if config.main_threshold not in config.thresholds:
-        raise UserError(f"main_threshold={config.main_threshold}: it must be one of thresholds")
+        raise UserError(f"main_threshold must be one of thresholds, got {config.main_threshold}")
     check_least(config, {"batch_size": 1, "measurements_per_epoch": 1, "loss_tolerance": 0})
     check_least(config, {"num_resamples": 1, "data.num_held_out": 1, "seed": 0})
     check_least(config, {"perceptron.num_hidden": 1, "lenet.num_hidden": 1})
     check_least(config, {"lenet.kernel_size": 1, "lenet.padding": 0})
-    if min(*config.seeds, *config.rate_seeds) < 0:
-        raise UserError("seeds and rate_seeds must not be negative")
 
 
-def _option(config: ConfigDict, name: str) -> Any:
-    return operator.attrgetter(name)(config)
+def _check_lists(config: ConfigDict) -> None:
+    options = ["networks", "activations", "seeds", "rate_seeds", "thresholds"]
+    options += [f"{network}.learning_rates" for network in NETWORKS]
+    for option in options:
+        values = operator.attrgetter(option)(config)
+        if not values:
+            raise UserError(f"{option} must not be empty")
+        if len(set(values)) < len(values):
+            raise UserError(f"{option} must not repeat a value, got {values}")
+    for option in ("seeds", "rate_seeds"):
+        if min(config[option]) < 0:
+            raise UserError(f"{option} must be at least 0, got {min(config[option])}")
 
 
 def make_model(network: str, activation: str, config: ConfigDict) -> nn.Module:
-    """The network, one of NETWORKS, with an activation in its hidden layers."""
+    """The network, one of NETWORKS, with `activation` in its hidden layers."""
     options = config[network]
     if network == "perceptron":
         return Perceptron(activation, config.initialisation, num_hidden=options.num_hidden)
@@ -162,21 +159,22 @@ def make_model(network: str, activation: str, config: ConfigDict) -> nn.Module:
 
 
 def _split(splits: dict[str, Digits], config: ConfigDict) -> dict[str, Digits]:
-    """train, held_out and test; what is held out is drawn from train by config.seed."""
+    """Draw held_out from train by config.seed: the splits train, held_out and test."""
     train, num_held_out = splits["train"], config.data.num_held_out
-    if num_held_out >= len(train.labels):
+    num_images = len(train.labels)
+    if num_held_out >= num_images:
         raise UserError(
-            f"data.num_held_out={num_held_out}: of the {len(train.labels)} digits to train on none "
-            "would be left"
+            f"data.num_held_out must be below the number of training digits, {num_images}, got "
+            f"{num_held_out}"
         )
-    order = np.random.default_rng(config.seed).permutation(len(train.labels))
-    parts = {"train": order[num_held_out:], "held_out": order[:num_held_out]}
-    found = {role: Digits(train.images[rows], train.labels[rows]) for role, rows in parts.items()}
-    return found | {"test": splits["test"]}
+    order = np.random.default_rng(config.seed).permutation(num_images)
+    rows = {"train": order[num_held_out:], "held_out": order[:num_held_out]}
+    parts = {role: Digits(train.images[r], train.labels[r]) for role, r in rows.items()}
+    return parts | {"test": splits["test"]}
 
 
 def _check_sizes(image_shape: tuple[int, ...], config: ConfigDict) -> None:
-    """The network's pools halve what a convolution leaves, which must be even."""
+    """Raise UserError unless LeNet's pools, which halve a side, only meet even sides."""
     size, padding = config.lenet.kernel_size, config.lenet.padding
     for side in image_shape:
         for _ in range(2):
@@ -184,32 +182,36 @@ def _check_sizes(image_shape: tuple[int, ...], config: ConfigDict) -> None:
             if side < 2 or side % 2:
                 raise UserError(
                     f"images of {' x '.join(map(str, image_shape))} pixels don't fit "
-                    f"lenet.kernel_size={size} with lenet.padding={padding}: each convolution must "
-                    "leave an even number of pixels"
+                    f"lenet.kernel_size={size} with lenet.padding={padding}\n"
+                    "Choose them so that each convolution leaves an even number of pixels."
                 )
             side //= 2
 
 
 def _measure(
-    network: str, model: nn.Module, data: dict[str, Digits], config: ConfigDict
+    network: str,
+    model: nn.Module,
+    data: dict[str, Digits],
+    config: ConfigDict,
+    runs: list[curves.Run],
 ) -> study.Curves:
-    """The curves of every rate of the grid, then of the best rate with every seed."""
-    started = time.perf_counter()
+    """The curves of the grid's `runs`, then of the best rate with every seed."""
+    start = time.perf_counter()
     options = config[network]
-    # XLA's CPU backend runs what stands in a scan on one core, but for large matrix products.
-    is_alone = network == "lenet" and jax.default_backend() == "cpu"
-    train = functools.partial(_train, model, data, options.num_epochs, config, is_alone)
-    _, search = train(list(itertools.product(options.learning_rates, config.rate_seeds)))
+    # XLA's CPU backend runs a scan's operations on one core, except for large matrix products.
+    separately = network == "lenet" and jax.default_backend() == "cpu"
+    train = functools.partial(_train, model, data, options.num_epochs, config, separately)
+    _, search = train(runs)
     found = {"search": search}
     rate = study.best_rate(search, len(options.learning_rates), config.main_threshold)
     if rate is None:
         say("  diverged at every learning rate")
     else:
         params, final = train([(rate, seed) for seed in config.seeds])
-        test = fit_networks.score(model, params, *data["test"])
+        test = fit_networks.score(model, params, data["test"].images, data["test"].labels)
         final |= {"test_loss": np.asarray(test.loss), "test_accuracy": np.asarray(test.accuracy)}
         found["final"] = final
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - start
     say(f"  {format_seconds(seconds)}")
     return found | {"seconds": np.array(seconds)}
 
@@ -219,13 +221,13 @@ def _train(
     data: dict[str, Digits],
     num_epochs: float,
     config: ConfigDict,
-    is_alone: bool,
-    runs: list[Run],
+    separately: bool,
+    runs: list[curves.Run],
 ) -> tuple[fit_networks.Params, study.Phase]:
-    """Train `runs`, all in one program or, where each `is_alone`, one program and core for each."""
-    groups = [[run] for run in runs] if is_alone else [runs]
+    """Train `runs` in one program, or `separately` in one program and on one core each."""
+    groups = [[run] for run in runs] if separately else [runs]
 
-    def train_group(group: list[Run]) -> tuple[fit_networks.Params, study.Phase]:
+    def train_group(group: list[curves.Run]) -> tuple[fit_networks.Params, study.Phase]:
         params, phase = _train_together(model, data, num_epochs, config, group)
         for g in range(len(group)):
             say(f"  {study.run_line(phase, g, num_epochs, config)}")
@@ -247,19 +249,22 @@ def _train_together(
     data: dict[str, Digits],
     num_epochs: float,
     config: ConfigDict,
-    runs: list[Run],
+    runs: list[curves.Run],
 ) -> tuple[fit_networks.Params, study.Phase]:
     rates, seeds = zip(*runs, strict=True)
     num_images, batch_size = len(data["train"].labels), config.batch_size
-    steps = max(1, round(num_images / batch_size / config.measurements_per_epoch))
-    moments = max(1, round(num_epochs * num_images / batch_size / steps))
+    steps_per_moment = max(1, round(num_images / batch_size / config.measurements_per_epoch))
+    num_moments = max(1, round(num_epochs * num_images / batch_size / steps_per_moment))
     orders = {
         seed: batches.train_order(
-            moments * steps, num_images=num_images, batch_size=batch_size, seed=seed
-        ).reshape(moments, steps, batch_size)
+            num_moments * steps_per_moment,
+            num_images=num_images,
+            batch_size=batch_size,
+            seed=seed,
+        ).reshape(num_moments, steps_per_moment, batch_size)
         for seed in set(seeds)
     }
-    params, curves = fit_networks.softmax_sgd(
+    params, found = fit_networks.softmax_sgd(
         model,
         data["train"],
         data["held_out"],
@@ -267,16 +272,16 @@ def _train_together(
         _start(model, data, seeds),
         np.array(rates, np.float32),
     )
-    step = steps * np.arange(1, moments + 1)
-    curves = jax.tree.map(np.asarray, curves)
+    step = steps_per_moment * np.arange(1, num_moments + 1)
+    found = jax.tree.map(np.asarray, found)
     phase = {
         "learning_rate": np.array(rates),
         "seed": np.array(seeds),
         "step": step,
         "epoch": step * batch_size / num_images,
-        "train_loss": curves.train_loss,
-        "gradient_norms": curves.gradient_norms,
-        **curves.held_out._asdict(),
+        "train_loss": found.train_loss,
+        "gradient_norms": found.gradient_norms,
+        **found.held_out._asdict(),
     }
     return params, phase
 
@@ -284,37 +289,3 @@ def _train_together(
 def _start(model: nn.Module, data: dict[str, Digits], seeds: Sequence[int]) -> fit_networks.Params:
     _, height, width = data["train"].images.shape
     return fit_networks.start(model, (height, width), seeds)
-
-
-def _save(path: Path, found: study.Curves) -> None:
-    """Write one network's curves with one activation."""
-    write_npz(path, traverse_util.flatten_dict(found, sep="/"))
-
-
-def _is_done(path: Path, network: str, activation: str, config: ConfigDict) -> bool:
-    """Whether the curves of an earlier start are there; damaged ones are set aside, and said."""
-    if not os.path.lexists(path):
-        return False
-    try:
-        with of_file(path):
-            found = _load(path)
-            search = found["search"]
-            runs = list(zip(search["learning_rate"].tolist(), search["seed"].tolist(), strict=True))
-            if runs != list(itertools.product(config[network].learning_rates, config.rate_seeds)):
-                raise UserError("it holds other runs than the config asks for")
-            study.metric_lines(network, activation, found)
-            float(found["seconds"])
-    except UserError as error:
-        aside = set_aside(path, path.name, path.parent)
-        logging.warning("%s: measured again; it is set aside as %s", error, printable(aside))
-        return False
-    return True
-
-
-def _load(path: Path) -> study.Curves:
-    arrays = read_npz(path, max_bytes=_MAX_CURVES_BYTES, inside=path.parent)
-    found = traverse_util.unflatten_dict(arrays, sep="/")
-    for phase in ("search", "final"):
-        if phase in found:
-            found[phase] = {"saturated": {}, "dead": {}} | found[phase]
-    return found

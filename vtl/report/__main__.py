@@ -16,6 +16,7 @@ from vtl.files import whole_file
 from vtl.report import compare, page
 from vtl.report.language import LANGUAGES, Language
 from vtl.report.runs import read_all
+from vtl.untrusted import printable
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,7 +61,7 @@ def _command(options: argparse.Namespace) -> str:
     arguments = [*map(str, options.runs), "-o", str(options.output)]
     if options.lang != "en":
         arguments += ["--lang", options.lang]
-    return f"python -m vtl.report {shlex.join(arguments)}"
+    return printable(f"python -m vtl.report {shlex.join(arguments)}", 4000)
 
 
 def _name_runs_compared_apart(data_sets: list[compare.DataSet]) -> None:

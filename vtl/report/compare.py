@@ -129,11 +129,11 @@ class DataSet:
 @functools.cache
 def difference(run: Run, other: Run) -> Difference | None:
     """The paired difference of two runs on one data set; None if no class has a positive."""
-    if run.headline_result("map")[PROTOCOL] is None:
-        return None
     ours, theirs = run.headline_scores, other.headline_scores
+    if run.headline_result("map")[PROTOCOL] is None or not ours.labels.any():
+        return None
     value, low, high = metrics.paired_difference(
-        ours.scores, theirs.scores, ours.labels, ours.difficult, PROTOCOL
+        ours.ranked_by, theirs.ranked_by, ours.labels, ours.difficult, PROTOCOL
     )
     return Difference(value, low, high)
 

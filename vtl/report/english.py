@@ -237,6 +237,10 @@ WORDS = {
     "photos.",
     "warn_other_map": "results.json states an mAP of {stated} on {role}, but the scores beside it "
     "give {computed}.",
+    "warn_ties": "On {role}, {count} of {images} photos are tied in {name}: photos with and "
+    "without the class rank exactly equal, as saturated scores do. How ties are broken decides its "
+    "AP, and voc2007 and voc2010 take the order of the file. Classes with ties: {classes}.",
+    "warn_other_logits": "The logits on {role} do not belong to the scores beside them.",
     "warn_overlap": "{count} photos are in both {role} and {other}.",
     "warn_above_train": "The mAP on {role} is higher than that on train: its interval starts at "
     "{low}, and train has {train}. Were the splits swapped, or is train harder?",

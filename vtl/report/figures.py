@@ -15,9 +15,13 @@ from vtl.report.canvas import COLOURS, INK, Stroke, open_canvas, strokes
 from vtl.report.compare import PROTOCOL, DataSet, Difference
 from vtl.report.language import Language
 from vtl.report.runs import Run
+from vtl.untrusted import printable
 
 MAX_POINTS = 150
 """The most points of a curve; a longer one is averaged."""
+
+MAX_NAME = 40
+"""The most characters of a name in a figure."""
 
 
 class Labels(NamedTuple):
@@ -47,6 +51,11 @@ def curve(
     return canvas.svg
 
 
+def _short(name: str) -> str:
+    """A name short enough to leave room for the figure."""
+    return printable(name, MAX_NAME)
+
+
 def _thinned(points: np.ndarray) -> np.ndarray:
     """Points [N, 2] as they are, or the means of neighbours, at most MAX_POINTS of them."""
     size = -(-len(points) // MAX_POINTS)
@@ -73,7 +82,7 @@ def class_precisions(
                 canvas.axes.plot([100 * low, 100 * high], [y, y], dashes, color=colour, lw=1.1)
                 canvas.axes.plot(100 * ap[name], y, ".", color=colour, ms=6, clip_on=False)
         canvas.axes.set(ylim=(len(classes) - 0.4, -0.6), xlim=(0, 100))
-        canvas.axes.set_yticks(range(len(classes)), classes)
+        canvas.axes.set_yticks(range(len(classes)), map(_short, classes))
         canvas.axes.set_xlabel(language("axis_ap"))
         canvas.axes.grid(axis="y", visible=False)
     return canvas.svg
@@ -83,13 +92,13 @@ def precision_recall(
     data_set: DataSet, column: int, styles: Mapping[str, Stroke], language: Language
 ) -> Markup:
     """Precision against recall for one class, a line for each run."""
-    title = data_set.first.classes[column]
+    title = _short(data_set.first.classes[column])
     label = f"{language('precision_recall')}: {title}"
     with open_canvas(title, language, 2.0, 1.9, label) as canvas:
         for run in data_set.runs:
             labels = run.headline_scores.labels[:, column]
-            scores = run.headline_scores.scores[:, column]
-            precision, recall, _ = precision_recall_curve(labels, scores)
+            ranked_by = run.headline_scores.ranked_by[:, column]
+            precision, recall, _ = precision_recall_curve(labels, ranked_by)
             rows = evenly_spaced(recall, 60)
             colour, dashes = styles[run.name]
             canvas.axes.plot(recall[rows], precision[rows], dashes, color=colour, linewidth=1.2)
@@ -116,12 +125,13 @@ def co_occurrence(labels: np.ndarray, classes: Sequence[str], language: Language
     counts = labels.T.astype(int) @ labels.astype(int)
     shares = 100 * counts / np.maximum(np.diag(counts)[:, None], 1)
     np.fill_diagonal(shares, np.nan)
-    side = 1.4 + 0.17 * len(classes) + 0.05 * max(map(len, classes))
+    names = [_short(name) for name in classes]
+    side = 1.4 + 0.17 * len(names) + 0.05 * max(map(len, names))
     with open_canvas(language("figure_together"), language, side + 0.7, side) as canvas:
         drawn = canvas.axes.pcolormesh(shares, cmap="cividis_r", edgecolors="face", linewidth=0.2)
-        centres = np.arange(len(classes)) + 0.5
-        canvas.axes.set_xticks(centres, classes, rotation=90)
-        canvas.axes.set_yticks(centres, classes)
+        centres = np.arange(len(names)) + 0.5
+        canvas.axes.set_xticks(centres, names, rotation=90)
+        canvas.axes.set_yticks(centres, names)
         canvas.axes.set(xlabel=language("axis_also"), ylabel=language("axis_with"), aspect="equal")
         canvas.axes.invert_yaxis()
         canvas.axes.grid(visible=False)
@@ -146,7 +156,7 @@ def scores_of_photo(
                 color=COLOURS[index],
                 label=name,
             )
-        canvas.axes.set_yticks(range(len(classes)), classes)
+        canvas.axes.set_yticks(range(len(classes)), map(_short, classes))
         canvas.axes.set(ylim=(len(classes) - 0.4, -0.6), xlabel=language("axis_score"))
         canvas.axes.grid(axis="y", visible=False)
         if len(values) > 1:
@@ -162,7 +172,7 @@ def differences(by_name: Mapping[str, Difference], language: Language) -> Markup
             canvas.axes.plot([100 * low, 100 * high], [row, row], color=COLOURS[0])
             canvas.axes.plot(100 * value, row, "o", color=COLOURS[0], markersize=5)
         canvas.axes.axvline(0, color=INK, linewidth=0.8)
-        canvas.axes.set_yticks(range(len(by_name)), list(by_name))
+        canvas.axes.set_yticks(range(len(by_name)), map(_short, by_name))
         canvas.axes.set(ylim=(len(by_name) - 0.5, -0.5), xlabel=language("axis_difference"))
         canvas.axes.grid(axis="y", visible=False)
     return canvas.svg
@@ -184,7 +194,8 @@ def study_curves(run: Run, network: str, quantity: str, language: Language) -> M
             canvas.axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
         canvas.axes.set(xlabel=language("axis_epoch"), ylabel=language(f"axis_{quantity}"))
         canvas.axes.set(xscale="log", yscale="log")
-        canvas.axes.legend(frameon=False, fontsize=8)
+        if canvas.axes.lines:
+            canvas.axes.legend(frameon=False, fontsize=8)
     return canvas.svg
 
 
@@ -204,7 +215,7 @@ def _by_epoch(
             value = _error(line["accuracy"], run.config["data"]["num_held_out"])
         if value:
             by_epoch.setdefault(line["epoch"], []).append(value)
-    stride = -(-len(by_epoch) // MAX_POINTS)
+    stride = max(1, -(-len(by_epoch) // MAX_POINTS))
     kept = list(by_epoch.items())[::stride]
     return [epoch for epoch, _ in kept], [values for _, values in kept]
 

@@ -246,6 +246,11 @@ WORDS = {
     "{images} photos.",
     "warn_other_map": "results.json annonce une mAP de {stated} sur {role}, mais les scores à côté "
     "donnent {computed}.",
+    "warn_ties": "Sur {role}, {count} photos sur {images} sont ex æquo pour {name} : des photos "
+    "avec et sans la classe ont exactement le même rang, comme des scores saturés. La façon de les "
+    "départager décide de son AP, et voc2007 et voc2010 prennent l’ordre du fichier. Classes avec "
+    "des ex æquo : {classes}.",
+    "warn_other_logits": "Les logits sur {role} ne sont pas ceux des scores à côté d’eux.",
     "warn_overlap": "{count} photos sont à la fois dans {role} et dans {other}.",
     "warn_above_train": "La mAP sur {role} dépasse celle sur train : son intervalle commence à "
     "{low}, et train a {train}. Les jeux ont-ils été échangés, ou train est-il plus difficile ?",

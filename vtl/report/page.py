@@ -143,7 +143,7 @@ def confusions(run: Run) -> list[tuple[str, str, int, float]]:
     split, pairs = run.headline_scores, []
     for column, predicted in enumerate(run.classes):
         is_positive = split.labels[:, column] == 1
-        best_scored = np.argsort(-split.scores[:, column], kind="stable")[: is_positive.sum()]
+        best_scored = np.argsort(-split.ranked_by[:, column], kind="stable")[: is_positive.sum()]
         is_false = ~is_positive[best_scored]
         if split.difficult is not None:
             is_false &= split.difficult[best_scored, column] == 0
@@ -216,15 +216,16 @@ def _facts(run: Run, language: Language) -> dict[str, Any]:
     facts = [(language("fact_command"), config + (f":{variant}" if variant else ""))]
     weights = results.get("weights")
     if weights:
-        facts.append((language("fact_weights"), f"{weights['name']}, sha256 {weights['sha256']}"))
-        facts.append((language("fact_preprocessing"), json.dumps(weights["preprocessing"])))
+        named = f"{weights.get('name') or '–'}, sha256 {weights.get('sha256') or '–'}"
+        facts.append((language("fact_weights"), named))
+        facts.append((language("fact_preprocessing"), json.dumps(weights.get("preprocessing"))))
     if results.get("features"):
-        file = f"{results['features']}, sha256 {results['features_sha256']}"
+        file = f"{results['features']}, sha256 {results.get('features_sha256') or '–'}"
         facts.append((language("fact_features"), file))
     data = results.get("data") or {}
     if data:
         splits = ", ".join(f"{role} = {name}" for role, name in data.get("splits", {}).items())
-        facts.append((language("fact_data"), f"{data['name']} {splits}".rstrip()))
+        facts.append((language("fact_data"), f"{data.get('name') or '–'} {splits}".rstrip()))
     for what, key in (("ids", "ids_sha256"), ("digits", "sha256")):
         hashes = data.get(key) or {}
         facts += [(language(f"fact_{what}", role=role), value) for role, value in hashes.items()]

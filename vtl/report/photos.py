@@ -13,6 +13,7 @@ from vtl.evaluation.gallery import KINDS
 from vtl.report.compare import DataSet
 from vtl.report.language import Language
 from vtl.report.runs import Run
+from vtl.untrusted import printable
 
 MAP_COLOUR = (213, 94, 0)
 """Okabe and Ito's vermilion."""
@@ -123,7 +124,7 @@ class ExamplePhoto:
             name, scores = str(run.gallery["ids"][row]), run.gallery["scores"][row]
             return ExamplePhoto(run, name, scores, labels[row], thumbnail(run, row))
         row = int(split.labels.sum(axis=1).argmax())
-        name = str(row if split.ids is None else split.ids[row])
+        name = printable(row if split.ids is None else split.ids[row])
         return ExamplePhoto(run, name, split.scores[row], split.labels[row], "")
 
     def describe(self, language: Language) -> Markup:

@@ -148,7 +148,8 @@ def _first_gradient(study: Run, network: str, activation: str) -> tuple[str, flo
         if line["phase"] == "final"
         and (line["network"], line["activation"]) == (network, activation)
     ]
-    key = next(key for key in lines[0] if key.startswith("gradient_norms/"))
+    key = next(key for line in lines for key in line if key.startswith("gradient_norms/"))
     last_epoch = max(1.0, lines[0]["epoch"])
-    norms = [line[key] for line in lines if line["epoch"] <= last_epoch and line[key] is not None]
+    in_time = (line.get(key) for line in lines if line["epoch"] <= last_epoch)
+    norms = [norm for norm in in_time if norm is not None]
     return key.partition("/")[2], float(np.mean(norms)) if norms else math.nan

@@ -5,6 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from vtl.evaluation import metrics
 from vtl.relu_study import conclusion
 from vtl.report.compare import PROTOCOL, DataSet, difference
 from vtl.report.language import Language
@@ -51,7 +52,7 @@ def data_set_title(data_set: DataSet, language: Language) -> Markup:
 
 def of_data_set(data_set: DataSet, language: Language) -> dict[str, Any]:
     """The table of the runs on one data set, and that of published results beside it."""
-    protocols = list(data_set.first.headline_result("map"))
+    protocols = list(metrics.PROTOCOLS)
     headings = [
         *(language(f"column_{name}") for name in ("run", "regime", "weights", "photos")),
         *(language("column_map", protocol=name) for name in protocols),
@@ -96,7 +97,7 @@ def _weights(run: Run, language: Language) -> str:
     """The name of the weights, if a run has them; where a probe's features come from is unknown."""
     weights = run.results.get("weights")
     if weights:
-        return weights["name"]
+        return weights.get("name") or "–"
     return language("no_weights" if run.task == "finetune" else "unknown")
 
 

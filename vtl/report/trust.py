@@ -13,6 +13,9 @@ from vtl.report.runs import Run, Scores
 TOLERANCE = 1e-6
 """Scores and averages that differ by less count as equal."""
 
+PROBABILITY_TOLERANCE = 1e-5
+"""How far a score may be from the sigmoid of its logit, which float32 rounds."""
+
 
 Checks = Iterator[tuple[str, dict[str, Any]]]
 """What checks yield: a key of the page's words for each fault, and the values to fill in."""
@@ -41,7 +44,7 @@ def of_comparison(data_set: DataSet) -> list[Finding]:
     settings = {
         "weights": {(run.results.get("weights") or {}).get("sha256") for run in runs} - {None},
         "train_split": {_ids_sha256(run, "train") for run in runs} - {None},
-        "jax": {run.results["versions"]["jax"] for run in runs},
+        "jax": {run.results["versions"].get("jax") for run in runs} - {None},
     }
     for setting, values in settings.items():
         if len(values) > 1:
@@ -55,7 +58,8 @@ def _check_scores(run: Run) -> Checks:
         yield from _check_constant(run, role, scores)
         yield from _check_rows(run, role, scores)
         yield from _check_map(run, role, scores)
-    if run.headline_split != "test":
+        yield from _check_ranking(run, role, scores)
+    if run.headline_split in ("train", "val"):
         yield f"warn_only_{run.headline_split}", {}
     yield from _check_overlap(run)
     yield from _check_above_train(run)
@@ -69,7 +73,7 @@ def _check_scores(run: Run) -> Checks:
 
 
 def _check_constant(run: Run, role: str, scores: Scores) -> Checks:
-    spread = np.ptp(scores.scores, axis=0)
+    spread = np.ptp(scores.ranked_by, axis=0)
     constant = [name for name, width in zip(run.classes, spread, strict=True) if width < TOLERANCE]
     if len(constant) == len(run.classes):
         yield "warn_all_constant", {"role": role}
@@ -101,13 +105,38 @@ def _ids_sha256(run: Run, role: str) -> str | None:
 
 def _check_map(run: Run, role: str, scores: Scores) -> Checks:
     """Compare the mAP in results.json with that of the scores beside it."""
-    computed = metrics.evaluate_scores(
-        scores.scores, scores.labels, scores.difficult, run.classes, num_resamples=0
-    )["map"][PROTOCOL]
+    computed = metrics.mean_average_precision(
+        scores.ranked_by, scores.labels, scores.difficult, run.classes, PROTOCOL
+    )
     stated = run.results["map"][role][PROTOCOL]
     agree = abs((computed or 0) - (stated or 0)) <= TOLERANCE
     if (computed is None) != (stated is None) or not agree:
         yield "warn_other_map", {"role": role, "stated": stated, "computed": computed}
+
+
+def _check_ranking(run: Run, role: str, scores: Scores) -> Checks:
+    """Look for ties that decide the AP, and for logits that do not belong to the scores."""
+    tied = {}
+    for column, name in enumerate(run.classes):
+        ranked_by = scores.ranked_by[:, column]
+        count = num_tied(ranked_by, scores.labels[:, column] == 1)
+        if count and np.ptp(ranked_by) >= TOLERANCE:
+            tied[name] = count
+    if tied:
+        worst = max(tied, key=lambda name: tied[name])
+        values = {"count": tied[worst], "images": len(scores.scores), "name": worst}
+        yield "warn_ties", {"role": role, "classes": len(tied), **values}
+    if scores.logits is not None:
+        expected = 1 / (1 + np.exp(-np.clip(scores.logits.astype(np.float64), -100, 100)))
+        if np.abs(expected - scores.scores).max() > PROBABILITY_TOLERANCE:
+            yield "warn_other_logits", {"role": role}
+
+
+def num_tied(ranked_by: np.ndarray, is_positive: np.ndarray) -> int:
+    """The number of photos [N] that rank exactly equal to one with the other label."""
+    _, group, sizes = np.unique(ranked_by, return_inverse=True, return_counts=True)
+    positives = np.bincount(group, weights=is_positive)
+    return int(sizes[(positives > 0) & (positives < sizes)].sum())
 
 
 def _check_overlap(run: Run) -> Checks:

@@ -20,7 +20,7 @@ from vtl.evaluation import metrics, outcome
 from vtl.run_directory import RunDirectory
 from vtl.training import fit_linear
 from vtl.training.fit_linear import Linear
-from vtl.untrusted import plain_sha256
+from vtl.untrusted import plain_sha256, printable
 from vtl.weights import heads
 
 MAP_PROTOCOL = "lab"
@@ -118,8 +118,8 @@ def _check_meta(data: DeepFeatures, config: ConfigDict) -> None:
     for option, value in found.items():
         if config[option] and value and config[option] != value:
             raise UserError(
-                f"{config.features} was made with {option}={value}, the config asks for "
-                f"{option}={config[option]}"
+                f"{config.features} was made with {option}={printable(value, 100)}, "
+                f"the config asks for {option}={config[option]}"
             )
 
 

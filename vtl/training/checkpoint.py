@@ -47,7 +47,7 @@ _NEW_MANIFEST: Check = record({"step": count, "run": maybe(text), "files": dict_
 
 
 class Checkpoints:
-    """The latest two states of a run and, where `best_by` names a score, the best by it.
+    """The latest two states of a run, and the best by the score `best_by` if it names one.
 
     When the directory is opened, those that are damaged or of something else are set aside in the
     directory above it, saying so; what a kill left half written or half removed goes.
@@ -76,12 +76,16 @@ class Checkpoints:
         self._failure: Exception | None = None
 
     def save(self, state: TrainState, scores: dict[str, float] | None = None) -> None:
-        """Start writing `state` in the background; a save still under way is waited for first."""
+        """Wait for the last save, then start writing `state` in the background.
+
+        Raises:
+            OSError: the disk is full.
+        """
         self.wait()
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        # Asked beforehand, since orbax's threads print pages of tracebacks on a full disk.
+        # Checked here, because orbax's threads print pages of tracebacks on a full disk.
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _OVERHEAD_BYTES
         if shutil.disk_usage(self._directory).free < needed:
             raise OSError(errno.ENOSPC, "No space left on device", str(self._directory))
@@ -92,7 +96,11 @@ class Checkpoints:
         self._sealing.start()
 
     def wait(self) -> None:
-        """Return once the last save is whole and sealed on disk."""
+        """Return once the last save is complete and sealed on disk.
+
+        Raises:
+            OSError: the disk is full.
+        """
         if self._sealing:
             self._sealing.join()
             self._sealing = None
@@ -103,11 +111,11 @@ class Checkpoints:
             raise failure
 
     def latest(self) -> int | None:
-        """The newest step, None where there is none."""
+        """The newest step, or None."""
         return self._manager.latest_step()
 
     def best(self) -> int | None:
-        """The undamaged step with the highest `best_by`, None where none has it."""
+        """The undamaged step with the highest `best_by`, or None if none has that score."""
         if not self._best_by:
             return None
         steps = self._manager.all_steps()
@@ -136,7 +144,7 @@ class Checkpoints:
         return state
 
     def close(self) -> None:
-        """Finish what is being written."""
+        """Finish the save under way and release the directory."""
         self.wait()
         self._manager.close()
 
@@ -177,10 +185,7 @@ class Checkpoints:
 
 
 def _is_not_orbax(record: python_logging.LogRecord) -> bool:
-    """orbax logs dozens of lines a save through absl: also that a save took seconds, and errors.
-
-    What fails it raises as well.
-    """
+    """Keep out orbax's dozens of log lines per save; it raises its errors as well."""
     return "orbax" not in record.pathname
 
 

@@ -1,0 +1,118 @@
+"""One process that gives one reader damaged files, and prints a JSON line for each.
+
+    python -m tests.faults.worker READER FIRST COUNT DIRECTORY
+
+A line says the case before it is begun and its outcome after it, so that whoever reads along knows
+which one hangs or ends the process.
+"""
+
+import json
+import resource
+import shutil
+import sys
+import sysconfig
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.faults.mutate import mutated
+from tests.faults.readers import READERS, silenced
+from vtl.errors import UserError
+
+MAX_LINES, MAX_CHARACTERS = 3, 700
+MAX_GROWTH_BYTES = 2 << 30
+
+WATCHED = ("open", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect")
+
+_TRUSTED = [
+    Path(path).resolve()
+    for path in {*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix}
+    if path
+] + [Path(__file__).resolve().parents[2], Path("/dev"), Path("/proc"), Path("/sys")]
+
+
+class Watch:
+    """What Python says that the reading does: files it opens elsewhere, programs it starts."""
+
+    def __init__(self) -> None:
+        self.allowed: list[Path] = []
+        self.seen: list[str] = []
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.allowed or event not in WATCHED:
+            return
+        if event != "open":
+            self.seen.append(event)
+            return
+        path, mode, flags = arguments
+        if not isinstance(path, str | bytes | Path):
+            return
+        where = Path(path.decode() if isinstance(path, bytes) else path).resolve()
+        is_write = bool(flags & 3) if isinstance(flags, int) else "r" not in str(mode)
+        trusted = self.allowed if is_write else [*self.allowed, *_TRUSTED]
+        if not any(where.is_relative_to(directory) for directory in trusted):
+            self.seen.append(f"{'wrote' if is_write else 'read'} outside: {where}")
+
+
+def outcome_of(name: str, number: int, sound: Path, watch: Watch) -> dict[str, Any]:
+    """What comes of one case: a copy of the sound files with one of them damaged."""
+    reader = READERS[name]
+    directory = Path(tempfile.mkdtemp(prefix="case-"))
+    case = directory / "case"
+    shutil.copytree(sound, case)
+    damaged = case / reader.damaged
+    rng = np.random.default_rng((sorted(READERS).index(name), number))
+    damaged.write_bytes(mutated(damaged.read_bytes(), rng))
+    before, began = _peak_bytes(), time.perf_counter()
+    watch.seen.clear()
+    watch.allowed = [directory.resolve()]
+    try:
+        with silenced(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            reader.read(case)
+        kind, text = "read", ""
+    except UserError as error:
+        text = str(error)
+        lines = text.splitlines()
+        is_short = len(lines) <= MAX_LINES and len(text) <= MAX_CHARACTERS
+        kind = "refused" if is_short and all(line.isprintable() for line in lines) else "raw text"
+    except BaseException as error:
+        kind, text = "traceback", f"{type(error).__name__}: {error}"
+    finally:
+        watch.allowed = []
+        shutil.rmtree(directory, ignore_errors=True)
+    if _peak_bytes() - before > MAX_GROWTH_BYTES:
+        kind = "memory"
+    if watch.seen:
+        kind, text = "elsewhere", watch.seen[0]
+    seconds = round(time.perf_counter() - began, 3)
+    return {"case": number, "outcome": kind, "text": text[:300], "seconds": seconds}
+
+
+def _peak_bytes() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main() -> None:
+    """Go through the cases."""
+    name, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    sound = Path(tempfile.mkdtemp(prefix="sound-"))
+    try:
+        READERS[name].write(sound)
+        with silenced():
+            READERS[name].read(sound)  # sound files are read, and what is imported late is there
+        watch = Watch()
+        for number in range(first, first + count):
+            print(json.dumps({"begins": number}), flush=True)
+            print(json.dumps(outcome_of(name, number, sound, watch)), flush=True)
+    finally:
+        shutil.rmtree(sound, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
