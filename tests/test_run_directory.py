@@ -214,7 +214,7 @@ def test_the_same_content_elsewhere_goes_on(tmp_path, warned, is_finished):
     else:
         again.begin(CONTENT)
         assert json.loads((tmp_path / "config.json").read_text())["weights"] == "/new/w"
-    assert warned == ["data.root /old -> /new, weights /old/w -> /new/w; what is there is the same"]
+    assert warned == ["data.root /old -> /new, weights /old/w -> /new/w: the content is the same"]
 
 
 CHANGES = {

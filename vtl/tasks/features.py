@@ -67,14 +67,14 @@ def run(config: ConfigDict, workdir: Path) -> None:
     feature_step = steps.make_feature_step(
         net.model, net.preprocessing, mesh, layer=config.layer, grid=config.pool
     )
+    content = {
+        "data": identity.of_splits(splits),
+        "weights": weights.sha256,
+        "preprocessing": identity.json_sha256(dataclasses.asdict(net.preprocessing)),
+    }
+    run_directory.compare(content)  # before the photos are decoded, which takes long
     photos = images.decode_splits(splits, net.preprocessing, crops=False)
-    run_directory.begin(
-        {
-            "data": identity.of_splits(splits),
-            "weights": weights.sha256,
-            "preprocessing": identity.json_sha256(dataclasses.asdict(net.preprocessing)),
-        }
-    )
+    run_directory.begin(content)
     features, num_extracted = {}, 0
     for role in splits:
         features[role], num_new = extract(

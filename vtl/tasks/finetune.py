@@ -66,6 +66,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     multipliers = optim.resolve_rules(config.optim.rules, params)
     say(f"{network.describe(net.architecture)}, weights: {config.weights or 'random'}")
     say(optim.rules_table(config.optim.rules, params))
+    content = _content(config, splits, net)
+    run_directory.compare(content)  # before the photos are decoded, which takes long
     photos = images.decode_splits(splits, net.preprocessing, crops=config.augment == "crop_flip")
     label_mask = _label_mask(train, config.data.difficult)
     training_set = loop.TrainingSet(photos["train"], train.labels, label_mask)
@@ -103,7 +105,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         return new_state(variables, optimizer)
 
     # The training.
-    run_directory.begin(_content(config, splits, net))
+    run_directory.begin(content)
     best_by = f"val_map_{MAP_PROTOCOL}" if "val" in splits else None
     checkpoints = Checkpoints(workdir / "checkpoints", best_by=best_by, run=run_directory.run_id)
     like = jax.eval_shape(lambda v: new_state(v, optimizer), network.shapes_of(net.model))
