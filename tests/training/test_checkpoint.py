@@ -426,6 +426,19 @@ def test_what_is_called_like_a_step_and_is_none(tmp_path, name):
     checkpoints.close()
 
 
+def test_a_state_of_another_network_is_named(tmp_path):
+    save_all(tmp_path, {1: None})
+    checkpoints = open_checkpoints(tmp_path)
+    like = jax.eval_shape(lambda: make_state(0))
+    like.params["fc"]["bias"] = jax.ShapeDtypeStruct((3,), jnp.float32)
+    message = (
+        r"1 is of another network or other classes: its params/fc/bias is \(2,\) and not \(3,\)"
+    )
+    with pytest.raises(UserError, match=message):
+        checkpoints.restore(1, like, replicated(make_mesh()))
+    checkpoints.close()
+
+
 def test_the_best_is_never_a_damaged_one(tmp_path):
     save_all(tmp_path, {1: 0.9, 2: 0.5, 3: 0.7})
     checkpoints = open_checkpoints(tmp_path)

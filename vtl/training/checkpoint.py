@@ -127,13 +127,14 @@ class Checkpoints:
         """The state of `step` in the shapes of `like`, placed by `sharding`.
 
         Raises:
-            UserError: it can't be read, or is of another step.
+            UserError: it can't be read, or is of another step or another network.
         """
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like
         )
         path = self._path(step)
         with reading(path, "move it away, and the one before takes its place"):
+            _check_shapes(path, abstract)
             state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
             found = int(state["step"] if isinstance(state, dict) else state.step)
         if found != step:  # the manifest says so too, but for those of vtl 0.1
@@ -190,6 +191,27 @@ def _is_not_orbax(record: python_logging.LogRecord) -> bool:
 
 
 python_logging.getLogger("absl").addFilter(_is_not_orbax)
+
+
+def _check_shapes(path: Path, like: Any) -> None:
+    """Raise UserError where a checkpoint is of another network: orbax makes that a long story."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        stored = _shapes(dict(checkpointer.metadata(path / "default").item_metadata))
+    for name, shape in _shapes(like).items():
+        if stored.get(name, shape) != shape:
+            raise UserError(
+                f"{printable(path)} is of another network or other classes: its {printable(name)} "
+                f"is {stored[name]} and not {shape}\nChoose another --workdir."
+            )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """`params/fc/bias` -> (20,)."""
+    shapes = {}
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        parts = (getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in keys)
+        shapes["/".join(map(str, parts))] = tuple(leaf.shape)
+    return shapes
 
 
 def _clear(directory: Path, run: str | None) -> None:
