@@ -155,6 +155,14 @@ def test_a_second_process_is_told_who_is_at_work(tmp_path):
     assert not (tmp_path / files.LOCK_NAME).exists()
 
 
+def test_the_lock_of_a_run_killed_at_its_end_goes(tmp_path):
+    run = begin(tmp_path, make_config(task="none"))
+    run.write_results({})
+    (tmp_path / files.LOCK_NAME).write_text("process 7")
+    run.check_finished(lambda: CONTENT)
+    assert not (tmp_path / files.LOCK_NAME).exists()
+
+
 def test_a_process_may_begin_again_what_it_has_begun(tmp_path):
     begin(tmp_path, make_config())
     assert not begin(tmp_path, make_config()).is_finished

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
@@ -212,6 +213,13 @@ class RunDirectory:
                     f"{printable(path)} is not what the run wrote: its sha256 is not the one in "
                     "results.json; put it back, or run again in another --workdir"
                 )
+
+        self._remove_lock_of_the_killed()
+
+    def _remove_lock_of_the_killed(self) -> None:
+        with suppress(OSError):  # whoever only reads there leaves it
+            if (self.path / LOCK_NAME).exists() and lock(self.path, "") is None:
+                unlock(self.path)
 
     def read_results(self) -> dict[str, Any]:
         """The outcome of a finished run."""
