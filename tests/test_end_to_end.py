@@ -16,6 +16,8 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from sklearn.metrics import average_precision_score
 
 from configs import deep_features as deep_features_config
@@ -413,6 +415,80 @@ def test_a_run_of_another_config_is_left_alone(finished, devkit, weights):
     with pytest.raises(UserError, match=r"optim\.momentum 0\.9 -> 0\.5"):
         run(make_config(devkit, "head", **changes), finished("head"))
     assert snapshot(finished("head")) == before
+
+
+def test_no_epoch_trains_nothing(finished, devkit, tmp_path):
+    changes = {"weights": str(finished("scratch")), "head": "keep", "data.image_size": 0}
+    config = make_config(devkit, **(TINY | changes | {"num_epochs": 0.0}))
+    workdir = run(config, tmp_path / "run")
+    before, after = (sources.load(str(path)) for path in (finished("scratch"), workdir))
+    assert_same_arrays(after.tensors, before.tensors)
+    assert [line["step"] for line in read_metrics(workdir)] == [0]
+    assert read_results(workdir)["chosen_step"] == 0
+    before = read_scores(finished("scratch"), "test")
+    assert_same_arrays(read_scores(workdir, "test"), before)
+
+
+def change_labels(devkit: Path, weights: Path) -> None:
+    for path in (devkit / "ImageSets" / "Main").glob("cat_train.txt"):
+        rows = [row.split() for row in path.read_text().splitlines()]
+        path.write_text("".join(f"{photo} {-int(flag)}\n" for photo, flag in rows))
+
+
+def change_weights(devkit: Path, weights: Path) -> None:
+    with safe_open(weights, framework="numpy") as file:
+        metadata = {key: v for key, v in file.metadata().items() if key != "vtl_sha256"}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors | {"bn1.bias": tensors["bn1.bias"] + 1}, weights, metadata)
+
+
+def add_class(devkit: Path, weights: Path) -> None:
+    for path in (devkit / "ImageSets" / "Main").glob("cat_*.txt"):
+        shutil.copy(path, path.with_name(path.name.replace("cat", "cow")))
+
+
+CHANGES = {
+    "labels of the train split": change_labels,
+    "weights": change_weights,
+    "classes": add_class,
+}
+
+
+def test_a_run_goes_on_with_the_same_content_alone(devkit, weights, tmp_path, monkeypatch, capsys):
+    """Stopped; moved data goes on, changed data is refused by name, before and after the end."""
+    places = {}
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        shutil.copytree(devkit, tmp_path / name / "devkit")
+        shutil.copy(weights, tmp_path / name / "w.safetensors")
+        places[name] = tmp_path / name / "devkit", tmp_path / name / "w.safetensors"
+
+    def config(name: str) -> ConfigDict:
+        root, file = places[name]
+        changes = {"weights": str(file), "num_epochs": 3.0, "log_every_steps": 1, "head": "zeros"}
+        return make_config(root, **(TINY | changes))
+
+    stop_in_process(monkeypatch, config("old"), tmp_path / "run", step=6)
+    whole = run(config("old"), tmp_path / "whole")
+    for what, change in CHANGES.items():
+        shutil.rmtree(tmp_path / "changed", ignore_errors=True)
+        shutil.copytree(tmp_path / "new", tmp_path / "changed")
+        places["changed"] = (
+            tmp_path / "changed" / "devkit",
+            tmp_path / "changed" / "w.safetensors",
+        )
+        change(*places["changed"])
+        for workdir in (tmp_path / "run", whole):
+            before = snapshot(workdir)
+            with pytest.raises(UserError, match=f"was begun with other {what} than are there"):
+                run(config("changed"), workdir)
+            assert snapshot(workdir) == before
+    run(config("new"), tmp_path / "run")
+    name = "model.safetensors"
+    assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes()
+    capsys.readouterr()
+    run(config("new"), whole)
+    assert f"{whole} is finished" in capsys.readouterr().out
 
 
 # The best checkpoint.

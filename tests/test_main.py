@@ -302,6 +302,7 @@ def test_a_directory_that_is_a_file(vtl, options, workdir):
 def test_a_run_of_another_config(vtl, options, weights, workdir):
     options = [*options, f"--config.weights={weights}", "--config.head=zeros"]
     options += ["--config.optim.rules=(('fc/.*', 1.0), ('.*', None))", "--config.num_epochs=0.5"]
+    options += ["--config.optim.warmup_steps=0"]
     outcome = vtl(CONFIG, *options)
     assert outcome.status == 0, outcome.stderr
     assert "mAP on test: lab " in outcome.stdout
@@ -347,7 +348,7 @@ def test_no_space_for_the_decoded_photos(vtl, options, workdir, small_disk):
 def test_no_space_for_a_checkpoint(vtl, options, weights, small_disk):
     options = [*options, f"--config.weights={weights}", "--config.head=zeros"]
     options += ["--config.optim.rules=(('fc/.*', 1.0), ('.*', None))"]
-    options += [f"--workdir={small_disk}/run"]
+    options += [f"--workdir={small_disk}/run", "--config.optim.warmup_steps=0"]
     error = vtl(CONFIG, *options).error
     assert "the disk is full" in error
     assert str(small_disk) in error
@@ -358,6 +359,7 @@ def test_no_space_for_a_checkpoint(vtl, options, weights, small_disk):
 
 def test_no_space_at_all(vtl, options, small_disk):
     filler = _fill(small_disk)
+    options = [*options, "--config.optim.warmup_steps=0"]
     error = vtl(CONFIG, *options, f"--workdir={small_disk}/run").error
     assert "the disk is full" in error
     assert str(small_disk) in error

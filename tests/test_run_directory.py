@@ -1,6 +1,11 @@
 import json
 import os
+import platform
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -16,6 +21,7 @@ from vtl.errors import UserError
 from vtl.evaluation import outcome as outcomes
 from vtl.run_directory import RunDirectory
 
+CONTENT = {"data": {"classes": "c0", "train": {"ids": "i0", "labels": "l0"}}, "weights": "w0"}
 LINES = [{"step": step, "epoch": step / 4, "loss": 1 / step} for step in (1, 2, 3, 4)]
 
 
@@ -24,9 +30,17 @@ def make_config(**options) -> ConfigDict:
     return ConfigDict({"task": "finetune", "seed": 0, "optim": optim} | options)
 
 
-def begin(path: Path, config: ConfigDict) -> RunDirectory:
+@pytest.fixture
+def warned(monkeypatch) -> list[str]:
+    """What is warned of, as it reads."""
+    seen: list[str] = []
+    monkeypatch.setattr(run_directory.logging, "warning", lambda t, *a: seen.append(t % a))
+    return seen
+
+
+def begin(path: Path, config: ConfigDict, content: dict | None = None) -> RunDirectory:
     run = RunDirectory(path, config)
-    run.begin()
+    run.begin(content or CONTENT)
     return run
 
 
@@ -96,6 +110,256 @@ def test_a_directory_of_something_else_is_refused(tmp_path):
 def test_a_garbled_config_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"task": ')
     assert str(tmp_path / "config.json") in error_of(tmp_path, make_config())
+
+
+# Who else is at work there.
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from vtl import files
+assert files.lock(Path(sys.argv[1]), "process 7 on elsewhere since yesterday") is None
+print("locked", flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def another_process_in(path: Path) -> Iterator[subprocess.Popen]:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, path], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == b"locked\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no flock")
+def test_a_second_process_is_told_who_is_at_work(tmp_path):
+    early = RunDirectory(tmp_path, make_config())
+    with another_process_in(tmp_path):
+        assert "is in use by process 7 on elsewhere since yesterday" in error_of(
+            tmp_path, make_config()
+        )
+        # Also one that looked before the other began.
+        with pytest.raises(UserError, match="is in use by process 7 on elsewhere") as caught:
+            early.begin(CONTENT)
+        assert "\n" not in str(caught.value)
+        assert [p.name for p in tmp_path.iterdir()] == [files.LOCK_NAME]
+    # The other was killed: the system has let go of its lock.
+    run = begin(tmp_path, make_config())
+    note = (tmp_path / files.LOCK_NAME).read_text()
+    assert note.startswith(f"process {os.getpid()} on {platform.node()} since 2")
+    run.write_results({})
+    assert not (tmp_path / files.LOCK_NAME).exists()
+
+
+def test_the_lock_of_a_run_killed_at_its_end_goes(tmp_path):
+    run = begin(tmp_path, make_config(task="none"))
+    run.write_results({})
+    (tmp_path / files.LOCK_NAME).write_text("process 7")
+    run.check_finished(lambda: CONTENT)
+    assert not (tmp_path / files.LOCK_NAME).exists()
+
+
+def test_a_process_may_begin_again_what_it_has_begun(tmp_path):
+    begin(tmp_path, make_config())
+    assert not begin(tmp_path, make_config()).is_finished
+
+
+def test_a_run_that_another_process_finished_meanwhile(tmp_path):
+    early = RunDirectory(tmp_path, make_config())
+    begin(tmp_path, make_config()).write_results({})
+    with pytest.raises(UserError, match="was finished by another process just now"):
+        early.begin(CONTENT)
+
+
+# What a kill leaves.
+
+HEX = "0123456789abcdef" * 2
+LEFT = (".lock", "made_of.json", f".made_of.json.{HEX}.tmp", f".config.json.{HEX}.tmp")
+
+
+@pytest.mark.parametrize("names", [LEFT[:1], LEFT[:2], LEFT[:3], LEFT, (".DS_Store", "._run")])
+def test_a_run_killed_while_it_began_begins_again(tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_text("{")
+    run = begin(tmp_path, make_config())
+    run.write_results({})
+    left = {p.name for p in tmp_path.iterdir()} - {".DS_Store", "._run"}
+    assert left == {"config.json", "made_of.json", "results.json"}
+    assert json.loads((tmp_path / "made_of.json").read_text())["content"] == CONTENT
+
+
+def test_what_a_kill_left_half_written_goes_and_nothing_else(tmp_path):
+    begin(tmp_path, make_config())
+    for name in (f".model.safetensors.{HEX}.tmp", "notes.tmp", ".notes"):
+        (tmp_path / name).write_text("")
+    begin(tmp_path, make_config()).write_results({})
+    found = {p.name for p in tmp_path.iterdir()}
+    assert found == {"config.json", "made_of.json", "results.json", "notes.tmp", ".notes"}
+
+
+# What a run is made of.
+
+
+def moved(**options) -> ConfigDict:
+    return make_config(data={"root": "/old"}, weights="/old/w", **options)
+
+
+@pytest.mark.parametrize("is_finished", [False, True])
+def test_the_same_content_elsewhere_goes_on(tmp_path, warned, is_finished):
+    run = begin(tmp_path, moved())
+    if is_finished:
+        run.write_results({})
+    config = moved()
+    config.data.root, config.weights = "/new", "/new/w"
+    again = RunDirectory(tmp_path, config)
+    if is_finished:
+        again._config["task"] = "none"  # which has nothing to show
+        again.check_finished(lambda: CONTENT)
+    else:
+        again.begin(CONTENT)
+        assert json.loads((tmp_path / "config.json").read_text())["weights"] == "/new/w"
+    assert warned == ["data.root /old -> /new, weights /old/w -> /new/w: the content is the same"]
+
+
+CHANGES = {
+    "labels of the train split": {"data": {"train": {"labels": "l1"}}},
+    "ids of the train split": {"data": {"train": {"ids": "i1"}}},
+    "classes": {"data": {"classes": "c1", "train": {"labels": "l1"}}},
+    "weights": {"weights": "w1"},
+}
+
+
+@pytest.mark.parametrize("is_finished", [False, True])
+@pytest.mark.parametrize("what", CHANGES)
+def test_other_content_is_refused_by_name(tmp_path, what, is_finished):
+    run = begin(tmp_path, make_config())
+    if is_finished:
+        run.write_results({})
+    before = (tmp_path / "made_of.json").read_bytes()
+    again = RunDirectory(tmp_path, make_config())
+    with pytest.raises(UserError, match=f"was begun with other {what} than are there") as caught:
+        again.check_finished(lambda: CHANGES[what]) if is_finished else again.begin(CHANGES[what])
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "made_of.json").read_bytes() == before
+    # Nobody is locked out.
+    assert files.locked_by(tmp_path) is None
+
+
+def test_moved_and_changed_is_refused(tmp_path):
+    begin(tmp_path, moved())
+    config = moved()
+    config.weights = "/new/w"
+    with pytest.raises(UserError, match="other weights"):
+        RunDirectory(tmp_path, config).begin(CONTENT | {"weights": "w1"})
+    with pytest.raises(UserError, match="weights /old/w -> /new/w"):
+        RunDirectory(tmp_path, config).check_finished(lambda: {"data": CONTENT["data"]})
+    config.weights = ""
+    assert "holds a run of another config (weights /old/w -> " in error_of(tmp_path, config)
+
+
+def test_a_finished_run_whose_data_is_gone_is_still_shown(tmp_path, warned):
+    begin(tmp_path, make_config(task="none")).write_results({})
+
+    def gone() -> dict:
+        raise UserError("/old is gone")
+
+    RunDirectory(tmp_path, make_config(task="none")).check_finished(gone)
+    assert warned == ["what the run was made of can't be compared: /old is gone"]
+
+
+def test_a_run_of_before_made_of_json_goes_by_its_config(tmp_path):
+    begin(tmp_path, moved())
+    (tmp_path / "made_of.json").unlink()
+    config = moved()
+    config.weights = "/new/w"
+    assert "weights /old/w -> /new/w" in error_of(tmp_path, config)
+    begin(tmp_path, moved())
+    assert json.loads((tmp_path / "made_of.json").read_text())["content"] == CONTENT
+
+
+def test_the_id_of_a_run_is_of_what_it_is_made_of(tmp_path):
+    ids = {
+        begin(tmp_path / str(i), config, content).run_id
+        for i, (config, content) in enumerate(
+            [
+                (moved(), CONTENT),
+                (moved(seed=1), CONTENT),
+                (moved(), CONTENT | {"weights": "w1"}),
+            ]
+        )
+    }
+    assert len(ids) == 3
+    config = moved()
+    config.weights = "/new/w"
+    assert begin(tmp_path / "moved", config).run_id in ids
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"run": 1}', '{"run": "", "content": []}'])
+def test_a_damaged_made_of_json_is_named(tmp_path, content):
+    begin(tmp_path, make_config())
+    (tmp_path / "made_of.json").write_text(content)
+    assert str(tmp_path / "made_of.json") in error_of(tmp_path, make_config())
+
+
+# What was written is read by nobody's word.
+
+
+def test_outputs_that_were_changed_are_named(tmp_path, warned):
+    run = begin(tmp_path, make_config(task="none"))
+    for name in ("scores_test.npz", "model.safetensors", "head.safetensors"):
+        (tmp_path / name).write_bytes(b"as it was")
+    run.write_results({})
+    run.check_finished(lambda: CONTENT)
+    (tmp_path / "head.safetensors").unlink()
+    run.check_finished(lambda: CONTENT)
+    assert len(warned) == 1
+    assert "head.safetensors is missing" in warned[0]
+    (tmp_path / "model.safetensors").write_bytes(b"as it isn't")
+    with pytest.raises(UserError, match=r"model\.safetensors is not what the run wrote"):
+        run.check_finished(lambda: CONTENT)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "should be an object"),
+        ("{}", "it lacks status"),
+        ('{"status": 3}', "'status' is 3 and should be text"),
+        ("[" * 5000, "can't be read"),
+        ('{"status": "finished"}', "it lacks classes, map, map_interval"),
+    ],
+)
+def test_damaged_results_name_file_and_key(tmp_path, content, message):
+    run = begin(tmp_path, make_config())
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        outcomes.was_finished(run, lambda: CONTENT)
+    assert str(caught.value).startswith(str(tmp_path / "results.json"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "{}", '{"step": NaN}', '{"step": "1"}', "\0\0"])
+def test_a_damaged_line_of_metrics_is_named(tmp_path, line):
+    run = begin(tmp_path, make_config())
+    run.append_metrics(LINES)
+    text = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_text("".join([*text[:2], line + "\n", *text[2:]]))
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 3"):
+        run.cut_metrics(2)
+
+
+@pytest.mark.parametrize("name", ["config.json", "results.json", "metrics.jsonl", "made_of.json"])
+def test_no_link_is_followed_out_of_the_run(tmp_path, name):
+    run = begin(tmp_path / "run", make_config())
+    (tmp_path / "elsewhere").write_text('{"step": 1, "status": "finished"}\n')
+    (tmp_path / "run" / name).unlink(missing_ok=True)
+    (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="leads out of"):
+        (RunDirectory(tmp_path / "run", make_config()), run.is_finished, run.read_metrics())
 
 
 def test_metrics_are_one_json_object_a_line(tmp_path):
@@ -187,7 +451,7 @@ def test_results_say_where_they_come_from(tmp_path, monkeypatch):
     monkeypatch.setattr(metadata, "version", version_of_others)
     run = begin(tmp_path, make_config())
     run.write_results({"map": {"lab": 0.5}})
-    results = run.read_results()
+    results = json.loads((tmp_path / "results.json").read_text())
     assert run.is_finished
     assert results["map"] == {"lab": 0.5}
     assert results["versions"]["jax"] == jax.__version__
@@ -225,7 +489,8 @@ def test_scores_can_be_read_without_pickle(tmp_path):
     run = begin(tmp_path, make_config())
     logits = np.log(scores / (1 - scores))
     run.write_scores("test", IDS, ("cat", "dog"), scores, logits, LABELS, 1 - LABELS)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "scores_test.npz"]
+    written = {".lock", "config.json", "made_of.json", "scores_test.npz"}
+    assert {p.name for p in tmp_path.iterdir()} == written
     with np.load(tmp_path / "scores_test.npz", allow_pickle=False) as written:
         assert set(written) == {"ids", "scores", "logits", "labels", "difficult", "classes"}
         assert written["ids"].tolist() == list(IDS)

@@ -17,21 +17,17 @@ ROOT = Path(vtl.__file__).parent
 
 BOTTOM = {"errors", "files", "console", "preprocessing", "stops", "untrusted", "schema"}
 EVERYTHING_BELOW_TASKS = BOTTOM | {
-    "models",
-    "data",
-    "weights",
-    "run_directory",
-    "training",
-    "evaluation",
+    *("models", "data", "weights", "identity", "run_directory", "training", "evaluation"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     **{module: set() for module in BOTTOM},
     "untrusted": {"errors"},
     "schema": {"errors", "untrusted"},
+    "identity": {"errors", "schema", "untrusted"},
     "models": set(),
     "data": BOTTOM - {"console"},
     "weights": BOTTOM - {"console"} | {"data", "models"},
-    "run_directory": {"errors", "files", "untrusted"},
+    "run_directory": {"errors", "files", "identity", "schema", "untrusted"},
     "training": BOTTOM | {"models", "data", "run_directory"},
     "evaluation": BOTTOM | {"data", "run_directory"},
     "tasks": EVERYTHING_BELOW_TASKS,

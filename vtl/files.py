@@ -1,4 +1,4 @@
-"""Where the cache is, what a file hashes to, and the one way to write a file."""
+"""Files: where the cache is, what a file hashes to, the one way to write one, and locks."""
 
 import functools
 import hashlib
@@ -180,6 +180,100 @@ def write_npz(path: Path, arrays: Mapping[str, Any], *, compressed: bool = True)
     """Write named arrays as an .npz that `np.load` reads without pickle."""
     with whole_file(path) as file:
         (np.savez_compressed if compressed else np.savez)(file, **arrays)
+
+
+LOCK_NAME = ".lock"
+_LOCK_WAIT_S = 1.0
+"""How long another process may look whether a directory is in use, which locks it for a moment."""
+
+_MAX_NOTE_BYTES = 1000
+
+_locks: dict[Path, int] = {}
+"""Locked by this process: the path of each lock's file, and its open descriptor."""
+
+
+def lock(directory: Path, note: str) -> str | None:
+    """Make `directory` this process's; returns None, or the note of the process whose it is.
+
+    It is flock's lock on a file in there: the system lets go of it when the process ends, however
+    it ends. A process may lock again what it has locked. Windows and file systems without flock
+    have no such lock: there nothing is locked, and nobody is told of another process.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    if fcntl is None:
+        return None
+    path = directory.resolve() / LOCK_NAME
+    if path in _locks and _is_at(_locks[path], path):
+        return None
+    unlock(directory)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    while True:
+        descriptor = os.open(path, flags, 0o666)
+        try:
+            if not _flock(descriptor, fcntl.LOCK_EX, _LOCK_WAIT_S):
+                return os.pread(descriptor, _MAX_NOTE_BYTES, 0).decode(errors="replace")
+            # The process that had it may have removed the file after it was opened here.
+            if _is_at(descriptor, path):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, note.encode(), 0)
+                _locks[path], descriptor = descriptor, -1
+                return None
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def unlock(directory: Path) -> None:
+    """Give up `lock`, if this process has it, and remove its file."""
+    path = directory.resolve() / LOCK_NAME
+    descriptor = _locks.pop(path, None)
+    if descriptor is None:
+        return
+    with suppress(OSError):
+        if _is_at(descriptor, path):
+            path.unlink()
+    os.close(descriptor)
+
+
+def locked_by(directory: Path) -> str | None:
+    """The note of another process that has locked `directory`, None where there is none."""
+    path = directory.resolve() / LOCK_NAME
+    if fcntl is None or path in _locks:
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if _flock(descriptor, fcntl.LOCK_SH, 0):
+            return None
+        return os.pread(descriptor, _MAX_NOTE_BYTES, 0).decode(errors="replace")
+    finally:
+        os.close(descriptor)
+
+
+def _flock(descriptor: int, operation: int, wait_s: float) -> bool:
+    """Whether it is locked now, or can't be; False where another process has it."""
+    end = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.05)
+        except OSError:  # a file system without locks
+            return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except OSError:
+        return False
 
 
 def set_aside(path: Path, name: str, directory: Path) -> Path:

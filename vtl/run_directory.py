@@ -3,69 +3,235 @@
 import errno
 import functools
 import json
+import os
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
-from vtl import __version__
+from vtl import __version__, identity
 from vtl.errors import UserError
-from vtl.files import whole_file, write_json, write_npz
+from vtl.files import (
+    LOCK_NAME,
+    file_sha256,
+    lock,
+    locked_by,
+    remove_litter,
+    unlock,
+    whole_file,
+    write_json,
+    write_npz,
+)
+from vtl.schema import Check, dict_of, list_of, maybe, number, of_file, record, text
+from vtl.untrusted import open_plain, plain_sha256, printable, read_json
+
+OUTPUTS = ("scores_*.npz", "gallery_*.npz", "curves_*.npz", "DF_*.npz", "*.safetensors")
+"""The files whose sha256 results.json records."""
+
+_OWN = re.compile(rf"{re.escape(LOCK_NAME)}|{identity.FILE_NAME}|\.[a-z_]+\.json\.[0-9a-f]+\.tmp")
+"""What a run that was killed while it began may have left before config.json."""
+
+_OF_OTHERS = re.compile(r"\.DS_Store|\._.*|\.nfs.*|desktop\.ini|Thumbs\.db|@eaDir")
+"""What systems put into any directory that is looked at, shared or synced."""
+
+_MAX_METRICS_BYTES = 1 << 30
+_LINE = record({"step": number})
+
+_SCORED: dict[str, Check] = {
+    "classes": list_of(text),
+    "map": dict_of(dict_of(maybe(number)), least=1),
+    "map_interval": dict_of(dict_of(maybe(list_of(number, length=2)))),
+    "ap": dict_of(dict_of(dict_of(maybe(number)))),
+    "loss": dict_of(maybe(number)),
+    "binary_accuracy": dict_of(maybe(number)),
+}
+_RESULTS: dict[str, dict[str, Check]] = {
+    "finetune": _SCORED,
+    "probe": _SCORED,
+    "features": {"features": text},
+    "classify": {"top1": number},
+    "relu_study": {"networks": dict_of(record({"activations": dict_of(record({}))}))},
+}
+"""What a task's results.json must hold for its outcome to be shown."""
 
 
 class RunDirectory:
-    """The files of one run. Each is written under a temporary name and then renamed."""
+    """One run's files. Each is written under a temporary name and renamed.
+
+    One process at a time is at work in it, from `begin` to `write_results`.
+    """
 
     def __init__(self, path: Path, config: ConfigDict):
         """Check `path`, which must be new, empty, or hold a run of the same `config` to resume.
 
         Raises:
-            UserError: the directory holds a run of another config, or something else.
+            UserError: the directory holds a run of another config, or something else, or another
+                process is at work in it.
         """
         self.path = path
         self._config = json.loads(config.to_json())
-        if (path / "config.json").exists():
-            before = _read_json(path / "config.json")
-            if before != self._config:
-                raise UserError(
-                    f"{path} holds a run of another config ({_differences(before, self._config)})\n"
-                    "Choose another --workdir, or delete that run."
-                )
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"{path} is not empty and holds no run: choose another --workdir")
+        self._refuse_locked(locked_by(path))
+        self._look()
 
-    def begin(self) -> None:
-        """Make the directory and write config.json, which makes it a run of this config.
+    def _look(self) -> None:
+        self._moved: identity.Changes = {}
+        self._made_of: dict[str, Any] | None = None
+        if os.path.lexists(self.path / "config.json"):
+            self._moved = identity.changes(self._read("config.json", _check_config), self._config)
+            self._made_of = identity.read(self.path)
+            if self._moved and not (self._made_of and identity.may_have_moved(self._moved)):
+                self._refuse_config()
+        elif os.path.lexists(self.path) and not self._is_empty():
+            raise UserError(
+                f"{printable(self.path)} is not empty and holds no run: choose another --workdir"
+            )
+
+    def _is_empty(self) -> bool:
+        return self.path.is_dir() and all(
+            _OWN.fullmatch(entry.name) or _OF_OTHERS.fullmatch(entry.name)
+            for entry in self.path.iterdir()
+        )
+
+    def _refuse_config(self) -> NoReturn:
+        raise UserError(
+            f"{printable(self.path)} holds a run of another config "
+            f"({identity.describe(self._moved)})\nChoose another --workdir, or delete that run."
+        )
+
+    def _refuse_locked(self, note: str | None) -> None:
+        if note is not None:
+            raise UserError(
+                f"{printable(self.path)} is in use by {printable(note) or 'another process'}: wait "
+                "until it ends, or choose another --workdir"
+            )
+
+    def begin(self, content: Mapping[str, Any]) -> None:
+        """Lock the directory, and write config.json: from here on it is a run of this config.
+
+        `content` is what the run is made of, by hash: `data`, `weights`, `features`, `head_from`,
+        whichever it has. A run that goes on must be made of the same.
 
         Raises:
-            UserError: nothing can be written there.
+            UserError: nothing can be written there, another process is at work there, or the run
+                was begun with other content.
         """
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        note = f"process {os.getpid()} on {platform.node()} since {since}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._refuse_locked(lock(self.path, note))
+            remove_litter(self.path)
+            self._look()  # another process may have been at work since the first time
+            if self.is_finished:
+                raise UserError(
+                    f"{printable(self.path)} was finished by another process just now: the same "
+                    "command shows its outcome"
+                )
+            self.compare(content)
+            self._say_what_moved()
+            if self._made_of is None:
+                self._made_of = identity.made_of(self._config, content)
+                write_json(self.path / identity.FILE_NAME, self._made_of)
             write_json(self.path / "config.json", self._config)
+        except UserError:
+            unlock(self.path)
+            raise
         except OSError as error:
-            if error.errno == errno.ENOSPC:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise UserError(
-                f"cannot write to --workdir={self.path}: {error.strerror}; choose another directory"
+                f"cannot write to --workdir={printable(self.path)}: {error.strerror}; choose "
+                "another directory"
             ) from error
+
+    def compare(self, content: Mapping[str, Any]) -> None:
+        """Refuse what is made of something else than `content`, as `begin` does, but at once.
+
+        Raises:
+            UserError: the run was begun with other content.
+        """
+        if self._made_of is None:
+            return
+        before = self._made_of["content"]
+        parts = {knob.partition(".")[0] for knob in self._moved}
+        if not parts <= before.keys() & content.keys():
+            self._refuse_config()
+        identity.refuse_other(self.path, before, content)
+
+    def _say_what_moved(self) -> None:
+        if self._moved:
+            logging.warning("%s: the content is the same", identity.describe(self._moved))
+
+    @property
+    def run_id(self) -> str:
+        """By which a checkpoint tells that it is of this run, after `begin`."""
+        assert self._made_of is not None
+        return self._made_of["run"]
 
     @property
     def is_finished(self) -> bool:
-        """Whether results.json says that the run is finished."""
-        results = self.path / "results.json"
-        return results.exists() and _read_json(results)["status"] == "finished"
+        """Whether results.json says so."""
+        if not os.path.lexists(self.path / "results.json"):
+            return False
+        return self._read("results.json", record({"status": text}))["status"] == "finished"
+
+    def check_finished(self, content: Callable[[], Mapping[str, Any]]) -> None:
+        """Refuse a finished run that the same command would not give, or whose files were changed.
+
+        `content` is what can be had of what `begin` gets without fetching anything.
+
+        Raises:
+            UserError: it was made of something else, or a file isn't the one that it wrote.
+        """
+        try:
+            found = content()
+        except UserError as error:
+            if self._moved:
+                raise
+            logging.warning("what the run was made of can't be compared: %s", error)
+        else:
+            self.compare(found)
+            self._say_what_moved()
+        for name, sha256 in self.read_results().get("files", {}).items():
+            path = self.path / name
+            if not os.path.lexists(path):
+                logging.warning("%s is missing: its run wrote it, and it is gone", printable(path))
+                continue
+            if plain_sha256(path, inside=self.path) != sha256:
+                raise UserError(
+                    f"{printable(path)} is not what the run wrote: its sha256 is not the one in "
+                    "results.json; put it back, or run again in another --workdir"
+                )
+
+        self._remove_lock_of_the_killed()
+
+    def _remove_lock_of_the_killed(self) -> None:
+        with suppress(OSError):  # whoever only reads there leaves it
+            if (self.path / LOCK_NAME).exists() and lock(self.path, "") is None:
+                unlock(self.path)
 
     def read_results(self) -> dict[str, Any]:
-        """The content of results.json, which a finished run has."""
-        return _read_json(self.path / "results.json")
+        """The outcome of a finished run."""
+        shown = _RESULTS.get(self._config.get("task", ""), {})
+        return self._read("results.json", record(shown, {"files": dict_of(text)}))
+
+    def _read(self, name: str, check: Check) -> dict[str, Any]:
+        path = self.path / name
+        with of_file(path):
+            found = read_json(path, inside=self.path)
+            check(found, "")
+        return found
 
     def append_metrics(self, lines: list[dict[str, Any]]) -> None:
         """Add lines to metrics.jsonl. Raises ValueError for NaN and infinity."""
@@ -73,10 +239,22 @@ class RunDirectory:
             file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The complete lines of metrics.jsonl; a last line that a kill cut short is left out."""
+        """All whole lines of metrics.jsonl so far.
+
+        Raises:
+            UserError: one of them is no JSON object with a step.
+        """
         path = self.path / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        if not os.path.lexists(path):
+            return []
+        with open_plain(path, max_bytes=_MAX_METRICS_BYTES, inside=self.path) as file:
+            whole, _, _ = file.read().rpartition(b"\n")
+        lines: list[dict[str, Any]] = []
+        for place, line in enumerate(whole.split(b"\n") if whole else [], start=1):
+            with of_file(f"{path}, line {place}"):
+                lines.append(json.loads(line, parse_constant=_refuse))
+                _LINE(lines[-1], "")
+        return lines
 
     def last_metric(self, name: str) -> float | None:
         """The latest value of one metric, None if there is none."""
@@ -91,8 +269,14 @@ class RunDirectory:
     def write_results(self, results: dict[str, Any]) -> None:
         """Write results.json, which marks the run as finished, and add where it comes from."""
         names = [name for name in ("task", "variant", "seed") if name in self._config]
-        run = {name: self._config[name] for name in names} | {"status": "finished"}
-        write_json(self.path / "results.json", run | results | _provenance())
+        of_every_run = {name: self._config[name] for name in names} | {"status": "finished"}
+        written = {"files": self._hashes()} | _provenance()
+        write_json(self.path / "results.json", of_every_run | results | written)
+        unlock(self.path)
+
+    def _hashes(self) -> dict[str, str]:
+        paths = sorted(path for pattern in OUTPUTS for path in self.path.glob(pattern))
+        return {path.name: file_sha256(path) for path in paths}
 
     def write_scores(
         self,
@@ -124,30 +308,13 @@ class RunDirectory:
         write_npz(self.path / f"{name}.npz", arrays)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): delete the run") from None
+def _check_config(value: Any, key: str) -> None:
+    record({})(value, key)
+    identity.flatten(value)  # which fails on what is nested too deep
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """The first three options that differ, as in `optim.learning_rate 0.1 -> 0.01`."""
-    flat_before, flat_now = _flatten(before), _flatten(now)
-    changes = [
-        f"{key} {flat_before.get(key, 'absent')} -> {flat_now.get(key, 'absent')}"
-        for key in sorted(flat_before.keys() | flat_now.keys())
-        if flat_before.get(key, "absent") != flat_now.get(key, "absent")
-    ]
-    return ", ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat |= _flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON number")
 
 
 def _provenance() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 failure of a parser one line for the person at the keyboard.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -21,6 +22,8 @@ MAX_JSON_BYTES = 1 << 26
 
 MAX_NPY_HEADER_BYTES = 10_000
 """NumPy's own bound on the header of an array that isn't trusted."""
+
+_PIECE_BYTES = 1 << 20
 
 MAX_ARRAYS = 1000
 """Of an .npz: the curves of the ReLU study, which has the most, are dozens."""
@@ -102,6 +105,17 @@ def open_plain(
         os.close(descriptor)
         raise UserError(f"{name} has {status.st_size:,} bytes, and at most {max_bytes:,} can be")
     return os.fdopen(descriptor, "rb")
+
+
+def plain_sha256(
+    path: str | Path, *, max_bytes: int | None = None, inside: Path | None = None
+) -> str:
+    """The hexadecimal sha256 of a plain file; UserError as `open_plain`."""
+    with open_plain(path, max_bytes=max_bytes, inside=inside) as file, reading(path):
+        digest = hashlib.sha256()
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+        return digest.hexdigest()
 
 
 def read_json(

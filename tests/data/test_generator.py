@@ -78,4 +78,5 @@ def test_the_labs_own_call_says_once_what_it_assumes(devkit, caplog):
         PascalVOCDataGenerator("trainval", devkit)
     messages = [record.getMessage() for record in caplog.records]
     (message,) = [text for text in messages if text.startswith("photos are prepared")]
-    assert "Keras' ResNet-50" in message and "weights=weights" in message
+    assert "Keras' ResNet-50" in message
+    assert "weights=weights" in message

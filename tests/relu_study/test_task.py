@@ -41,7 +41,10 @@ def test_the_run_directory(finished):
     workdir, results = finished
     files = {path.name for path in workdir.iterdir()}
     measured = {f"curves_perceptron_{name}.npz" for name in ("sigmoid", "tanh", "relu")}
-    assert files == {"config.json", "metrics.jsonl", "results.json"} | FIGURES | measured
+    assert (
+        files
+        == {"config.json", "made_of.json", "metrics.jsonl", "results.json"} | FIGURES | measured
+    )
     assert results["status"] == "finished"
     assert results["trainable_parameters"] == {"perceptron": 65 * 16 + 17 * 10}
     assert results["data"]["num_images"] == {"train": 1197, "held_out": 300, "test": 300}

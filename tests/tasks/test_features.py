@@ -183,6 +183,79 @@ def test_what_was_left_by_other_photos_or_weights_is_done_again(tmp_path, monkey
     np.testing.assert_array_equal(found, np.full((num_photos, 3), value))
 
 
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def change_record(**changes):
+    def change(path):
+        path = path.with_suffix(".json")
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+def replace_json(content):
+    return lambda path: path.with_suffix(".json").write_text(content)
+
+
+DAMAGES = {
+    "a flipped bit": flip_a_bit,
+    "an array that is too short": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "no array": lambda path: path.unlink(),
+    "a directory": lambda path: (path.unlink(), path.mkdir()),
+    "a link": lambda path: (path.unlink(), path.symlink_to("/etc/hostname")),
+    "a count beyond all": change_record(done=10**9),
+    "a count of rows that aren't there": change_record(done=6),
+    "a count that is none": change_record(done="4"),
+    "an empty record": replace_json(""),
+    "a cut record": replace_json('{"done": 4'),
+    "a record of another kind": replace_json("[]"),
+    "a record of vtl 0.1": replace_json('{"done": 4}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_can_t_be_believed_is_computed_again(tmp_path, monkeypatch, caplog, damage):
+    photos = np.lib.format.open_memmap(
+        tmp_path / "photos.npy", mode="w+", dtype=np.uint8, shape=(6, 4, 4, 3)
+    )
+    photos[:] = np.arange(6)[:, None, None, None]
+    expected = np.repeat(np.arange(6, dtype=np.float32)[:, None], 3, axis=1)
+    monkeypatch.setattr(features, "BATCHES_BETWEEN_SAVES", 1)
+
+    def extract(stop_after=None):
+        calls = []
+
+        def step(images):
+            calls.append(1)
+            if stop_after and len(calls) > stop_after:
+                raise KeyboardInterrupt
+            return jnp.mean(images.astype(jnp.float32), axis=(1, 2))
+
+        return features.extract(
+            step,
+            photos,
+            tmp_path / "unfinished_train",
+            batch_size=2,
+            sharding=by_batch(make_mesh()),
+            weights_sha256="a",
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(stop_after=3)  # one call is eval_shape's
+    DAMAGES[damage](tmp_path / "unfinished_train.npy")
+    found, count = extract()
+    assert count == 6
+    np.testing.assert_array_equal(found, expected)
+    assert "computed again" in caplog.text
+    # And what is whole is believed.
+    _, count = extract()
+    assert count == 0
+
+
 def test_memory_does_not_grow_with_the_photos(tmp_path):
     """Features are streamed to the disk and into the .npz: 60 MB cost no more than 20."""
     mesh = make_mesh()

@@ -330,6 +330,7 @@ def test_a_head_for_something_else_is_refused(tmp_path, caplog):
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"num_epochs": -5.0}, r"num_epochs must be at least 0, got -5\.0"),
+        ({"num_epochs": 0.0}, "num_epochs must be above 0"),
         ({"num_seeds": 0}, "num_seeds must be at least 1, got 0"),
         ({"num_folds": 1}, "num_folds must be at least 2, got 1"),
         ({"l2s": ()}, "l2s must not be empty"),
@@ -343,6 +344,28 @@ def test_bad_options_leave_nothing_behind(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         run(path, tmp_path / "run", **changes)
     assert not (tmp_path / "run").exists()
+
+
+def test_features_made_anew_are_another_run(tmp_path, capsys):
+    path = write(tmp_path / "f.npz", make_arrays())
+    run(path, tmp_path / "run")
+    before = (tmp_path / "run" / "results.json").read_bytes()
+    path.rename(tmp_path / "moved.npz")
+    run(tmp_path / "moved.npz", tmp_path / "run")
+    assert "is finished" in capsys.readouterr().out
+    write(path, make_arrays(seed=1))
+    with pytest.raises(UserError, match="was begun with other features than are there now"):
+        run(path, tmp_path / "run")
+    assert (tmp_path / "run" / "results.json").read_bytes() == before
+
+
+def test_scores_that_were_changed_since_are_not_shown(tmp_path):
+    path = write(tmp_path / "f.npz", make_arrays())
+    run(path, tmp_path / "run")
+    scores = tmp_path / "run" / "scores_test.npz"
+    scores.write_bytes(scores.read_bytes()[:-1] + b"\1")
+    with pytest.raises(UserError, match=r"scores_test\.npz is not what the run wrote"):
+        run(path, tmp_path / "run")
 
 
 def test_difficult_labels_may_be_left_out(tmp_path):

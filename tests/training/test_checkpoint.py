@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.devices import environment
+from vtl.errors import UserError
 from vtl.training.checkpoint import _MANIFEST as MANIFEST
 from vtl.training.checkpoint import Checkpoints
 from vtl.training.state import TrainState, make_mesh, replicated
@@ -206,8 +207,11 @@ def test_damage_to_any_file_is_found_and_named(tmp_path, warnings, damage):
         warnings.clear()
         checkpoints = open_checkpoints(tmp_path)
         assert checkpoints.latest() == 1, name
-        [warning] = warnings
-        assert f"checkpoint 2 is damaged ({name} {reason})" in warning
+        (warning,) = warnings
+        assert warning.startswith(f"checkpoint 2 is damaged ({name} {reason}): set aside as ")
+        (kept,) = tmp_path.glob("damaged_checkpoint_2_*")
+        assert warning.endswith(str(kept))
+        shutil.rmtree(kept)
         check_equal(restore(checkpoints, 1), 1)
         checkpoints.close()
         assert steps_on_disk(tmp_path) == {1}
@@ -218,9 +222,9 @@ def test_damage_to_any_file_is_found_and_named(tmp_path, warnings, damage):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "never finished"),
-        (b'{"a": ', f"{MANIFEST} is unreadable"),
-        (b"\xff\x00", f"{MANIFEST} is unreadable"),
+        (None, "was never finished"),
+        (b'{"a": ', f"is damaged ({MANIFEST} is unreadable)"),
+        (b"\xff\x00", f"is damaged ({MANIFEST} is unreadable)"),
     ],
 )
 def test_a_manifest_that_is_missing_or_garbled(tmp_path, warnings, content, reason):
@@ -231,9 +235,13 @@ def test_a_manifest_that_is_missing_or_garbled(tmp_path, warnings, content, reas
         manifest.write_bytes(content)
     checkpoints = open_checkpoints(tmp_path)
     assert checkpoints.latest() == 1
-    [warning] = warnings
-    assert f"checkpoint 2 is damaged ({reason})" in warning
+    (warning,) = warnings
+    assert warning.startswith(f"checkpoint 2 {reason}: set aside as ")
+    assert "\n" not in warning
     checkpoints.close()
+    # Nothing of it is lost.
+    (kept,) = tmp_path.glob("damaged_checkpoint_2_*")
+    assert len([p for p in kept.rglob("*") if p.is_file()]) >= 4
 
 
 @pytest.mark.parametrize("content", [b"[]", b"null", b'"abc"', b"{}"])
@@ -283,6 +291,151 @@ def test_what_a_kill_leaves_behind_is_no_checkpoint(tmp_path):
     checkpoints.save(make_state(2))
     checkpoints.wait()
     assert checkpoints.latest() == 2
+    checkpoints.close()
+
+
+def is_damaged(path: Path) -> bool:
+    return path.name.startswith("damaged_checkpoint_")
+
+
+@pytest.mark.parametrize("name", [".DS_Store", ".nfs000000000123", "desktop.ini", "._manifest"])
+def test_files_that_are_none_of_ours_are_no_damage(tmp_path, warnings, name):
+    save_all(tmp_path, {1: 0.9, 2: 0.5, 3: 0.7})
+    directory = tmp_path / "checkpoints"
+    for place in (directory, *directory.glob("*/"), *directory.glob("*/default/")):
+        (place / name).write_bytes(b"\0")
+    checkpoints = open_checkpoints(tmp_path)
+    assert (checkpoints.latest(), checkpoints.best()) == (3, 1)
+    check_equal(restore(checkpoints, 3), 3)
+    checkpoints.save(make_state(4), {BEST_BY: 0.6})
+    checkpoints.close()
+    assert steps_on_disk(tmp_path) == {1, 3, 4}
+    assert warnings == []
+
+
+@pytest.mark.parametrize("how", ["copied", "linked"])
+def test_a_step_under_another_number_is_not_that_step(tmp_path, warnings, how):
+    save_all(tmp_path, {1: None, 2: None})
+    step, other = (tmp_path / "checkpoints" / name for name in ("2", "9"))
+    shutil.copytree(step, other) if how == "copied" else other.symlink_to(step)
+    checkpoints = open_checkpoints(tmp_path)
+    assert checkpoints.latest() == 2
+    (warning,) = warnings
+    reason = "is a copy of checkpoint 2" if how == "copied" else "is a link"
+    assert warning.startswith(f"checkpoint 9 {reason}: set aside as ")
+    check_equal(restore(checkpoints, 2), 2)
+    checkpoints.close()
+
+
+def test_a_checkpoint_of_another_run_is_not_this_runs(tmp_path, warnings):
+    for run, steps in (("a", (1, 2)), ("b", (4,))):
+        checkpoints = Checkpoints(tmp_path / run / "checkpoints", best_by=None, run=run)
+        for step in steps:
+            checkpoints.save(make_state(step))
+        checkpoints.close()
+    shutil.copytree(tmp_path / "b" / "checkpoints" / "4", tmp_path / "a" / "checkpoints" / "4")
+    checkpoints = Checkpoints(tmp_path / "a" / "checkpoints", best_by=None, run="a")
+    assert checkpoints.latest() == 2
+    assert warnings[0].startswith("checkpoint 4 is of another run: set aside as ")
+    checkpoints.close()
+
+
+def as_before(step: Path) -> None:
+    """Seal a checkpoint as vtl 0.1 did, without its step and run."""
+    manifest = json.loads((step / MANIFEST).read_text())
+    (step / MANIFEST).write_text(json.dumps(manifest["files"]))
+
+
+def test_checkpoints_of_vtl_0_1_are_read(tmp_path, warnings):
+    save_all(tmp_path, {1: 0.9, 2: 0.5})
+    for step in (1, 2):
+        as_before(tmp_path / "checkpoints" / str(step))
+    shutil.copytree(tmp_path / "checkpoints" / "1", tmp_path / "checkpoints" / "5")
+    checkpoints = Checkpoints(tmp_path / "checkpoints", best_by=BEST_BY, run="a")
+    check_equal(restore(checkpoints, 2), 2)
+    # Their manifest doesn't say of which step they are; the state does.
+    with pytest.raises(UserError, match=r"checkpoints/5 holds the state of step 1"):
+        restore(checkpoints, 5)
+    checkpoints.close()
+    assert warnings == []
+
+
+def test_what_a_kill_left_half_done_goes_without_a_word(tmp_path, warnings):
+    save_all(tmp_path, {1: None, 2: None})
+    directory = tmp_path / "checkpoints"
+    shutil.copytree(directory / "2", directory / "3")
+    (directory / "3" / MANIFEST).unlink()
+    (directory / ".3.unsealed").touch()
+    (directory / ".2.unsealed").touch()  # killed between the seal and the end of the mark
+    shutil.copytree(directory / "1", directory / ".0.obsolete")
+    shutil.copytree(directory / "1", directory / "4.orbax-checkpoint-tmp-0")
+    checkpoints = open_checkpoints(tmp_path)
+    assert checkpoints.latest() == 2
+    checkpoints.close()
+    assert {p.name for p in directory.iterdir()} == {"1", "2"}
+    assert not any(map(is_damaged, tmp_path.iterdir()))
+    assert warnings == []
+
+
+def test_of_equally_good_ones_the_newest_is_kept(tmp_path):
+    save_all(tmp_path, {1: 0.5, 2: 0.5, 3: 0.4, 4: 0.4})
+    assert steps_on_disk(tmp_path) == {2, 3, 4}
+
+
+ODD = {
+    "a link out": lambda path: (path.unlink(), path.symlink_to("/etc/hostname")),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "a directory": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_no_plain_file_is_damage(tmp_path, warnings, odd):
+    save_all(tmp_path, {1: None, 2: None})
+    for name in ("_CHECKPOINT_METADATA", MANIFEST):
+        save_all(tmp_path, {2: None})
+        ODD[odd](tmp_path / "checkpoints" / "2" / name)
+        checkpoints = open_checkpoints(tmp_path)
+        assert checkpoints.latest() == 1
+        checkpoints.close()
+    assert len(warnings) == 2
+
+
+@pytest.mark.parametrize("name", ["../1/default/_METADATA", "/etc/hostname", "a\0b"])
+def test_a_manifest_reads_nothing_elsewhere(tmp_path, warnings, name):
+    save_all(tmp_path, {1: None, 2: None})
+    manifest = tmp_path / "checkpoints" / "2" / MANIFEST
+    content = json.loads(manifest.read_text())
+    content["files"][name] = "0" * 64
+    manifest.write_text(json.dumps(content))
+    checkpoints = open_checkpoints(tmp_path)
+    assert checkpoints.latest() == 1
+    assert "lies elsewhere" in warnings[0]
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("name", ["5", "9" * 30, "007", "old", "²"])
+def test_what_is_called_like_a_step_and_is_none(tmp_path, name):
+    save_all(tmp_path, {1: None, 2: None})
+    (tmp_path / "checkpoints" / name).write_text("")
+    checkpoints = open_checkpoints(tmp_path)
+    assert checkpoints.latest() == 2
+    checkpoints.save(make_state(5))
+    checkpoints.wait()
+    assert checkpoints.latest() == 5
+    checkpoints.close()
+
+
+def test_a_state_of_another_network_is_named(tmp_path):
+    save_all(tmp_path, {1: None})
+    checkpoints = open_checkpoints(tmp_path)
+    like = jax.eval_shape(lambda: make_state(0))
+    like.params["fc"]["bias"] = jax.ShapeDtypeStruct((3,), jnp.float32)
+    message = (
+        r"1 is of another network or other classes: its params/fc/bias is \(2,\) and not \(3,\)"
+    )
+    with pytest.raises(UserError, match=message):
+        checkpoints.restore(1, like, replicated(make_mesh()))
     checkpoints.close()
 
 

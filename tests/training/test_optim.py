@@ -163,7 +163,7 @@ def test_live_norms_are_those_that_train():
             6,
             [0, 0.05, 0.1, 0.0853553, 0.05, 0.0146447, 0],
         ),
-        ({"schedule": "cosine", "warmup_steps": 4}, 3, [0, 0.025, 0.05, 0.075]),
+        ({"schedule": "cosine", "warmup_steps": 3}, 4, [0, 1 / 30, 2 / 30, 0.1, 0]),
         ({"schedule": "cosine"}, 1, [0.1, 0]),
     ],
 )
@@ -171,6 +171,15 @@ def test_schedules(options, num_steps, expected):
     schedule = optim.make_schedule(make_config(learning_rate=0.1, **options), num_steps)
     rates = [float(schedule(step)) for step in range(len(expected))]
     np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize(("warmup", "num_steps"), [(3, 3), (50, 9)])
+def test_a_warm_up_that_would_not_end_is_refused(warmup, num_steps):
+    message = error_of(optim.make_schedule, make_config(warmup_steps=warmup), num_steps)
+    expected = f"optim.warmup_steps must be below the {num_steps} steps of the run, got {warmup}"
+    assert message == expected
+    # Of a run without a step nothing is asked.
+    optim.make_schedule(make_config(warmup_steps=warmup), 0)
 
 
 def test_an_unknown_schedule_lists_the_known():

@@ -9,6 +9,8 @@ import numpy as np
 from vtl.console import say
 from vtl.evaluation import metrics
 from vtl.run_directory import RunDirectory
+from vtl.schema import of_file
+from vtl.untrusted import escaped
 
 
 class Labelled(Protocol):
@@ -27,14 +29,28 @@ class Labelled(Protocol):
         """[N, C] in {0, 1}."""
 
 
+Content = Callable[[], Mapping[str, Any]]
+"""What a run is made of, by hash, as far as that can be had without fetching anything."""
+
+
 def was_finished(
-    run_directory: RunDirectory, show: Callable[[RunDirectory], None] | None = None
+    run_directory: RunDirectory,
+    content: Content,
+    format_results: Callable[[RunDirectory, dict[str, Any]], str] | None = None,
 ) -> bool:
-    """Whether the run is already finished; if so, say it and print its outcome with `show`."""
+    """Whether the run is finished already; says so, and shows its outcome by `format_results`.
+
+    Raises:
+        UserError: it was made of something else than there is now, or its files were changed.
+    """
     if not run_directory.is_finished:
         return False
+    run_directory.check_finished(content)
+    path = run_directory.path / "results.json"
+    with of_file(path):
+        shown = (format_results or format_outcome)(run_directory, run_directory.read_results())
     say(f"{run_directory.path} is finished; choose another --workdir to run again. Its outcome:")
-    (show or show_outcome)(run_directory)
+    say("\n".join(map(escaped, shown.split("\n"))))
     return True
 
 
@@ -80,8 +96,12 @@ def headline_split(roles: Collection[str]) -> str:
 
 
 def show_outcome(run_directory: RunDirectory) -> None:
-    """Print the table of the headline split, then mAP, accuracy and loss of every split."""
-    results = run_directory.read_results()
+    """Print `format_outcome`."""
+    say(format_outcome(run_directory, run_directory.read_results()))
+
+
+def format_outcome(run_directory: RunDirectory, results: dict[str, Any]) -> str:
+    """Each class of the test split, the mAP of every split by protocol, and where it lies."""
     roles = list(results["map"])
     headline = headline_split(roles)
     outcome = {
@@ -89,13 +109,13 @@ def show_outcome(run_directory: RunDirectory) -> None:
         for quantity, by_split in results.items()
         if quantity in metrics.QUANTITIES
     }
-    say(f"\nOn {headline}:")
-    say(metrics.format_table(outcome, results["classes"]))
+    lines = [f"\nOn {headline}:", metrics.format_table(outcome, results["classes"])]
     for role in roles:
         means = results["map"][role]
         parts = [f"{name} {100 * mean:.1f}" for name, mean in means.items() if mean is not None]
         accuracy, loss = results["binary_accuracy"][role], results["loss"][role]
         shown = ", ".join(parts) or "none, because no class has a positive"
-        say(f"mAP on {role}: {shown}; binary accuracy {accuracy:.2%}, loss {loss:.4f}")
-    say(f"Everything is in {run_directory.path}.")
-    say(f"To see it as a page: python -m vtl.report {run_directory.path} -o report.html")
+        lines += [f"mAP on {role}: {shown}; binary accuracy {accuracy:.2%}, loss {loss:.4f}"]
+    lines += [f"Everything is in {run_directory.path}."]
+    lines += [f"To see it as a page: python -m vtl.report {run_directory.path} -o report.html"]
+    return "\n".join(lines)

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -39,7 +40,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     _check_options(config)
     run_directory = RunDirectory(workdir, config)
-    if outcome.was_finished(run_directory, _show):
+    if outcome.was_finished(run_directory, lambda: _content_by_path(config), _format_outcome):
         return
     data = _split(mnist.read(config.data.name, config.data.root), config)
     models = {
@@ -48,7 +49,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     }
     _check_sizes(data["train"].images.shape[1:], config)
 
-    run_directory.begin()
+    run_directory.begin(_content(data))
     run_directory.cut_metrics(-1)
     say(study.definitions(config))
     measured: dict[tuple[str, str], study.Curves] = {}
@@ -80,11 +81,25 @@ def run(config: ConfigDict, workdir: Path) -> None:
         }
     )
     say()
-    _show(run_directory)
+    say(_format_outcome(run_directory, run_directory.read_results()))
 
 
-def _show(run_directory: RunDirectory) -> None:
-    say(conclusion.format_outcome(run_directory.read_results()))
+def _format_outcome(run_directory: RunDirectory, results: dict[str, Any]) -> str:
+    del run_directory
+    return conclusion.format_outcome(results)
+
+
+def _content(data: dict[str, Digits]) -> dict[str, Any]:
+    """What the run is made of, by hash."""
+    hashes = mnist.describe("", data)["sha256"]
+    return {"data": {role: {"digits": sha256} for role, sha256 in hashes.items()}}
+
+
+def _content_by_path(config: ConfigDict) -> dict[str, Any]:
+    """`_content`, where a path says where the digits lie."""
+    if not config.data.root:
+        return {}
+    return _content(_split(mnist.read(config.data.name, config.data.root), config))
 
 
 def _check_options(config: ConfigDict) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,7 +37,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     _check_options(config)
     run_directory = RunDirectory(workdir, config)
-    if outcome.was_finished(run_directory, _show):
+    content = {"data": {"pictures": f"glyphs {glyphs.VERSION}"}}
+    if outcome.was_finished(run_directory, lambda: content, _format_outcome):
         return
     started = time.perf_counter()
     mesh = make_mesh()
@@ -82,8 +84,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     def first_state() -> TrainState:
         return new_state(network.initialise(net.model, config.seed), optimizer)
 
-    run_directory.begin()
-    checkpoints = Checkpoints(workdir / "checkpoints", best_by=None)
+    run_directory.begin(content)
+    checkpoints = Checkpoints(workdir / "checkpoints", best_by=None, run=run_directory.run_id)
     like = jax.eval_shape(first_state)
     train_state, resumed_from = loop.start(
         jax.jit(first_state), like, plan, run_directory, checkpoints
@@ -113,7 +115,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             "data": {"name": "glyphs", "version": glyphs.VERSION},
         }
     )
-    _show(run_directory)
+    say(_format_outcome(run_directory, run_directory.read_results()))
 
 
 def _check_options(config: ConfigDict) -> None:
@@ -124,6 +126,6 @@ def _check_options(config: ConfigDict) -> None:
         raise UserError(f"seed must be below {HELD_OUT_SEED}, got {config.seed}")
 
 
-def _show(run_directory: RunDirectory) -> None:
-    top1 = run_directory.read_results()["top1"]
-    say(f"{top1:.2%} of the held-out pictures named right")
+def _format_outcome(run_directory: RunDirectory, results: dict[str, Any]) -> str:
+    del run_directory
+    return f"{results['top1']:.2%} of the held-out pictures named right"

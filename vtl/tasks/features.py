@@ -1,33 +1,45 @@
 """Exercise 2: photos -> deep features -> .npz."""
 
 import dataclasses
-import json
+import hashlib
+import io
+import itertools
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from vtl import files
+from vtl import files, identity
 from vtl.console import format_seconds, say
 from vtl.data import batches, deep_features, images, readers
 from vtl.data.decoded import DecodedPhotos
 from vtl.data.splits import describe_splits
 from vtl.errors import UserError, check_choice, check_least
 from vtl.evaluation import outcome
-from vtl.files import write_json
+from vtl.files import set_aside, write_json
 from vtl.models.resnet import STAGES
 from vtl.run_directory import RunDirectory
+from vtl.schema import count, of_file, record, text
 from vtl.training import steps
 from vtl.training.state import by_batch, check_batch_size, make_mesh, replicated
-from vtl.weights import network
+from vtl.untrusted import open_plain, printable, read_json, reading
+from vtl.weights import network, sources
 
 BATCHES_BETWEEN_SAVES = 16
+
+_DONE = record({"done": count, "sha256": text})
+"""What unfinished_ROLE.json says of the .npy beside it: the rows that are there, and their hash."""
+
+_MAX_DONE_BYTES = 1 << 16
+_PIECE_BYTES = 1 << 20
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -38,7 +50,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     _check_options(config)
     run_directory = RunDirectory(workdir, config)
-    if outcome.was_finished(run_directory, _show):
+    if outcome.was_finished(run_directory, lambda: _content_by_path(config), _format_outcome):
         _remove_unfinished(workdir)
         return
     started = time.perf_counter()
@@ -56,11 +68,17 @@ def run(config: ConfigDict, workdir: Path) -> None:
     feature_step = steps.make_feature_step(
         net.model, net.preprocessing, mesh, layer=config.layer, grid=config.pool
     )
+    content = {
+        "data": identity.of_splits(splits),
+        "weights": weights.sha256,
+        "preprocessing": identity.json_sha256(dataclasses.asdict(net.preprocessing)),
+    }
+    run_directory.compare(content)  # before the photos are decoded, which takes long
     photos = images.decode_splits(splits, net.preprocessing, crops=False)
-    run_directory.begin()
+    run_directory.begin(content)
     features, num_extracted = {}, 0
     for role in splits:
-        features[role], count = extract(
+        features[role], num_new = extract(
             lambda batch: feature_step(variables, batch),
             photos[role],
             workdir / f"unfinished_{role}",
@@ -68,7 +86,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             sharding=by_batch(mesh),
             weights_sha256=weights.sha256,
         )
-        num_extracted += count
+        num_extracted += num_new
     path = workdir / f"DF_ResNet{net.architecture.depth}_{config.data.name.upper()}.npz"
     meta = {
         "weights": weights.record(net.preprocessing),
@@ -103,8 +121,18 @@ def _check_options(config: ConfigDict) -> None:
             raise UserError(f"data.{role} is empty: name a split, as in ImageSets/Main")
 
 
-def _show(run_directory: RunDirectory) -> None:
-    say(str(run_directory.path / run_directory.read_results()["features"]))
+def _content_by_path(config: ConfigDict) -> dict[str, Any]:
+    """Of what the run is made of, by hash, what a path of the config names."""
+    content: dict[str, Any] = {}
+    if config.data.root:
+        content |= {"data": identity.of_splits(readers.read(config.data))}
+    if config.weights not in sources.SOURCES:
+        content |= {"weights": sources.load(config.weights).sha256}
+    return content
+
+
+def _format_outcome(run_directory: RunDirectory, results: dict[str, Any]) -> str:
+    return str(run_directory.path / results["features"])
 
 
 def extract(
@@ -118,40 +146,91 @@ def extract(
 ) -> tuple[np.ndarray, int]:
     """photos [N, H, W, 3] -> a memory map of features [N, D], and how many were computed now.
 
-    Goes on where `partial` stopped, if that was of the same photos and weights.
+    Goes on where `partial` stopped, if that was of the same photos and weights and is undamaged.
     """
     shape = (batch_size, *photos.shape[1:])
     width = jax.eval_shape(feature_step, jax.ShapeDtypeStruct(shape, np.uint8)).shape[1]
     array_path, done_path = partial.with_suffix(".npy"), partial.with_suffix(".json")
     # The name of decode_once's file is a hash of the photos and of how they were resized.
     made_of = {"photos": Path(str(photos.filename)).name, "weights": weights_sha256, "width": width}
-    record = json.loads(done_path.read_text()) if done_path.exists() else {}
-    first = done = record.pop("done", 0) if record.items() >= made_of.items() else 0
-    if not done:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (len(photos), width)}
-        with array_path.open("wb") as new_file:
-            np.lib.format.write_array_header_1_0(new_file, header)
-    bar = tqdm(total=len(photos), initial=done, desc="deep features", unit="photo")
+    header = _header(len(photos), width)
+    first, digest = _done(array_path, done_path, made_of, header, len(photos))
+    if not first:
+        for path in (done_path, array_path):
+            _clear(path)
+        with array_path.open("xb") as new_file:
+            new_file.write(header)
+        digest = hashlib.sha256(header)
+    bar = tqdm(total=len(photos), initial=first, desc="deep features", unit="photo")
     # Written and not mapped: on a full disk a map is a SIGBUS, and this an OSError.
     with array_path.open("r+b") as file:
-        np.lib.format.read_magic(file)
-        np.lib.format.read_array_header_1_0(file)
-        file.seek(file.tell() + done * width * 4)
+        file.seek(len(header) + first * width * 4)
         file.truncate()
-        unsaved = 0
-        for batch, count in batches.eval_batches(photos, batch_size, sharding, first=done):
-            file.write(np.asarray(feature_step(batch), "<f4")[:count].tobytes())
-            done, unsaved = done + count, unsaved + 1
-            bar.update(count)
+        done, unsaved = first, 0
+        for batch, size in batches.eval_batches(photos, batch_size, sharding, first=first):
+            rows = np.asarray(feature_step(batch), "<f4")[:size].tobytes()
+            file.write(rows)
+            digest.update(rows)
+            done, unsaved = done + size, unsaved + 1
+            bar.update(size)
             if unsaved == BATCHES_BETWEEN_SAVES or done == len(photos):
                 file.flush()
                 os.fsync(file.fileno())
-                write_json(done_path, made_of | {"done": done})
+                write_json(done_path, made_of | {"done": done, "sha256": digest.hexdigest()})
                 unsaved = 0
     bar.close()
     return np.load(array_path, mmap_mode="r"), done - first
 
 
-def _remove_unfinished(workdir: Path) -> None:
-    for path in workdir.glob("unfinished_*"):
+def _header(num_photos: int, width: int) -> bytes:
+    """That of the .npy file of so many features."""
+    buffer = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": (num_photos, width)}
+    np.lib.format.write_array_header_1_0(buffer, header)
+    return buffer.getvalue()
+
+
+def _done(
+    array_path: Path, done_path: Path, made_of: dict[str, Any], header: bytes, num_photos: int
+) -> tuple[int, Any]:
+    """How many rows are there of what is `made_of` this, and the hash so far of their file.
+
+    None where something can't be believed, which is said, or is of something else.
+    """
+    digest = hashlib.sha256()
+    if not os.path.lexists(done_path):
+        return 0, digest
+    try:
+        with of_file(done_path):
+            found = read_json(done_path, max_bytes=_MAX_DONE_BYTES, inside=done_path.parent)
+            _DONE(found, "")
+            if found["done"] > num_photos:
+                raise UserError(f"'done' is {found['done']:,} of {num_photos:,} photos")
+        if not found.items() >= made_of.items():
+            return 0, digest
+        left = len(header) + found["done"] * made_of["width"] * 4
+        with open_plain(array_path, inside=array_path.parent) as file, reading(array_path):
+            while left and (content := file.read(min(left, _PIECE_BYTES))):
+                digest.update(content)
+                left -= len(content)
+        if left or digest.hexdigest() != found["sha256"]:
+            raise UserError(f"{printable(array_path)} is not what was written there")
+    except UserError as error:
+        logging.warning("%s: all of it is computed again", error)
+        return 0, digest
+    return found["done"], digest
+
+
+def _clear(path: Path) -> None:
+    """Make way for a file; what no run of vtl left there, such as a directory, is set aside."""
+    if path.is_symlink() or path.is_file():
         path.unlink()
+    elif path.exists():
+        set_aside(path, path.name, path.parent)
+
+
+def _remove_unfinished(workdir: Path) -> None:
+    for role, suffix in itertools.product(readers.ROLES, (".npy", ".json")):
+        path = workdir / f"unfinished_{role}{suffix}"
+        if path.is_file():
+            path.unlink()

@@ -14,6 +14,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from vtl import identity
 from vtl.console import say
 from vtl.data import images, readers
 from vtl.data.batches import Images
@@ -32,7 +33,8 @@ from vtl.training.state import (
     new_state,
     replicated,
 )
-from vtl.weights import heads, network
+from vtl.untrusted import plain_sha256
+from vtl.weights import heads, network, sources
 
 MAP_PROTOCOL = "lab"
 """The protocol of the mAP by epoch, and so of the choice of the best checkpoint."""
@@ -49,7 +51,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     _check_options(config)
     run_directory = RunDirectory(workdir, config)
-    if outcome.was_finished(run_directory):
+    if outcome.was_finished(run_directory, lambda: _content_by_path(config)):
         return
     seconds = {"start": time.perf_counter()}
     mesh = make_mesh()
@@ -65,6 +67,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     multipliers = optim.resolve_rules(config.optim.rules, params)
     say(f"{network.describe(net.architecture)}, weights: {config.weights or 'random'}")
     say(optim.rules_table(config.optim.rules, params))
+    content = _content(config, splits, net)
+    run_directory.compare(content)  # before the photos are decoded, which takes long
     photos = images.decode_splits(splits, net.preprocessing, crops=config.augment == "crop_flip")
     label_mask = _label_mask(train, config.data.difficult)
     training_set = loop.TrainingSet(photos["train"], train.labels, label_mask)
@@ -102,9 +106,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
         return new_state(variables, optimizer)
 
     # The training.
-    run_directory.begin()
+    run_directory.begin(content)
     best_by = f"val_map_{MAP_PROTOCOL}" if "val" in splits else None
-    checkpoints = Checkpoints(workdir / "checkpoints", best_by=best_by)
+    checkpoints = Checkpoints(workdir / "checkpoints", best_by=best_by, run=run_directory.run_id)
     like = jax.eval_shape(lambda v: new_state(v, optimizer), network.shapes_of(net.model))
     train_state, resumed_from = loop.start(first_state, like, plan, run_directory, checkpoints)
     seconds["head"] = time.perf_counter()
@@ -155,6 +159,35 @@ def _check_options(config: ConfigDict) -> None:
             "without weights there are no features for head=probe, head=keep or head_from: choose "
             "head=random or zeros"
         )
+
+
+def _content(
+    config: ConfigDict, splits: Mapping[str, Split], net: network.Network
+) -> dict[str, Any]:
+    """What the run is made of, by hash."""
+    content = {"data": identity.of_splits(splits)} | _head(config)
+    if net.weights:
+        content |= {
+            "weights": net.weights.sha256,
+            "preprocessing": identity.json_sha256(dataclasses.asdict(net.preprocessing)),
+        }
+    return content
+
+
+def _content_by_path(config: ConfigDict) -> dict[str, Any]:
+    """Of `_content`, what a path of the config names: what vtl fetched was checked by its hash."""
+    content = _head(config)
+    if config.data.root:
+        content |= {"data": identity.of_splits(readers.read(config.data))}
+    if config.weights and config.weights not in sources.SOURCES:
+        content |= {"weights": sources.load(config.weights).sha256}
+    return content
+
+
+def _head(config: ConfigDict) -> dict[str, Any]:
+    if not config.head_from:
+        return {}
+    return {"head_from": plain_sha256(Path(config.head_from) / heads.FILE_NAME)}
 
 
 def _label_mask(split: Split, difficult: str) -> np.ndarray:

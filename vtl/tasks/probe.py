@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vtl import files
 from vtl.console import say
 from vtl.data import deep_features
 from vtl.data.deep_features import DeepFeatures, FeatureSplit
@@ -21,7 +20,7 @@ from vtl.evaluation import metrics, outcome
 from vtl.run_directory import RunDirectory
 from vtl.training import fit_linear
 from vtl.training.fit_linear import Linear
-from vtl.untrusted import printable
+from vtl.untrusted import plain_sha256, printable
 from vtl.weights import heads
 
 MAP_PROTOCOL = "lab"
@@ -39,7 +38,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     _check_options(config)
     run_directory = RunDirectory(workdir, config)
-    if outcome.was_finished(run_directory):
+    if outcome.was_finished(run_directory, lambda: _content(config)):
         return
     raw = deep_features.read(config.features)
     _check_meta(raw, config)
@@ -49,7 +48,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     shift, scale = _scaling(config.scaling, train.features)
     data = _scaled(raw, config.scaling, shift, scale)
 
-    run_directory.begin()
+    content = _content(config)
+    run_directory.begin(content)
     run_directory.cut_metrics(-1)
     started = time.perf_counter()
     head, details = SOLVERS[config.solver](data, config, run_directory)
@@ -75,7 +75,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             "weights": data.meta.get("weights"),
             "data": data.meta.get("data"),
             "features": str(config.features),
-            "features_sha256": files.file_sha256(config.features),
+            "features_sha256": content["features"],
         }
     )
     outcome.show_outcome(run_directory)
@@ -88,10 +88,17 @@ def _check_options(config: ConfigDict) -> None:
     if not config.features:
         raise UserError("no features: name them with --config.features=runs/features/FILE.npz")
     check_least(config, {"seed": 0, "num_epochs": 0, "batch_size": 1})
+    if config.solver == "sgd" and not config.num_epochs:
+        raise UserError("num_epochs must be above 0: a head that isn't trained is a random one")
     check_least(config, {"num_seeds": 1, "num_folds": 2})
     for option in ("learning_rates", "weight_decays", "l2s"):
         if not config[option]:
             raise UserError(f"{option} must not be empty")
+
+
+def _content(config: ConfigDict) -> dict[str, str]:
+    """What the run is made of, by hash."""
+    return {"features": plain_sha256(config.features)}
 
 
 def predict(head: Linear, features: np.ndarray) -> np.ndarray:

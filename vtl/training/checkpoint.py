@@ -1,53 +1,77 @@
 """Checkpoints: the only module that knows orbax.
 
-orbax restores a file with a flipped byte without complaint. So each checkpoint carries the sha256
-of its files, and a run resumes from the newest one whose files match.
+orbax restores a file with a flipped byte without a word, so each checkpoint carries a manifest: the
+step and the run that it is of, and the sha256 of its files. One that does not match is set aside,
+and the one before takes its place. A file that the manifest doesn't know is none of ours.
 """
 
 import errno
-import json
 import logging as python_logging
+import re
 import shutil
 import threading
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.sharding import NamedSharding
-from orbax.checkpoint import checkpoint_managers
 
-from vtl.files import file_sha256, write_json
+from vtl.errors import UserError
+from vtl.files import file_sha256, set_aside, write_json
+from vtl.schema import Check, count, dict_of, maybe, of_file, record, text
 from vtl.training.state import TrainState
+from vtl.untrusted import plain_sha256, printable, read_json, reading
 
 _MANIFEST = "sha256.json"
 _UNSCORED = -1.0
 _OVERHEAD_BYTES = 1 << 20
+_MAX_FILE_BYTES = 1 << 36
+"""Of a file of a checkpoint: all of a ResNet-152's state takes half a gigabyte."""
+
+_STEP = re.compile(r"0|[1-9][0-9]*")
+"""What orbax takes for a checkpoint's name; a file `.DS_Store` or a directory `old` is none."""
+
+_MAX_STEP_DIGITS = 12
+_UNSEALED = re.compile(r"\.([0-9]+)\.unsealed")
+"""Beside a checkpoint that is being written: until it has its manifest nobody else has seen it."""
+
+_OBSOLETE = re.compile(r"\.[0-9]+\.obsolete|[0-9]+\.orbax-checkpoint-tmp.*")
+"""A checkpoint that is being removed, or orbax's of one that is being written."""
+
+_OLD_MANIFEST: Check = dict_of(text, least=1)
+"""Of vtl 0.1: the files alone."""
+
+_NEW_MANIFEST: Check = record({"step": count, "run": maybe(text), "files": dict_of(text, least=1)})
 
 
 class Checkpoints:
     """The latest two states of a run, and the best by the score `best_by` if it names one.
 
-    Opening the directory removes damaged checkpoints, with a warning.
+    When the directory is opened, those that are damaged or of something else are set aside in the
+    directory above it, saying so; what a kill left half written or half removed goes.
     """
 
-    def __init__(self, directory: Path, *, best_by: str | None):
+    def __init__(self, directory: Path, *, best_by: str | None, run: str | None = None):
+        """`run` is the id of the run that checkpoints must be of, where they say so.
+
+        Raises:
+            UserError: what is damaged can't be set aside.
+        """
+
         def score(scores: dict[str, float]) -> float:
             return scores["score"]
 
-        policies: list[checkpoint_managers.PreservationPolicy] = [checkpoint_managers.LatestN(2)]
-        if best_by:
-            policies.append(checkpoint_managers.BestN(get_metric_fn=score, n=1))
         self._best_by = best_by
-        self._directory = directory.absolute()
-        _remove_damaged(self._directory)  # first, because orbax fails on some of them
-        self._manager = ocp.CheckpointManager(
-            self._directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                best_fn=score if best_by else None,  # without it orbax writes no scores
-            ),
-        )
+        self._run = run
+        self._directory = directory.resolve()
+        _clear(self._directory, run)  # before orbax reads what would make it fail
+        # All are kept: `_thin_out` removes those that aren't needed, so that a kill leaves no half
+        # of one. Without `best_fn` orbax writes no scores.
+        options = ocp.CheckpointManagerOptions(best_fn=score if best_by else None)
+        with reading(directory):
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
         self._sealing: threading.Thread | None = None
         self._failure: Exception | None = None
 
@@ -65,10 +89,9 @@ class Checkpoints:
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _OVERHEAD_BYTES
         if shutil.disk_usage(self._directory).free < needed:
             raise OSError(errno.ENOSPC, "No space left on device", str(self._directory))
-        metrics = None
-        if self._best_by:
-            metrics = {"score": (scores or {}).get(self._best_by, _UNSCORED)}
-        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+        self._mark(step).touch()
+        scored = {"score": (scores or {}).get(self._best_by, _UNSCORED)} if self._best_by else None
+        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=scored)
         self._sealing = threading.Thread(target=self._seal, args=(step,))
         self._sealing.start()
 
@@ -95,17 +118,31 @@ class Checkpoints:
         """The undamaged step with the highest `best_by`, or None if none has that score."""
         if not self._best_by:
             return None
-        undamaged = [step for step in self._manager.all_steps() if not _damage(self._path(step))]
-        scores = {step: self._manager.metrics(step)["score"] for step in undamaged}
-        best = max(undamaged, key=lambda step: scores[step], default=None)
-        return None if best is None or scores[best] == _UNSCORED else best
+        steps = self._manager.all_steps()
+        whole = [step for step in steps if not _damage(self._path(step), self._run)]
+        best = max(whole, key=self._score, default=None)
+        return None if best is None or self._score(best) == _UNSCORED else best
 
     def restore(self, step: int, like: TrainState, sharding: NamedSharding) -> TrainState:
-        """The state of `step` in the shapes of `like`, placed by `sharding`."""
+        """The state of `step` in the shapes of `like`, placed by `sharding`.
+
+        Raises:
+            UserError: it can't be read, or is of another step or another network.
+        """
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like
         )
-        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        path = self._path(step)
+        with reading(path, "move it away, and the one before takes its place"):
+            _check_shapes(path, abstract)
+            state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            found = int(state["step"] if isinstance(state, dict) else state.step)
+        if found != step:  # the manifest says so too, but for those of vtl 0.1
+            raise UserError(
+                f"{printable(path)} holds the state of step {found}: move it away, and the one "
+                "before takes its place"
+            )
+        return state
 
     def close(self) -> None:
         """Finish the save under way and release the directory."""
@@ -115,13 +152,37 @@ class Checkpoints:
     def _path(self, step: int) -> Path:
         return self._directory / str(step)
 
+    def _mark(self, step: int) -> Path:
+        return self._directory / f".{step}.unsealed"
+
+    def _score(self, step: int) -> float:
+        return self._manager.metrics(step)["score"]
+
     def _seal(self, step: int) -> None:
         try:
             self._manager.wait_until_finished()
             directory = self._path(step)
-            write_json(directory / _MANIFEST, _hashes(directory))
-        except Exception as error:  # wait() raises it in the main thread
+            paths = sorted(p for p in directory.rglob("*") if p.is_file())
+            hashes = {p.relative_to(directory).as_posix(): file_sha256(p) for p in paths}
+            manifest = {"step": step, "run": self._run, "files": hashes}
+            write_json(directory / _MANIFEST, manifest)
+            self._mark(step).unlink()
+            self._thin_out()
+        except Exception as error:  # for the thread that waits
             self._failure = error
+
+    def _thin_out(self) -> None:
+        """Remove all but the latest two and the best, the newest of those that are equally good."""
+        steps = list(self._manager.all_steps())
+        kept = set(steps[-2:])
+        if self._best_by:
+            kept.add(max(steps, key=lambda step: (self._score(step), step)))
+        obsolete = [self._path(step) for step in steps if step not in kept]
+        renamed = [path.rename(path.with_name(f".{path.name}.obsolete")) for path in obsolete]
+        if renamed:
+            self._manager.reload()
+        for path in renamed:
+            shutil.rmtree(path, ignore_errors=True)  # what is left goes with the next start
 
 
 def _is_not_orbax(record: python_logging.LogRecord) -> bool:
@@ -132,34 +193,105 @@ def _is_not_orbax(record: python_logging.LogRecord) -> bool:
 python_logging.getLogger("absl").addFilter(_is_not_orbax)
 
 
-def _hashes(directory: Path) -> dict[str, str]:
-    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != _MANIFEST)
-    return {str(p.relative_to(directory)): file_sha256(p) for p in files}
-
-
-def _remove_damaged(directory: Path) -> None:
-    steps = sorted(p for p in directory.glob("*") if p.name.isdigit())
-    for checkpoint in steps:
-        if damage := _damage(checkpoint):
-            logging.warning(
-                "checkpoint %s is damaged (%s) and was removed", checkpoint.name, damage
+def _check_shapes(path: Path, like: Any) -> None:
+    """Raise UserError where a checkpoint is of another network: orbax makes that a long story."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        stored = _shapes(dict(checkpointer.metadata(path / "default").item_metadata))
+    for name, shape in _shapes(like).items():
+        if stored.get(name, shape) != shape:
+            raise UserError(
+                f"{printable(path)} is of another network or other classes: its {printable(name)} "
+                f"is {stored[name]} and not {shape}\nChoose another --workdir."
             )
-            shutil.rmtree(checkpoint)
 
 
-def _damage(directory: Path) -> str | None:
-    """What is wrong with a checkpoint; None if every file is as it was written."""
-    manifest = directory / _MANIFEST
-    if not manifest.exists():
-        return "never finished"
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """`params/fc/bias` -> (20,)."""
+    shapes = {}
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        parts = (getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in keys)
+        shapes["/".join(map(str, parts))] = tuple(leaf.shape)
+    return shapes
+
+
+def _clear(directory: Path, run: str | None) -> None:
+    """Leave nothing in `directory` that orbax may take for a checkpoint, but what is one."""
+    if not directory.is_dir():
+        return
+    entries = sorted(directory.iterdir())
+    for path in entries:
+        if _OBSOLETE.fullmatch(path.name) and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif unsealed := _UNSEALED.fullmatch(path.name):
+            checkpoint = directory / unsealed[1]
+            if not checkpoint.is_symlink() and not (checkpoint / _MANIFEST).exists():
+                shutil.rmtree(checkpoint, ignore_errors=True)
+            path.unlink(missing_ok=True)
+    for path in entries:
+        is_step = _STEP.fullmatch(path.name) and _lies_there(path)
+        if is_step and (damage := _damage(path, run)):
+            _set_aside(path, damage)
+
+
+def _lies_there(path: Path) -> bool:
+    return path.is_symlink() or path.exists()
+
+
+def _set_aside(path: Path, damage: str) -> None:
     try:
-        expected: dict[str, str] = dict(json.loads(manifest.read_text()))
-    except (ValueError, TypeError):
-        return f"{_MANIFEST} is unreadable"
-    actual = _hashes(directory)
-    for name in sorted(expected.keys() | actual.keys()):
-        if name not in actual:
-            return f"{name} is missing"
-        if expected.get(name) != actual[name]:
-            return f"{name} has changed"
+        target = set_aside(path, f"checkpoint_{path.name[:20]}", path.parents[1])
+    except OSError as error:
+        raise UserError(
+            f"checkpoint {printable(path)} {damage}, and can't be renamed ({error.strerror}): move "
+            "it away"
+        ) from error
+    logging.warning(
+        "checkpoint %s %s: set aside as %s", printable(path.name, 20), damage, printable(target)
+    )
+
+
+def _damage(directory: Path, run: str | None) -> str | None:
+    """What is wrong with a checkpoint, None where every file is as it was written."""
+    if directory.is_symlink():
+        return "is a link"
+    if not directory.is_dir() or len(directory.name) > _MAX_STEP_DIGITS:
+        return "is none of vtl's"
+    if not (directory / _MANIFEST).exists():
+        return "was never finished"
+    try:
+        manifest = _read_manifest(directory)
+    except UserError:
+        return f"is damaged ({_MANIFEST} is unreadable)"
+    if manifest.get("step", int(directory.name)) != int(directory.name):
+        return f"is a copy of checkpoint {manifest['step']}"
+    if run is not None and manifest.get("run") not in (None, run):
+        return "is of another run"
+    for name, expected in sorted(manifest["files"].items()):
+        if reason := _change(directory, name, expected):
+            return f"is damaged ({printable(name, 80)} {reason})"
     return None
+
+
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    path = directory / _MANIFEST
+    with of_file(path):
+        manifest = read_json(path, inside=directory)
+        if isinstance(manifest, dict) and "files" not in manifest:
+            _OLD_MANIFEST(manifest, "")
+            return {"files": manifest}
+        _NEW_MANIFEST(manifest, "")
+    return manifest
+
+
+def _change(directory: Path, name: str, expected: str) -> str | None:
+    """How a file that the manifest lists is not what it was."""
+    path = directory / name
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
+        return "lies elsewhere"
+    if not _lies_there(path):
+        return "is missing"
+    try:
+        found = plain_sha256(path, max_bytes=_MAX_FILE_BYTES, inside=directory)
+    except UserError:
+        return "is no file that can be read"
+    return None if found == expected else "has changed"

@@ -78,8 +78,8 @@ def make_plan(
 
 
 def count_steps(num_epochs: float, num_images: int, batch_size: int) -> int:
-    """The number of steps nearest to `num_epochs` passes, at least one."""
-    return max(1, round(num_epochs * num_images / batch_size))
+    """The steps that come nearest to `num_epochs` passes: at least one, but none for no pass."""
+    return max(1, round(num_epochs * num_images / batch_size)) if num_epochs else 0
 
 
 def start(

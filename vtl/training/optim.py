@@ -10,7 +10,7 @@ import optax
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from vtl.errors import UserError, check_choice
+from vtl.errors import UserError, check_choice, check_least
 from vtl.models import HEAD
 
 Rules = tuple[tuple[str, float | None], ...]
@@ -107,9 +107,18 @@ def _tree(flat: dict[str, Any]) -> Any:
 
 
 def make_schedule(config: ConfigDict, num_steps: int) -> optax.Schedule:
-    """Linear warm-up from 0, then `constant`, or `cosine` down to 0 at `num_steps`."""
+    """Linear warm-up from 0, then `constant`, or `cosine` down to 0 at `num_steps`.
+
+    Raises:
+        UserError: there is no such schedule, or the warm-up would not end within the run.
+    """
     check_choice("optim.schedule", config.schedule, ("constant", "cosine"))
+    check_least(config, {"warmup_steps": 0})
     rate, warmup = config.learning_rate, config.warmup_steps
+    if warmup >= num_steps > 0:
+        raise UserError(
+            f"optim.warmup_steps must be below the {num_steps} steps of the run, got {warmup}"
+        )
     if config.schedule == "cosine":
         after = optax.cosine_decay_schedule(rate, max(num_steps - warmup, 1))
     else:

@@ -1,0 +1,183 @@
+"""What makes a run the same run: its config and, by hash, what its data, weights and features are.
+
+What lies at another path but has the same content is the same; what was changed in its place isn't.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from vtl.errors import UserError
+from vtl.schema import Check, count, of_file, record, text
+from vtl.untrusted import printable, read_json
+
+FILE_NAME = "made_of.json"
+FORMAT_VERSION = 1
+
+PATHS = ("data.root", "weights", "features", "head_from")
+"""The knobs that say where something lies. A run's content goes by their first word."""
+
+Changes = dict[str, tuple[Any, Any]]
+"""A knob -> its values before and now; ABSENT is none."""
+
+ABSENT = "absent"
+
+
+class Split(Protocol):
+    """What is recorded of a split: ids [N], labels and difficult [N, C], classes [C]."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """[N]."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """[N, C]."""
+
+    @property
+    def difficult(self) -> np.ndarray:
+        """[N, C]."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """[C]."""
+
+
+def of_splits(splits: Mapping[str, Split]) -> dict[str, Any]:
+    """The content of a data set, by role: classes, ids, labels and difficult flags, each by hash.
+
+    Of the photos that is all: theirs are the ids, and to read every file again takes too long.
+    """
+    classes = next(iter(splits.values())).classes
+    return {"classes": text_sha256(classes)} | {
+        role: {
+            "ids": text_sha256(split.ids),
+            "labels": array_sha256(split.labels),
+            "difficult": array_sha256(split.difficult),
+        }
+        for role, split in splits.items()
+    }
+
+
+def array_sha256(array: np.ndarray) -> str:
+    """Of an array's shape and numbers, as the content of a run records labels and flags."""
+    content = np.ascontiguousarray(array)
+    return hashlib.sha256(f"{content.shape}".encode() + content.tobytes()).hexdigest()
+
+
+def text_sha256(lines: Iterable[str]) -> str:
+    """Of lines of text and of their order."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def json_sha256(value: Any) -> str:
+    """Of a value that JSON can hold, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
+    """The knobs of two configs that differ."""
+    flat_before, flat_now = flatten(before), flatten(now)
+    found = {
+        key: (flat_before.get(key, ABSENT), flat_now.get(key, ABSENT))
+        for key in sorted(flat_before.keys() | flat_now.keys())
+    }
+    return {key: pair for key, pair in found.items() if pair[0] != pair[1]}
+
+
+def may_have_moved(changed: Changes) -> bool:
+    """Whether what differs is only where something lies, and not whether there is such a thing."""
+    return all(
+        knob in PATHS and (knob == "data.root" or all(pair)) and ABSENT not in pair
+        for knob, pair in changed.items()
+    )
+
+
+def describe(changed: Changes) -> str:
+    """`optim.learning_rate 0.1 -> 0.01`, for the first three that differ."""
+    shown = [
+        f"{printable(key, 60)} {printable(before, 80)} -> {printable(now, 80)}"
+        for key, (before, now) in list(changed.items())[:3]
+    ]
+    return ", ".join(shown) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"optim": {"momentum": 0.9}} -> {"optim.momentum": 0.9}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def made_of(config: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    """What made_of.json holds: `content`, and the id of a run of this config that is made of it."""
+    options = {name: value for name, value in flatten(config).items() if name not in PATHS}
+    run = json_sha256([options, content])
+    return {"format_version": FORMAT_VERSION, "run": run, "content": dict(content)}
+
+
+def _content(value: Any, key: str) -> None:
+    record({})(value, key)
+    for name, entry in flatten(value).items():
+        text(entry, f"{key}.{name}")
+
+
+_MADE_OF: Check = record({"format_version": count, "run": text, "content": _content})
+
+
+def read(directory: Path) -> dict[str, Any] | None:
+    """The directory's made_of.json, None where there is none, as in those of vtl 0.1.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = directory / FILE_NAME
+    if not path.exists():
+        return None
+    with of_file(path):
+        found = read_json(path, inside=directory)
+        _MADE_OF(found, "")
+    return found
+
+
+def other_content(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In words, what both contents have and what differs: `labels of the train split`."""
+    flat_before, flat_now = flatten(before), flatten(now)
+    common = sorted(flat_before.keys() & flat_now.keys(), key=_rank)
+    words = [_words(key) for key in common if flat_before[key] != flat_now[key]]
+    # Where the classes are others, so is every label.
+    return ["classes"] if "classes" in words else list(dict.fromkeys(words))
+
+
+_ORDER = ("weights", "features", "head_from", "data.classes")
+
+
+def _rank(key: str) -> tuple[int, str]:
+    return _ORDER.index(key) if key in _ORDER else len(_ORDER), key
+
+
+def _words(key: str) -> str:
+    """`data.train.labels` -> `labels of the train split`."""
+    first, *rest = key.split(".")
+    if first != "data":
+        return {"head_from": "head"}.get(first, printable(first, 40))
+    *role, what = rest or ["data"]
+    words = printable({"difficult": "difficult flags"}.get(what, what), 40)
+    return f"{words} of the {printable(role[0], 40)} split" if role else words
+
+
+def refuse_other(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise UserError where a run was begun with other content than there is now, by its name."""
+    words = other_content(before, now)
+    if words:
+        more = f" and {len(words) - 2} more" if words[2:] else ""
+        raise UserError(
+            f"{printable(path)} was begun with other {', '.join(words[:2])}{more} than are there "
+            "now: restore them, or choose another --workdir"
+        )
