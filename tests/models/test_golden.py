@@ -1,4 +1,4 @@
-"""Our ResNet-50 against activations that PyTorch's made, recorded by experiments."""
+"""Our ResNet-50 against the recorded activations of PyTorch's."""
 
 import jax
 import numpy as np
@@ -11,10 +11,10 @@ from vtl.preprocessing import TORCHVISION, normalise
 from vtl.weights import convert, formats, network
 
 WHY = """
-The network no longer computes what PyTorch's ResNet-50 does, from the first block named here on:
-its padding, strides, epsilon, names or the conversion changed, and pretrained weights would give
-wrong features without an error. Only if the recipe or the image size was changed on purpose, write
-the file again with `python -m experiments.make.golden_activations`, which asks PyTorch anew.
+From the first block named here on, the network no longer computes what PyTorch's ResNet-50 does.
+Its padding, strides, epsilon, names or the conversion changed, and pretrained weights would give
+wrong features without an error. If you changed the recipe or the image size on purpose, and only
+then, write the file again with `python -m experiments.make.golden_activations`, which runs PyTorch.
 """
 
 
@@ -36,15 +36,16 @@ def built():
     return tensors, *blocks.build(*convert.canonical(file))
 
 
-def test_recipe_draws_the_weights_it_drew(built, recorded):
+def test_the_recipe_still_draws_the_same_weights(built, recorded):
     assert golden.checksum(built[0]) == pytest.approx(float(recorded["checksum"]), rel=1e-12), (
-        "the recipe draws other weights, or the variables have other names or shapes: the "
-        "activations were not compared. On purpose? `python -m experiments.make.golden_activations`"
+        "The recipe draws other weights, or the variables have other names or shapes, so the "
+        "activations were not compared. If you changed that on purpose, run "
+        "`python -m experiments.make.golden_activations`."
     )
 
 
 @pytest.mark.parametrize("kind", ["noise", "photo"])
-def test_blocks_are_pytorchs(kind, built, recorded):
+def test_blocks_give_what_pytorchs_give(kind, built, recorded):
     _, model, variables = built
     images = recorded["photo"]
     if kind == "noise":
@@ -56,12 +57,12 @@ def test_blocks_are_pytorchs(kind, built, recorded):
         sample, largest, mean = (
             recorded[f"{kind}/{name}/{what}"] for what in ("sample", "max", "mean")
         )
-        found = output.ravel()[golden.positions(name, output.size)]
+        activations = output.ravel()[golden.positions(name, output.size)]
         error = max(
-            np.abs(found - sample).max(),
+            np.abs(activations - sample).max(),
             abs(np.abs(output).max() - largest),
             abs(output.mean() - mean),
         )
         if not error < 1e-4 * largest:
             beyond[name] = f"{error / largest:.1e}"
-    assert not beyond, f"{kind}: apart by more than 1e-4 of the block's largest: {beyond}\n{WHY}"
+    assert not beyond, f"{kind}: off by more than 1e-4 of the block's largest: {beyond}\n{WHY}"

@@ -13,7 +13,7 @@ from vtl.models.ops import convolve, convolve_blocks, max_pool, relu
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (7, 8), (9, 9), (12, 10)])
 def test_the_pool_is_a_max_pool_with_its_gradient(size, dtype):
-    """After a ReLU, where whole windows are zero and one of the equals takes the gradient."""
+    """After a ReLU: windows may be all zero, and then the first zero takes the gradient."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(np.maximum(rng.normal(size=(2, *size, 3)), 0), dtype)
     want, want_gradient = jax.vjp(
@@ -26,7 +26,7 @@ def test_the_pool_is_a_max_pool_with_its_gradient(size, dtype):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_the_relu_is_flax_s_with_its_gradient(dtype):
+def test_the_relu_is_flaxs_with_its_gradient(dtype):
     x = jnp.asarray([-np.inf, -3, -1e-30, -0.0, 0.0, 1e-30, 2, np.inf, np.nan], dtype)
     gradient = jnp.arange(1, 10, dtype=dtype)
     want, want_gradient = jax.vjp(nn.relu, x)
@@ -37,7 +37,7 @@ def test_the_relu_is_flax_s_with_its_gradient(dtype):
 
 
 def in_float32(size, stride, image_size, dtype):
-    """Operands and a gradient in `dtype`; XLA's output and gradients of those, in float32."""
+    """Operands and a gradient in `dtype`, and XLA's output and gradients for them in float32."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, *image_size, 3)), dtype)
     kernel = jnp.asarray(rng.normal(size=(size, size, 3, 4)), dtype)

@@ -19,7 +19,7 @@ BEST_BY = "val_map_lab"
 
 
 def make_state(step: int) -> TrainState:
-    """A small state of every kind of leaf there is, with values that tell the step."""
+    """A small state with every kind of leaf; its values are specific to the step."""
     rng = np.random.default_rng(step)
     params = {
         "conv1": {"kernel": rng.normal(size=(3, 3, 3, 4)).astype(np.float32)},
@@ -40,7 +40,7 @@ def open_checkpoints(directory: Path) -> Checkpoints:
 
 
 def save_all(directory: Path, scores: dict[int, float | None]) -> None:
-    """Save a state a step, with its score where it has one."""
+    """Save a state for each step, with its score if it has one."""
     checkpoints = open_checkpoints(directory)
     for step, score in scores.items():
         checkpoints.save(make_state(step), {} if score is None else {BEST_BY: score})
@@ -48,8 +48,8 @@ def save_all(directory: Path, scores: dict[int, float | None]) -> None:
 
 
 def restore(checkpoints: Checkpoints, step: int) -> TrainState:
-    like = jax.eval_shape(lambda: make_state(0))
-    return checkpoints.restore(step, like, replicated(make_mesh()))
+    shapes = jax.eval_shape(lambda: make_state(0))
+    return checkpoints.restore(step, shapes, replicated(make_mesh()))
 
 
 def check_equal(restored: TrainState, step: int) -> None:
@@ -67,11 +67,11 @@ def steps_on_disk(directory: Path) -> set[int]:
 
 @pytest.fixture
 def warnings(monkeypatch):
-    """What is warned of, as it reads."""
+    """The warnings about checkpoints, as they read."""
     seen: list[str] = []
 
     def warning(text: str, *args: object) -> None:
-        # orbax warns through the same module, of what it thinks of a damaged file.
+        # orbax warns about damaged files through the same module.
         if text.startswith("checkpoint"):
             seen.append(text % args)
 
@@ -94,7 +94,7 @@ def test_a_round_trip_is_equal_to_the_bit(tmp_path):
     checkpoints.close()
 
 
-def test_a_save_is_whole_after_wait(tmp_path):
+def test_a_save_is_complete_after_wait(tmp_path):
     checkpoints = open_checkpoints(tmp_path)
     checkpoints.save(make_state(1))
     checkpoints.wait()
@@ -119,7 +119,7 @@ def test_close_finishes_what_is_being_written(tmp_path):
     again.close()
 
 
-def test_a_state_may_be_given_up_while_it_is_saved(tmp_path):
+def test_a_state_may_be_donated_while_it_is_saved(tmp_path):
     # The next training step donates its buffers.
     checkpoints = open_checkpoints(tmp_path)
     state = make_state(1)
@@ -148,7 +148,7 @@ def test_keeps_the_best_over_a_restart(tmp_path):
     assert steps_on_disk(tmp_path) == {1, 3, 4}
 
 
-def test_keeps_the_latest_two_where_nothing_is_scored(tmp_path):
+def test_keeps_the_latest_two_if_nothing_is_scored(tmp_path):
     save_all(tmp_path, dict.fromkeys(range(1, 5)))
     assert steps_on_disk(tmp_path) == {3, 4}
     checkpoints = open_checkpoints(tmp_path)
@@ -206,7 +206,8 @@ def test_damage_to_any_file_is_found_and_named(tmp_path, warnings, damage):
         warnings.clear()
         checkpoints = open_checkpoints(tmp_path)
         assert checkpoints.latest() == 1, name
-        assert warnings == [f"checkpoint 2 is damaged ({name} {reason}): passed over and removed"]
+        [warning] = warnings
+        assert f"checkpoint 2 is damaged ({name} {reason})" in warning
         check_equal(restore(checkpoints, 1), 1)
         checkpoints.close()
         assert steps_on_disk(tmp_path) == {1}
@@ -230,7 +231,8 @@ def test_a_manifest_that_is_missing_or_garbled(tmp_path, warnings, content, reas
         manifest.write_bytes(content)
     checkpoints = open_checkpoints(tmp_path)
     assert checkpoints.latest() == 1
-    assert warnings == [f"checkpoint 2 is damaged ({reason}): passed over and removed"]
+    [warning] = warnings
+    assert f"checkpoint 2 is damaged ({reason})" in warning
     checkpoints.close()
 
 

@@ -16,7 +16,7 @@ def problem(seed=0, num_images=60, num_features=10, num_classes=3):
 
 
 def objective(features, labels, label_mask, l2, kernel, bias):
-    """One class's mean cross-entropy over the known rows plus l2 / 2 |kernel|^2, in float64."""
+    """One class's mean cross-entropy over the rows that count plus l2 / 2 |kernel|^2, float64."""
     z = features.astype(np.float64) @ np.asarray(kernel, np.float64) + float(bias)
     losses = np.logaddexp(0, z) - labels * z
     return losses[label_mask == 1].mean() + l2 / 2 * np.sum(np.asarray(kernel, np.float64) ** 2)
@@ -53,14 +53,14 @@ def test_more_features_than_images():
 
 
 @pytest.mark.parametrize("l2", [1e-3, 1e-1])
-def test_labels_that_are_not_known_are_left_out(l2):
+def test_labels_that_do_not_count_are_left_out(l2):
     features, labels = problem(2)
     label_mask = (np.random.default_rng(2).random(labels.shape) < 0.7).astype(np.uint8)
     check_reaches_the_minimum(features, labels, label_mask, l2)
-    turned = np.where(label_mask, labels, 1 - labels)
+    flipped = np.where(label_mask, labels, 1 - labels)
     for ours, theirs in zip(
         logistic_regression(features, labels, label_mask, l2),
-        logistic_regression(features, turned, label_mask, l2),
+        logistic_regression(features, flipped, label_mask, l2),
         strict=True,
     ):
         assert np.array_equal(ours, theirs)
@@ -68,15 +68,14 @@ def test_labels_that_are_not_known_are_left_out(l2):
 
 @pytest.mark.parametrize("l2", [1e-3, 1e-2, 1.0, 10.0])
 def test_a_rare_class(l2):
-    # The bias is free: the curvature along it is that of the loss alone, which a rare class has
-    # little of.
+    # The bias is free: its curvature is that of the loss alone, and a rare class has little.
     features, _ = problem(3, num_images=500)
     labels = np.zeros((500, 1), np.uint8)
     labels[[7, 77]] = 1
     check_reaches_the_minimum(features, labels, np.ones_like(labels), l2)
 
 
-def test_a_constant_feature_is_worth_nothing():
+def test_a_constant_feature_gets_no_weight():
     features, labels = problem(4)
     features[:, 3] = 1000.0
     features[:, 5] = 0.0
@@ -107,7 +106,7 @@ def test_a_class_without_positives_is_improbable_and_harms_no_other():
     np.testing.assert_allclose(kernel[:, :2], alone[:, :2], atol=1e-5)
 
 
-def test_a_class_of_which_nothing_is_known_stays_at_even_odds():
+def test_a_class_without_labels_that_count_stays_at_even_odds():
     features, labels = problem(7)
     label_mask = np.ones_like(labels)
     label_mask[:, 1] = 0
@@ -119,6 +118,6 @@ def test_a_class_of_which_nothing_is_known_stays_at_even_odds():
 def test_one_image():
     features = np.array([[1.0, 2.0]], np.float32)
     kernel, bias = logistic_regression(features, np.array([[1, 0]]), np.ones((1, 2)), 1e-2)
-    # The log-odds of one image of a sort with half an image added to either.
+    # The log-odds of one image, with half an image added to each side.
     np.testing.assert_allclose(bias, [np.log(3), -np.log(3)], rtol=1e-6)
     np.testing.assert_array_equal(kernel, np.zeros((2, 2)))

@@ -98,7 +98,7 @@ def test_the_perceptron_follows_pytorch(data, activation):
         ),
     ],
 )
-def test_together_is_as_each_alone(data, model):
+def test_networks_train_together_as_each_does_alone(data, model):
     runs = [(0.1, 0), (0.3, 0), (0.3, 1)]
     together = train(model, data, *zip(*runs, strict=True))
     for g, (rate, seed) in enumerate(runs):
@@ -139,7 +139,7 @@ def test_dead_relus_and_saturated_sigmoids_are_counted(data):
         assert share == pytest.approx({"dead": 0.5, "saturated": 0.75}[what])
 
 
-def test_a_tanh_and_a_gelu_have_what_they_have(data):
+def test_a_tanh_can_saturate_and_a_gelu_can_neither_saturate_nor_die(data):
     for activation, keys in (("tanh", ({"dense1"}, set())), ("gelu", (set(), set()))):
         model = Perceptron(activation, "suited")
         score = fit_networks.score(model, fit_networks.start(model, (8, 8), [0]), *data[1])

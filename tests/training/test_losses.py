@@ -60,7 +60,7 @@ def test_extreme_logits(logit, label, loss, slope):
     assert grad.item() == pytest.approx(slope, abs=1e-30)
 
 
-def test_the_unknown_count_neither_above_nor_below_the_line():
+def test_labels_that_do_not_count_change_neither_the_sum_nor_the_divisor():
     logits, labels, label_mask = problem(1)
     loss, grad = jax.value_and_grad(sigmoid_bce_mean)(logits, labels, label_mask)
     labels = np.where(label_mask, labels, 1 - labels)
@@ -72,7 +72,7 @@ def test_the_unknown_count_neither_above_nor_below_the_line():
     assert (np.asarray(grad)[label_mask == 1] != 0).all()
 
 
-def test_nothing_known_is_no_loss_and_no_gradient():
+def test_no_label_that_counts_is_no_loss_and_no_gradient():
     logits, labels, label_mask = problem(2)
     loss, grad = jax.value_and_grad(sigmoid_bce_mean)(logits, labels, np.zeros_like(label_mask))
     assert float(loss) == 0

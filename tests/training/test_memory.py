@@ -1,4 +1,4 @@
-"""What is freed is kept, in a process of its own: the setting is for a process's whole life."""
+"""Freed memory is kept. In processes of their own, because the setting lasts a process's life."""
 
 import platform
 import subprocess
@@ -25,8 +25,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator is meant")
-def test_what_is_freed_is_used_again_instead_of_cleared_pages():
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator only")
+def test_freed_memory_is_reused_without_clearing_pages_again():
     faults = {}
     for name in ("kept", "freed"):
         command = [sys.executable, "-c", FAULTS_OF_THE_SECOND_ARRAY, name]
@@ -36,7 +36,7 @@ def test_what_is_freed_is_used_again_instead_of_cleared_pages():
     assert faults["kept"] < 16 < 64 <= faults["freed"]
 
 
-def test_a_fine_tuning_keeps_freed_memory_once_it_trains(monkeypatch, tmp_path):
+def test_fine_tuning_keeps_freed_memory_once_it_trains(monkeypatch, tmp_path):
     def stop():
         raise KeyboardInterrupt
 

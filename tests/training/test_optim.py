@@ -75,8 +75,8 @@ def test_a_rule_matches_the_whole_path():
 
 def test_every_parameter_needs_a_rule():
     rules = ((".*kernel", 1.0), (".*scale", 1.0))
-    assert "none matches bn1/bias" in error_of(optim.resolve_rules, rules, PARAMS)
-    assert "none matches conv1/kernel" in error_of(optim.resolve_rules, (), PARAMS)
+    assert "no rule matches bn1/bias" in error_of(optim.resolve_rules, rules, PARAMS)
+    assert "no rule matches conv1/kernel" in error_of(optim.resolve_rules, (), PARAMS)
 
 
 def test_a_misspelt_rule_is_named():
@@ -87,17 +87,20 @@ def test_a_misspelt_rule_is_named():
 
 def test_a_rule_that_earlier_ones_shadow_is_named():
     message = error_of(optim.resolve_rules, ((".*", None), ("fc/.*", 1.0)), PARAMS)
-    assert "'fc/.*' matches only what earlier rules took" in message
+    assert "'fc/.*'" in message
+    assert "earlier rules" in message
 
 
 def test_the_same_rule_twice_is_an_error():
     message = error_of(optim.resolve_rules, (("fc/.*", 1.0), *HEAD), PARAMS)
-    assert "only what earlier rules took" in message
+    assert "'fc/.*'" in message
+    assert "earlier rules" in message
 
 
 def test_a_bad_regex_is_named():
     message = error_of(optim.resolve_rules, (("fc/(", 1.0), (".*", None)), PARAMS)
-    assert "'fc/(' is no regular expression" in message
+    assert "'fc/('" in message
+    assert "regular expression" in message
 
 
 @pytest.mark.parametrize(
@@ -322,7 +325,7 @@ def test_freeze_gradients():
         np.testing.assert_allclose(grad, expected, rtol=1e-6)
 
 
-def test_apply_updates_passes_the_frozen_on_to_the_bit():
+def test_apply_updates_keeps_the_frozen_bit_identical():
     # -0.0 + 0.0 is 0.0, another bit pattern.
     params = {"a": jnp.array([-0.0, 1.0]), "b": jnp.array([-0.0, 1.0])}
     updates = {"a": jnp.array([0.0, 2.0]), "b": jnp.array([0.0, 2.0])}
@@ -332,6 +335,7 @@ def test_apply_updates_passes_the_frozen_on_to_the_bit():
 
 
 @pytest.mark.parametrize("multiplier", [-0.1, float("nan"), float("inf")])
-def test_a_multiplier_is_a_number_of_0_or_more(multiplier):
+def test_a_multiplier_is_finite_and_at_least_0(multiplier):
     message = error_of(optim.resolve_rules, ((".*", multiplier),), PARAMS)
-    assert "has no multiplier of 0 or more; None freezes" in message
+    assert f"at least 0, got ('.*', {multiplier})" in message
+    assert "None freezes" in message

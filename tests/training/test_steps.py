@@ -31,7 +31,7 @@ OPTIONS = {"learning_rate": 0.05, "weight_decay": 0.01, "clip_norm": 1.0, "sched
 
 @functools.cache
 def variables():
-    """A network whose running averages have already seen something, and whose blocks count."""
+    """Variables with running averages off their start, and scales at which every block counts."""
     init = jax.jit(
         lambda: MODEL.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), norms_by_batch=())
     )
@@ -84,7 +84,7 @@ def make_step(rules, batch_norm, augmentation="crop_flip"):
 
 
 def new_state(optimizer, step=0):
-    """A state of its own arrays: a step gives the old one's up."""
+    """A state with arrays of its own, because a step donates them."""
     params, batch_stats = variables()["params"], variables()["batch_stats"]
     state = TrainState(np.int32(step), params, batch_stats, optimizer.init(params))
     return jax.device_put(jax.tree.map(np.array, state), replicated(MESH))
@@ -95,30 +95,30 @@ def flatten(tree):
 
 
 def moved(before, after):
-    """The paths whose arrays are no longer the same to the bit."""
+    """The paths whose arrays are no longer bit-identical."""
     before, after = flatten(before), flatten(after)
     return {path for path in before if before[path].tobytes() != after[path].tobytes()}
 
 
-def is_live(path):
+def trains(path):
     return path.startswith(("fc/", "layer4_"))
 
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "batch"])
-def test_what_is_frozen_stays_to_the_bit_and_all_else_moves(batch_norm):
+def test_what_is_frozen_stays_bit_identical_and_all_else_moves(batch_norm):
     optimizer, step = make_step(PARTIAL, batch_norm)
     state = new_state(optimizer)
     for seed in range(3):
         state, _ = step(state, make_batch(seed))
     params, batch_stats = variables()["params"], variables()["batch_stats"]
-    assert moved(params, state.params) == {path for path in flatten(params) if is_live(path)}
-    live_stats = {path for path in flatten(batch_stats) if is_live(path)}
-    assert len(live_stats) == 2 * 5
-    assert moved(batch_stats, state.batch_stats) == (live_stats if batch_norm == "batch" else set())
+    assert moved(params, state.params) == {path for path in flatten(params) if trains(path)}
+    stats = {path for path in flatten(batch_stats) if trains(path)}
+    assert len(stats) == 2 * 5
+    assert moved(batch_stats, state.batch_stats) == (stats if batch_norm == "batch" else set())
     assert int(state.step) == 3
 
 
-def test_batch_norm_moves_every_statistic_where_all_trains():
+def test_batch_norm_moves_every_statistic_if_all_trains():
     optimizer, step = make_step(ALL, "batch")
     state, _ = step(new_state(optimizer), make_batch())
     batch_stats = variables()["batch_stats"]
@@ -131,9 +131,9 @@ def test_freezing_saves_the_gradients_of_what_is_frozen():
         _, step = make_step(rules, *options)
         return step.cost_analysis()["flops"]
 
-    # Forward is a third of all, and layer4 at 1x1 pixel a small part of the rest.
-    partial, whole = count_flops(PARTIAL, "frozen"), count_flops(ALL, "frozen", "none")
-    assert partial < 0.6 * whole
+    # The forward pass is a third of all, and layer4, at 1x1 pixel, a small part of the rest.
+    partial, full = count_flops(PARTIAL, "frozen"), count_flops(ALL, "frozen", "none")
+    assert partial < 0.6 * full
 
 
 def test_a_step_is_the_gradient_of_the_loss_and_the_optimiser():
@@ -178,31 +178,31 @@ def test_augmentation_is_a_function_of_seed_and_step():
 
 def test_the_step_sees_the_crops_of_its_key():
     optimizer, step = make_step(PARTIAL, "frozen")
-    whole_optimizer, whole_step = make_step(ALL, "frozen", "none")
+    uncropped_optimizer, uncropped_step = make_step(ALL, "frozen", "none")
     batch = make_batch()
     _, metrics = step(new_state(optimizer, step=7), batch)
     key = jax.random.fold_in(jax.random.key(0), 7)
     crops = augment(key, jnp.asarray(batch["images"]), kind="crop_flip", size=32)
     cropped = batch | place({"images": np.pad(crops, ((0, 0), (2, 2), (2, 2), (0, 0)))})
-    _, expected = whole_step(new_state(whole_optimizer), cropped)
+    _, expected = uncropped_step(new_state(uncropped_optimizer), cropped)
     assert float(metrics["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-6)
 
 
-def test_labels_that_are_not_known_do_not_teach():
+def test_labels_that_do_not_count_teach_nothing():
     optimizer, step = make_step(PARTIAL, "frozen")
     batch = make_batch()
-    turned = batch | {
+    flipped = batch | {
         "labels": jnp.where(batch["label_mask"], batch["labels"], 1 - batch["labels"])
     }
     label_mask = jnp.ones_like(batch["label_mask"])
     (state, metrics), (same, same_metrics), (other, _) = (
         step(new_state(optimizer), place(b))
-        for b in (batch, turned, turned | {"label_mask": label_mask})
+        for b in (batch, flipped, flipped | {"label_mask": label_mask})
     )
     assert moved(state.params, same.params) == set()
     assert float(metrics["loss"]) == float(same_metrics["loss"])
     assert moved(state.params, other.params) == {
-        path for path in flatten(state.params) if is_live(path)
+        path for path in flatten(state.params) if trains(path)
     }
 
 
@@ -218,7 +218,7 @@ def test_evaluation_is_the_centre_crop_by_running_averages():
 
 
 def run_two_steps():
-    """Losses, and what the state holds, after two steps with the statistics of the global batch."""
+    """The losses of two steps with the global batch's statistics, and the variables after them."""
     optimizer, step = make_step(ALL, "batch")
     state, losses = new_state(optimizer), []
     for seed in range(2):
@@ -247,11 +247,11 @@ np.savez({str(tmp_path / "eight.npz")!r}, losses=losses, **arrays)
 
 @pytest.mark.parametrize(("side", "cells"), [(7, ((0, 4), (3, 7))), (14, ((0, 7), (7, 14)))])
 def test_cells_of_a_grid_are_those_of_adaptive_pooling(side, cells):
-    """Rows of the grid first, then columns; an odd side's middle row is in both."""
+    """Rows of the grid first, then columns; both halves of an odd side have its middle row."""
     maps = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
-    found = np.asarray(steps._grid_means(jnp.array(maps), 2))
-    assert found.shape == (2, 2, 2, 3)
+    means = np.asarray(steps._grid_means(jnp.array(maps), 2))
+    assert means.shape == (2, 2, 2, 3)
     for row, (top, bottom) in enumerate(cells):
         for column, (left, right) in enumerate(cells):
             expected = maps[:, top:bottom, left:right].mean(axis=(1, 2))
-            np.testing.assert_allclose(found[:, row, column], expected, atol=1e-6)
+            np.testing.assert_allclose(means[:, row, column], expected, atol=1e-6)

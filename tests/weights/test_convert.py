@@ -86,13 +86,16 @@ def test_batch_counters_are_ignored():
 def test_unknown_tensors_are_named_with_the_file():
     extra = {"layer1.0.gate.weight": np.zeros(3, np.float32), "bn1.gamma": np.zeros(8, np.float32)}
     message = refusal(canonical, state_dict() | extra)
-    assert message == f"{PATH}: not a ResNet's tensors: bn1.gamma, layer1.0.gate.weight"
+    assert message == (
+        f"{PATH}: not a ResNet's tensors: bn1.gamma, layer1.0.gate.weight; the other 102 are. Save "
+        "the network without them"
+    )
 
 
 def test_a_long_list_of_tensors_is_cut():
     extra = {f"extra.{i}": np.zeros(1, np.float32) for i in range(9)}
     message = refusal(canonical, state_dict() | extra)
-    assert message.endswith("extra.0, extra.1, extra.2, extra.3, extra.4, extra.5 and 3 more")
+    assert "extra.0, extra.1, extra.2, extra.3, extra.4, extra.5 and 3 more; the other" in message
 
 
 def test_missing_tensors_are_named():
@@ -139,7 +142,7 @@ def test_a_head_is_replaced_only_where_one_is_given():
 
 def test_names_in_messages_are_printable():
     message = refusal(canonical, state_dict() | {"\x1b[31m\nbn": np.zeros(3, np.float32)})
-    assert message.endswith("not a ResNet's tensors:  [31m bn")
+    assert "not a ResNet's tensors: \\x1b[31m bn; " in message
 
 
 @pytest.mark.parametrize("num_classes", [10, 20, 1000, 21841])
@@ -239,7 +242,10 @@ def test_keras_v2_and_a_misshapen_bias_are_named():
 
 # What other modules put before the names
 
-WRAPPERS = ["module.", "model.", "backbone.", "encoder.", "module.model.", "model.backbone."]
+WRAPPERS = [
+    *("module.", "model.", "backbone.", "encoder.", "module.model.", "model.backbone."),
+    *("_orig_mod.", "_orig_mod.module.", "model._orig_mod.", "net.", "student.", "0."),
+]
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
@@ -258,18 +264,66 @@ def test_a_prefix_of_all_names_is_stripped(wrapper, head):
     assert_same(found, expected)
 
 
-def test_other_prefixes_are_not_stripped():
-    for prefix in ("student.", "models.", "layer1."):
-        message = refusal(canonical, {prefix + key: t for key, t in state_dict().items()})
-        assert f"not a ResNet's tensors: {prefix}bn1.bias, " in message
+def test_what_pytorch_puts_between_names_is_no_part_of_them():
+    tensors = state_dict()
+    compiled = {
+        re.sub(r"^layer(\d)\.", r"layer\1._orig_mod._checkpoint_wrapped_module.", key): tensor
+        for key, tensor in tensors.items()
+    }
+    assert "layer1._orig_mod._checkpoint_wrapped_module.0.conv1.weight" in compiled
+    assert_same(canonical(compiled)[0], canonical(tensors)[0])
+
+
+@pytest.mark.parametrize("wrapper", ["", "backbone.", "module.model.", "_orig_mod."])
+@pytest.mark.parametrize(
+    "extra",
+    ["criterion.pos_weight", "classifier.weight", "projection_head.0.bias", "aux.bn1.weight"],
+)
+def test_a_few_foreign_tensors_leave_the_others_known(wrapper, extra):
+    tensors = {wrapper + key: t for key, t in state_dict().items() if not key.startswith("fc.")}
+    message = refusal(canonical, tensors | {extra: np.zeros(3, np.float32)})
+    assert message == (
+        f"{PATH}: not a ResNet's tensors: {extra}; the other 100 are. Save the network without them"
+    )
+
+
+def test_a_prefix_of_some_names_only_is_refused():
     mixed = {
         "module." + key if key.startswith("layer") else key: t for key, t in state_dict().items()
     }
-    assert "tensors: module.layer1.0.bn1.bias, " in refusal(canonical, mixed)
+    message = refusal(canonical, mixed)
+    assert "tensors: bn1.bias, bn1.running_mean, bn1.running_var, bn1.weight, conv1.w" in message
     two_heads = {"model." + key: t for key, t in state_dict().items()}
     two_heads["fc.bias"] = two_heads["model.fc.bias"]
     message = refusal(canonical, two_heads)
     assert message == f"{PATH}: two tensors for params/fc/bias, the second is fc.bias"
+
+
+def test_two_networks_side_by_side_are_named():
+    both = {
+        f"module.encoder_{which}.{key}": t for key, t in state_dict().items() for which in "qk"
+    } | {"module.queue": np.zeros((3, 4), np.float32)}
+    assert refusal(canonical, both) == (
+        f"{PATH}: holds 2 networks, under 'module.encoder_k.' and 'module.encoder_q.'; save the "
+        "one you want"
+    )
+
+
+def test_numbers_beyond_float32_are_infinite():
+    tensors = state_dict()
+    tensors["conv1.weight"] = tensors["conv1.weight"].astype(np.float64) * 1e300
+    found, architecture = canonical(tensors)
+    message = refusal(convert.check_finite, found, architecture.epsilon, PATH)
+    assert message.startswith(f"{PATH}: params/conv1/kernel holds NaN or infinity")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.5])
+def test_what_makes_every_output_nan_is_named(value):
+    found, architecture = canonical(state_dict())
+    convert.check_finite(found, architecture.epsilon, PATH)
+    found["batch_stats/layer3_0/bn2/var"][3] = value
+    message = refusal(convert.check_finite, found, architecture.epsilon, PATH)
+    assert message.startswith(f"{PATH}: batch_stats/layer3_0/bn2/var holds ")
 
 
 # Hugging Face

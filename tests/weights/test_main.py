@@ -106,7 +106,7 @@ def test_fetch_says_where_and_pins_the_hash(a_source, tiny, monkeypatch, capsys)
         SystemExit, match=r"is not the expected file: .* the first one had"
     ) as caught:
         run(monkeypatch, "fetch", "served")
-    assert "\n" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
     with pytest.raises(SystemExit, match="nothing is no source"):
         run(monkeypatch, "fetch", "nothing")
 

@@ -1,26 +1,51 @@
 """The lab's generator: batches of one subset for Python code that follows the lab sheet."""
 
+import functools
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+from absl import logging
 
 from vtl.data import images, voc
 from vtl.errors import UserError
 from vtl.preprocessing import LAB, Preprocessing, normalise
 
 
+class HasPreprocessing(Protocol):
+    """Weights, as `vtl.weights.sources.load` gives them."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What their photos must be."""
+
+
 class PascalVOCDataGenerator:
     """The lab's generator of one subset: its attributes, and batches for the network.
 
-    Unlike the lab's, it keeps the order of the split file unless you ask it to shuffle, so that row
-    i belongs to `images_ids_in_subset[i]`.
+    Photos are prepared for `weights`, or by `preprocessing`. Without either they are prepared as
+    the lab's weights want it, Keras' ResNet-50, and a line says so.
+
+    Unlike the lab's it keeps the order of the split file, so that row i belongs to
+    `images_ids_in_subset[i]`, unless shuffling is asked for.
     """
 
-    def __init__(self, subset: str, data_dir: str | Path, preprocessing: Preprocessing = LAB):
+    def __init__(
+        self,
+        subset: str,
+        data_dir: str | Path,
+        preprocessing: Preprocessing | None = None,
+        *,
+        weights: HasPreprocessing | None = None,
+    ):
+        if preprocessing and weights:
+            raise UserError("weights and preprocessing both say how to prepare photos: give one")
         self._split = voc.read_split(data_dir, subset)
-        self._preprocessing = preprocessing
+        if weights:
+            preprocessing = weights.preprocessing
+        self._preprocessing = preprocessing or _labs_own()
         self.images_ids_in_subset = list(self._split.ids)
         self.id_to_label = dict(zip(self._split.ids, self._split.labels, strict=True))
         self.nb_classes = len(self._split.classes)
@@ -60,3 +85,14 @@ class PascalVOCDataGenerator:
                 ]
                 X = np.asarray(normalise(np.stack(photos), preprocessing))
                 yield X, self._split.labels[rows].astype(np.float32)
+
+
+@functools.cache
+def _labs_own() -> Preprocessing:
+    """What the lab's own call means; the line that says so comes once."""
+    logging.warning(
+        "photos are prepared for Keras' ResNet-50: BGR less the mean, squashed to %d pixels. With "
+        "other weights say PascalVOCDataGenerator(subset, data_dir, weights=weights)",
+        LAB.crop_size,
+    )
+    return LAB

@@ -1,4 +1,4 @@
-"""Networks in Flax Linen: modules and nothing else, no I/O and no weights."""
+"""Networks in Flax Linen: modules only, no I/O and no weights."""
 
 HEAD = "fc"
-"""The name of every network's last layer, a dense one over the classes, in its `params`."""
+"""The key in `params` of every network's last layer, the dense one over the classes."""

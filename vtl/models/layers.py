@@ -35,7 +35,7 @@ class Conv(nn.Module):
         return self.convolve(x, kernel, multiplier)
 
     def convolve(self, x: jax.Array, kernel: jax.Array, multiplier: jax.Array | float) -> jax.Array:
-        """The output by `kernel`; what a subclass may do in another way."""
+        """Convolve x with `kernel`; a subclass may do it another way."""
         return ops.convolve(x, (kernel * multiplier).astype(self.dtype), self.stride)
 
 
@@ -58,16 +58,16 @@ class BatchNorm(nn.Module):
         self.var = self.variable("batch_stats", "var", jnp.ones, shape)
 
     def affine(self) -> tuple[jax.Array, jax.Array]:
-        """The scale and shift [features] that running averages amount to."""
+        """The scale and shift [features] that normalise by the running averages."""
         multiplier = self.scale * lax.rsqrt(self.var.value + self.epsilon)
         return multiplier, self.bias - self.mean.value * multiplier
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalise x [..., features] by its own statistics and move the running ones."""
+        """Normalise x [..., features] by its own statistics and update the running ones."""
         x32, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
         count = math.prod(x.shape[:-1])
-        # One pass over x. Shifted by the first image's mean, the difference of squares keeps its
-        # digits however far the running mean is.
+        # One pass over x. The shift by the first image's mean keeps the difference of squares
+        # precise, however far the mean is from 0.
         shift = lax.stop_gradient(jnp.mean(x32[:1], axes))
         centred = x32 - shift
         offset = jnp.mean(centred, axes)
@@ -84,10 +84,10 @@ class BatchNorm(nn.Module):
 def conv_norm(
     x: jax.Array, conv: Conv, norm: BatchNorm, norms_by_batch: Container[str]
 ) -> jax.Array:
-    """Convolution then BatchNorm: by the batch where `norms_by_batch` names it, else folded."""
+    """Convolution, then BatchNorm: by the batch if `norms_by_batch` names it, else folded."""
     if "/".join(norm.path) in norms_by_batch:
         return norm(conv(x))
-    # Folded into the kernel, running averages cost no pass over the activations, and the gradient
-    # of scale comes from the kernel's.
+    # Folding the running averages into the kernel saves a pass over the activations. The gradient
+    # of scale then comes from the kernel's.
     multiplier, shift = norm.affine()
     return conv(x, multiplier) + shift.astype(x.dtype)

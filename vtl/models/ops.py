@@ -1,7 +1,7 @@
 """The operations that a network spends its time in: convolution, ReLU and max-pool.
 
-Each gives what `jax.lax` gives, and is quicker on some platform; which way is quicker where was
-measured (docs/performance.md).
+Each gives the same result as `jax.lax` and is faster on some platform; docs/performance.md has the
+measurements.
 """
 
 import functools
@@ -16,20 +16,20 @@ from jax import lax
 def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """x [B, H, W, C], kernel [K, K, C, F] -> [B, ceil(H / stride), ceil(W / stride), F].
 
-    Padded by K // 2. Output and gradients are XLA's own where nothing quicker is known.
+    Padded by K // 2. The output and gradients are XLA's own where nothing faster is known.
     """
-    return lax.platform_dependent(x, kernel, **_quickest(kernel, stride))
+    return lax.platform_dependent(x, kernel, **_fastest(kernel, stride))
 
 
 Convolution = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def _quickest(kernel: jax.Array, stride: int) -> dict[str, Convolution]:
-    """How to convolve by platform; `default` is XLA's own way."""
+def _fastest(kernel: jax.Array, stride: int) -> dict[str, Convolution]:
+    """The fastest way to convolve on each platform; `default` is XLA's own."""
     ways: dict[str, Convolution] = {"default": functools.partial(_convolve, stride=stride)}
     if kernel.shape[0] == 1:
-        # XLA's CPU backend takes two to four times as long for the convolution. On a GPU it is
-        # cuDNN's, which adds the shortcut and takes the ReLU in the same pass.
+        # XLA's CPU backend takes two to four times as long for the convolution. On a GPU, cuDNN's
+        # convolution also adds the shortcut and applies the ReLU in the same pass.
         ways["cpu"] = functools.partial(convolve_points, stride=stride)
     elif stride == 2 and kernel.shape[2] < 8:
         ways["cuda"] = convolve_blocks
@@ -46,19 +46,23 @@ def _convolve_backward(
     stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    size, ways = kernel.shape[0], _quickest(kernel, stride)
+    size, ways = kernel.shape[0], _fastest(kernel, stride)
     if (size, stride) == (1, 1):
-        # Of 1x1 a GPU's gradients are quicker as products. Not where points are left out: XLA's
-        # GPU compiler ends the process on such a product (openxla/xla#47381).
+        # On a GPU, too, the gradients of a 1x1 are faster as products. Not with a larger stride:
+        # XLA's GPU compiler ends the process on such a product (openxla/xla#47381).
         ways = {"default": functools.partial(convolve_points, stride=stride)}
 
-    of_inputs = {p: functools.partial(_input_gradient, way, x) for p, way in ways.items()}
-    of_kernels = {p: functools.partial(_kernel_gradient, way, kernel) for p, way in ways.items()}
+    input_gradients, kernel_gradients = {}, {}
+    for platform, way in ways.items():
+        input_gradients[platform] = functools.partial(_input_gradient, way, x)
+        kernel_gradients[platform] = functools.partial(_kernel_gradient, way, kernel)
     if size > 1:
-        of_kernels["cpu"] = functools.partial(kernel_gradient_by_products, size=size, stride=stride)
+        kernel_gradients["cpu"] = functools.partial(
+            kernel_gradient_by_products, size=size, stride=stride
+        )
     return (
-        lax.platform_dependent(kernel, gradient, **of_inputs),
-        lax.platform_dependent(x, gradient, **of_kernels),
+        lax.platform_dependent(kernel, gradient, **input_gradients),
+        lax.platform_dependent(x, gradient, **kernel_gradients),
     )
 
 
@@ -91,9 +95,10 @@ def _convolve(
 
 
 def convolve_points(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """`convolve` by a kernel of 1x1 as a product, in which a point is a row.
+    """`convolve` with a 1x1 kernel, as a matrix product with one row per point.
 
-    On a CPU the kernel's gradient takes XLA three times as long where rows aren't one axis.
+    All points share one axis: otherwise the kernel's gradient takes XLA three times as long on a
+    CPU.
     """
     x = x[:, ::stride, ::stride]
     rows = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
@@ -103,12 +108,13 @@ def convolve_points(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 def convolve_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`convolve` of stride 2 as one of stride 1 over blocks of 2x2 pixels (space to depth).
 
-    A block has four times the channels: cuDNN takes eight at a time and more, filling up the three
-    of a photo with zeros.
+    A block has four times the channels. cuDNN takes at least eight at a time, and pads a photo's
+    three with zeros.
     """
     batch, height, width, channels = x.shape
     size, features = kernel.shape[0], kernel.shape[-1]
-    # The kernel's first row is the second of a block where it reaches out an odd number of rows.
+    # If the kernel starts an odd number of rows before its centre, its first row is the second of a
+    # block.
     before = size // 2 % 2
     taps = (before + size + 1) // 2
     after = 2 * taps - size - before
@@ -117,37 +123,38 @@ def convolve_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
     rows, columns = x.shape[1] // 2, x.shape[2] // 2
     x = x.reshape(batch, rows, 2, columns, 2, channels).swapaxes(2, 3)
     kernel = kernel.reshape(taps, 2, taps, 2, channels, features).swapaxes(1, 2)
-    out = (size // 2 + before) // 2
+    blocks_before = (size // 2 + before) // 2
     return _convolve(
         x.reshape(batch, rows, columns, -1),
         kernel.reshape(taps, taps, -1, features),
         stride=1,
-        padding=(out, taps - 1 - out),
+        padding=(blocks_before, taps - 1 - blocks_before),
     )
 
 
 def kernel_gradient_by_products(
     x: jax.Array, gradient: jax.Array, *, size: int, stride: int
 ) -> jax.Array:
-    """The gradient [size, size, C, F] of `convolve`'s kernel from that of its output [B, h, w, F].
+    """The gradient [size, size, C, F] of `convolve`'s kernel from its output's [B, h, w, F].
 
-    XLA's CPU backend takes it for a convolution with a kernel as large as the image, slower than
-    products and, in jaxlib 0.10.2, on one core where channels are few. Here it is `size` products:
-    all rows that a column of the kernel meets, side by side, by the gradient moved to that column.
+    XLA's CPU backend computes a convolution with a kernel as large as the image. That is slower
+    than products and, in jaxlib 0.10.2, uses one core if there are few channels. This computes
+    `size` products, one per column of the kernel: the inputs that the column meets, of all the
+    kernel's rows side by side, times the gradient shifted to that column.
     """
     pad, zero = size // 2, jnp.zeros((), x.dtype)
     height, width = (stride * n for n in gradient.shape[1:3])
     below, beyond = height - x.shape[1] + pad, width - x.shape[2]
     x = lax.pad(x, zero, [(0, 0, 0), (pad, below, 0), (0, beyond, 0), (0, 0, 0)])
-    met = [x[:, i : i + height - stride + 1 : stride] for i in range(size)]
-    rows = jnp.concatenate(met, axis=-1)  # [B, h, width, size * C]
+    met_by_row = [x[:, i : i + height - stride + 1 : stride] for i in range(size)]
+    rows = jnp.concatenate(met_by_row, axis=-1)  # [B, h, width, size * C]
     columns = []
     for j in range(size):
         shift, phase = divmod(j - pad, stride)
-        moved = lax.pad(gradient, zero, [(0, 0, 0), (0, 0, 0), (shift, -shift, 0), (0, 0, 0)])
-        seen = rows[:, :, phase::stride].reshape(-1, rows.shape[-1])
-        # The narrower factor first: on a CPU so many rows are multiplied faster.
-        columns.append(moved.reshape(-1, moved.shape[-1]).T @ seen)
+        shifted = lax.pad(gradient, zero, [(0, 0, 0), (0, 0, 0), (shift, -shift, 0), (0, 0, 0)])
+        inputs = rows[:, :, phase::stride].reshape(-1, rows.shape[-1])
+        # The narrower factor comes first: a CPU multiplies so many rows faster that way.
+        columns.append(shifted.reshape(-1, shifted.shape[-1]).T @ inputs)
     # [column, F, row, C]
     gradients = jnp.stack(columns).reshape(size, gradient.shape[-1], size, x.shape[-1])
     return gradients.transpose(2, 0, 3, 1)
@@ -155,11 +162,11 @@ def kernel_gradient_by_products(
 
 @jax.custom_jvp
 def relu(x: jax.Array) -> jax.Array:
-    """max(x, 0), with a gradient that asks for nothing but its output; at 0 it is 0, as in torch.
+    """max(x, 0), with a gradient that needs only the output; the gradient at 0 is 0, as in torch.
 
-    On a CPU, XLA computes a maximum with 0 anew wherever it is read, and so keeps the input for the
-    backward pass beside the output that the next convolution needs; a select it computes once. On a
-    GPU a maximum becomes a part of the convolution before it.
+    On a CPU, XLA recomputes a maximum with 0 wherever it is read. It then keeps the input for the
+    backward pass, beside the output that the next convolution needs. It computes a select once. On
+    a GPU, a maximum becomes part of the convolution before it.
     """
     return lax.platform_dependent(
         x, cpu=lambda x: jnp.where(x < 0, 0, x), default=lambda x: jnp.maximum(x, 0)
@@ -175,9 +182,9 @@ def _relu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[ja
 def max_pool(x: jax.Array) -> jax.Array:
     """3x3 max-pool of stride 2 and padding 1: [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), C].
 
-    Of rows first and then of columns, as the larger of an even one and its two neighbours: on a CPU
-    more than three times as fast, with its gradient, as the maximum of nine strided slices, and
-    that was five times as fast as a reduce-window.
+    Pools the rows first, then the columns: each result is the largest of an even row and its two
+    neighbours. On a CPU, with its gradient, this is more than three times as fast as the maximum of
+    nine strided slices, which is five times as fast as a reduce-window.
     """
     lowest = jnp.array(-jnp.inf, x.dtype)
     for axis in (1, 2):
@@ -185,12 +192,12 @@ def max_pool(x: jax.Array) -> jax.Array:
         x = lax.pad(x, lowest, [(0, size % 2 if a == axis else 0, 0) for a in range(4)])
         pairs = x.reshape(*before, (size + 1) // 2, 2, *x.shape[axis + 1 :])
         even, odd = (jnp.squeeze(part, axis + 1) for part in jnp.split(pairs, 2, axis + 1))
-        # The odd row before each even one: one further down, the last is dropped.
-        last = lax.pad(odd, lowest, [(1, -1, 0) if a == axis else (0, 0, 0) for a in range(4)])
-        x = functools.reduce(_larger, (last, even, odd))
+        # The odd row before each even one.
+        previous = lax.pad(odd, lowest, [(1, -1, 0) if a == axis else (0, 0, 0) for a in range(4)])
+        x = functools.reduce(_larger, (previous, even, odd))
     return x
 
 
 def _larger(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The maximum; of equals the gradient goes to the first, as in torch."""
+    """The maximum; if both are equal the gradient goes to `a`, as in torch."""
     return jnp.where(a >= b, a, b)

@@ -1,10 +1,10 @@
 """ResNet in Flax Linen: v1.5 (torchvision, timm) and v1 (Keras), 18 to 152 layers.
 
-Module paths are torchvision's with `.` inside a name written `_`: `layer1.0.downsample.0` is
+Module paths are torchvision's, with `_` for the dots inside a name: `layer1.0.downsample.0` is
 `layer1_0/downsample_0`. Arrays are NHWC. No I/O and no weights live here.
 
-Source: He et al. 2016, "Deep Residual Learning for Image Recognition", table 1; the stride of v1.5
-is that of torchvision/models/resnet.py.
+Source: He et al. 2016, "Deep Residual Learning for Image Recognition", table 1; v1.5 has its stride
+where torchvision/models/resnet.py has it.
 """
 
 from collections.abc import Callable, Container
@@ -21,7 +21,7 @@ from vtl.models.ops import max_pool, relu
 
 
 class Depth(NamedTuple):
-    """One row of the family: whether a block is a bottleneck, and the blocks of each stage."""
+    """One depth of the family: whether its blocks are bottlenecks, and how many a stage has."""
 
     bottleneck: bool
     blocks: tuple[int, int, int, int]
@@ -58,16 +58,16 @@ class Block(nn.Module):
         first = self.stride if self.variant == "v1" else 1
         out = self.features * (4 if self.bottleneck else 1)
         if self.bottleneck:
-            convs = [(self.features, 1, first), (self.features, 3, self.stride // first)]
-            convs.append((out, 1, 1))
+            second = self.stride // first
+            convs = [(self.features, 1, first), (self.features, 3, second), (out, 1, 1)]
         else:
             convs = [(self.features, 3, self.stride), (out, 3, 1)]
 
         y = x
         for i, (features, kernel_size, stride) in enumerate(convs, start=1):
             conv = self.conv(features, kernel_size, stride, self.dtype, name=f"conv{i}")
-            # The last scale starts at zero, and so a block as the identity (Goyal et al. 2017,
-            # "Accurate, Large Minibatch SGD", section 5.1).
+            # The last scale starts at zero, so that a block starts as the identity (Goyal et al.
+            # 2017, "Accurate, Large Minibatch SGD", section 5.1).
             init = nn.initializers.zeros if i == len(convs) else nn.initializers.ones
             norm = BatchNorm(features, self.epsilon, scale_init=init, name=f"bn{i}")
             y = conv_norm(y, conv, norm, norms_by_batch)
@@ -81,11 +81,11 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A residual network of any row of `DEPTHS`.
+    """A residual network of any depth in `DEPTHS`.
 
-    `width` multiplies every stage's channels; `dtype` is that of the activations, while parameters,
+    `width` multiplies every stage's channels. `dtype` is that of the activations; parameters,
     BatchNorm statistics and logits are float32. `conv` makes the convolutions: `layers.Conv`, or
-    another module with its arguments and parameters.
+    another module with the same arguments and parameters.
     """
 
     num_classes: int
@@ -102,31 +102,34 @@ class ResNet(nn.Module):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Normalised images [B, H, W, 3] -> logits [B, num_classes] float32, outputs by name.
 
-        The outputs are those of the `stem`, of each block, `layer1_0` and so on, and of each stage,
-        `layer1` to `layer4`, all [B, h, w, C] in `dtype`; and `features` [B, C], float32, which the
-        head sees. jit drops what isn't used. `norms_by_batch` holds the paths of the BatchNorms
-        that normalise by the batch and move their running statistics; every other one uses its
-        running averages. Empty for evaluation.
+        `norms_by_batch` holds the paths of the BatchNorms that normalise by the batch and update
+        their running statistics; all others use their running averages. Empty for evaluation.
+
+        The outputs are those of the `stem`, of each block (`layer1_0`, ...) and of each stage
+        (`layer1` to `layer4`), all [B, h, w, C] in `dtype`, and the head's input, `features` [B, C]
+        float32. jit drops what isn't used.
         """
-        row = DEPTHS[self.depth]
+        bottleneck, blocks = DEPTHS[self.depth]
         stem = round(64 * self.width)
         conv = self.conv(stem, 7, 2, self.dtype, name="conv1")
         norm = BatchNorm(stem, self.epsilon, name="bn1")
         x = max_pool(relu(conv_norm(images.astype(self.dtype), conv, norm, norms_by_batch)))
         outputs = {"stem": x}
-        for stage, (name, num_blocks) in enumerate(zip(STAGES, row.blocks, strict=True)):
+        for stage, (name, num_blocks) in enumerate(zip(STAGES, blocks, strict=True)):
             for i in range(num_blocks):
                 block = Block(
                     features=stem * 2**stage,
                     stride=2 if stage > 0 and i == 0 else 1,
-                    bottleneck=row.bottleneck,
+                    bottleneck=bottleneck,
                     variant=self.variant,
                     epsilon=self.epsilon,
                     dtype=self.dtype,
                     conv=self.conv,
                     name=f"{name}_{i}",
                 )
-                outputs[f"{name}_{i}"] = x = block(x, norms_by_batch)
+                x = block(x, norms_by_batch)
+                outputs[f"{name}_{i}"] = x
             outputs[name] = x
-        outputs["features"] = features = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        features = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        outputs["features"] = features
         return nn.Dense(self.num_classes, name=HEAD)(features), outputs

@@ -147,6 +147,8 @@ def _check_options(config: ConfigDict) -> None:
     check_choice("data.difficult", config.data.difficult, ("ignore", "negative"))
     check_choice("head", config.head, network.HEADS)
     check_least(config, {"seed": 0, "num_epochs": 0, "log_every_steps": 1, "gallery_photos": 0})
+    if config.head_from and config.head == "keep":
+        raise UserError("head=keep and head_from name two heads: choose one")
     if not config.weights and (config.head in ("probe", "keep") or config.head_from):
         raise UserError(
             "without weights there are no features for head=probe, head=keep or head_from: choose "
@@ -162,9 +164,11 @@ def _label_mask(split: Split, difficult: str) -> np.ndarray:
 def _given_head(
     config: ConfigDict, net: network.Network, classes: tuple[str, ...]
 ) -> dict[str, np.ndarray] | None:
-    """The params of the probe's head that `head_from` names, None where it names none."""
-    if not config.head_from or net.weights is None:
+    """The params of the head that `head_from` or head=keep names, its columns by `classes`."""
+    if net.weights is None:
         return None
+    if not config.head_from:
+        return heads.keep(net.weights, classes) if config.head == "keep" else None
     return heads.load(
         config.head_from,
         classes=classes,

@@ -1,4 +1,4 @@
-"""Augmentation on the device: a function of a key, nothing else."""
+"""Augmentation on the device: a pure function of a key and the images."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ KINDS = ("none", "flip", "crop_flip")
 
 
 def centre_crop(images: jax.Array, size: int) -> jax.Array:
-    """The central size x size of images [B, H, W, 3], which are no smaller."""
+    """The central size x size of images [B, H, W, 3], H and W at least `size`."""
     top, left = (round((side - size) / 2) for side in images.shape[1:3])
     return images[:, top : top + size, left : left + size]
 

@@ -1,7 +1,7 @@
 """Checkpoints: the only module that knows orbax.
 
-orbax restores a file with a flipped byte without a word, so each checkpoint carries the sha256 of
-its files, and one that does not match is passed over for the one before.
+orbax restores a file with a flipped byte without complaint. So each checkpoint carries the sha256
+of its files, and a run resumes from the newest one whose files match.
 """
 
 import errno
@@ -26,9 +26,9 @@ _OVERHEAD_BYTES = 1 << 20
 
 
 class Checkpoints:
-    """The latest two states of a run and, where `best_by` names a score, the best by it.
+    """The latest two states of a run, and the best by the score `best_by` if it names one.
 
-    Damaged ones are removed when the directory is opened, saying so.
+    Opening the directory removes damaged checkpoints, with a warning.
     """
 
     def __init__(self, directory: Path, *, best_by: str | None):
@@ -40,7 +40,7 @@ class Checkpoints:
             policies.append(checkpoint_managers.BestN(get_metric_fn=score, n=1))
         self._best_by = best_by
         self._directory = directory.absolute()
-        _remove_damaged(self._directory)  # before orbax reads what would make it fail
+        _remove_damaged(self._directory)  # first, because orbax fails on some of them
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
@@ -52,22 +52,32 @@ class Checkpoints:
         self._failure: Exception | None = None
 
     def save(self, state: TrainState, scores: dict[str, float] | None = None) -> None:
-        """Start writing `state` in the background; a save still under way is waited for first."""
+        """Wait for the last save, then start writing `state` in the background.
+
+        Raises:
+            OSError: the disk is full.
+        """
         self.wait()
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        # Asked beforehand, since orbax's threads print pages of tracebacks on a full disk.
+        # Checked here, because orbax's threads print pages of tracebacks on a full disk.
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _OVERHEAD_BYTES
         if shutil.disk_usage(self._directory).free < needed:
             raise OSError(errno.ENOSPC, "No space left on device", str(self._directory))
-        scored = {"score": (scores or {}).get(self._best_by, _UNSCORED)} if self._best_by else None
-        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=scored)
+        metrics = None
+        if self._best_by:
+            metrics = {"score": (scores or {}).get(self._best_by, _UNSCORED)}
+        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
         self._sealing = threading.Thread(target=self._seal, args=(step,))
         self._sealing.start()
 
     def wait(self) -> None:
-        """Return once the last save is whole and sealed on disk."""
+        """Return once the last save is complete and sealed on disk.
+
+        Raises:
+            OSError: the disk is full.
+        """
         if self._sealing:
             self._sealing.join()
             self._sealing = None
@@ -78,16 +88,16 @@ class Checkpoints:
             raise failure
 
     def latest(self) -> int | None:
-        """The newest step, None where there is none."""
+        """The newest step, or None."""
         return self._manager.latest_step()
 
     def best(self) -> int | None:
-        """The undamaged step with the highest `best_by`, None where none has it."""
+        """The undamaged step with the highest `best_by`, or None if none has that score."""
         if not self._best_by:
             return None
-        whole = [step for step in self._manager.all_steps() if not _damage(self._path(step))]
-        scores = {step: self._manager.metrics(step)["score"] for step in whole}
-        best = max(whole, key=lambda step: scores[step], default=None)
+        undamaged = [step for step in self._manager.all_steps() if not _damage(self._path(step))]
+        scores = {step: self._manager.metrics(step)["score"] for step in undamaged}
+        best = max(undamaged, key=lambda step: scores[step], default=None)
         return None if best is None or scores[best] == _UNSCORED else best
 
     def restore(self, step: int, like: TrainState, sharding: NamedSharding) -> TrainState:
@@ -98,7 +108,7 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
 
     def close(self) -> None:
-        """Finish what is being written."""
+        """Finish the save under way and release the directory."""
         self.wait()
         self._manager.close()
 
@@ -110,15 +120,12 @@ class Checkpoints:
             self._manager.wait_until_finished()
             directory = self._path(step)
             write_json(directory / _MANIFEST, _hashes(directory))
-        except Exception as error:  # for the thread that waits
+        except Exception as error:  # wait() raises it in the main thread
             self._failure = error
 
 
 def _is_not_orbax(record: python_logging.LogRecord) -> bool:
-    """orbax logs dozens of lines a save through absl: also that a save took seconds, and errors.
-
-    What fails it raises as well.
-    """
+    """Keep out orbax's dozens of log lines per save; it raises its errors as well."""
     return "orbax" not in record.pathname
 
 
@@ -135,13 +142,13 @@ def _remove_damaged(directory: Path) -> None:
     for checkpoint in steps:
         if damage := _damage(checkpoint):
             logging.warning(
-                "checkpoint %s is damaged (%s): passed over and removed", checkpoint.name, damage
+                "checkpoint %s is damaged (%s) and was removed", checkpoint.name, damage
             )
             shutil.rmtree(checkpoint)
 
 
 def _damage(directory: Path) -> str | None:
-    """What is wrong with a checkpoint, None where every file is as it was written."""
+    """What is wrong with a checkpoint; None if every file is as it was written."""
     manifest = directory / _MANIFEST
     if not manifest.exists():
         return "never finished"
@@ -149,10 +156,10 @@ def _damage(directory: Path) -> str | None:
         expected: dict[str, str] = dict(json.loads(manifest.read_text()))
     except (ValueError, TypeError):
         return f"{_MANIFEST} is unreadable"
-    found = _hashes(directory)
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
+    actual = _hashes(directory)
+    for name in sorted(expected.keys() | actual.keys()):
+        if name not in actual:
             return f"{name} is missing"
-        if expected.get(name) != found[name]:
+        if expected.get(name) != actual[name]:
             return f"{name} has changed"
     return None

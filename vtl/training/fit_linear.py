@@ -1,4 +1,4 @@
-"""Linear heads on features that are in memory whole: logistic regression and SGD."""
+"""Linear heads on features that fit in memory: logistic regression and SGD."""
 
 import functools
 from typing import Any, NamedTuple
@@ -12,11 +12,11 @@ from vtl.data import batches
 from vtl.training import losses
 
 _UNROLL = 4
-"""Steps of SGD in one turn of the loop, whose own cost shows beside so small a step."""
+"""Steps of SGD per iteration of the loop: a step is so small that the loop's own cost shows."""
 
 
 class Linear(NamedTuple):
-    """A linear head: kernel [D, C], bias [C]; a leading axis where there are several."""
+    """A linear head: kernel [D, C], bias [C]; several heads have a leading axis."""
 
     kernel: jax.Array
     bias: jax.Array
@@ -32,24 +32,23 @@ def logistic_regression(
     max_iterations: int = 1000,
     tolerance: float = 3e-4,
 ) -> Linear:
-    """One L2-regularised logistic regression a class, by L-BFGS.
+    """One L2-regularised logistic regression per class, by L-BFGS.
 
     features [N, D]; labels, label_mask [N, C] in {0, 1}; l2 a number or [C]. Minimises the mean
     cross-entropy over the labels that the mask counts plus l2 / 2 times the squared norm of the
     weights; the bias is free. scikit-learn's `C` is 1 / (N l2). A class with no positive, or no
     negative, gets only a bias.
 
-    The fit stops where the objective is within a fraction of `tolerance` of its minimum, by the
-    bound |gradient|^2 / (2 curvature): the curvature of the weights is l2, that of the bias about
-    p (1 - p) at a share p of positives. The bound is several times too wide; the fit also stops
-    where float32 shows no more progress.
+    The fit stops when the objective is within a fraction `tolerance` of its minimum, by the bound
+    |gradient|^2 / (2 curvature), which is several times too wide. The curvature of the weights is
+    l2; that of the bias is about p (1 - p) if p is the share of positives. The fit also stops when
+    float32 shows no more progress.
     """
-    # The bias is free, so centring changes the path to the minimum (a shorter one) and not the
-    # minimum.
+    # The bias is free, so centring shortens the path to the minimum and does not move it.
     mean = jnp.mean(features.astype(jnp.float32), axis=0)
     features = features.astype(jnp.float32) - mean
     solver = optax.lbfgs()
-    # Whatever the run's precision: TF32 rounds by up to 5e-4, which is more than the tolerance.
+    # Highest, whatever the run's precision: TF32 rounds by up to 5e-4, more than the tolerance.
     product = functools.partial(jnp.matmul, precision="highest")
 
     def fit_class(labels: jax.Array, label_mask: jax.Array, l2: jax.Array) -> tuple[Any, ...]:
@@ -59,28 +58,29 @@ def logistic_regression(
             return loss + 0.5 * l2 * jnp.sum(head.kernel**2)
 
         value_and_grad = optax.value_and_grad_from_state(objective)
-        # Without a positive, or without a negative, there is no minimum: such a class stays where
-        # it starts, at its log-odds with half an image added to either.
+        # A class with no positive, or no negative, has no minimum. It stays where it starts: at its
+        # log-odds, with half an image added to each side.
         num_positives, num_counted = jnp.sum(labels * label_mask), jnp.sum(label_mask)
         has_minimum = (num_positives > 0) & (num_positives < num_counted)
-        positives = (num_positives + 0.5) / (num_counted + 1)
-        bias_curvature = positives * (1 - positives)
-        start = Linear(jnp.zeros(features.shape[1]), jax.scipy.special.logit(positives))
+        positive_share = (num_positives + 0.5) / (num_counted + 1)
+        bias_curvature = positive_share * (1 - positive_share)
+        start = Linear(jnp.zeros(features.shape[1]), jax.scipy.special.logit(positive_share))
 
         def is_unfinished(carry: tuple[Any, ...]) -> jax.Array:
-            _, _, iteration, gap, last, value = carry
-            is_moving = value < last * (1 - jnp.finfo(jnp.float32).eps)
+            _, _, iteration, gap, previous, value = carry
+            is_moving = value < previous * (1 - jnp.finfo(jnp.float32).eps)
             return (iteration < max_iterations) & (gap > tolerance) & is_moving
 
         def iterate(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-            head, state, iteration, _, _, last = carry
+            head, state, iteration, _, _, previous = carry
             value, grad = value_and_grad(head, state=state)
             updates, state = solver.update(
                 grad, state, head, value=value, grad=grad, value_fn=objective
             )
             bound = jnp.sum(grad.kernel**2) / l2 + grad.bias**2 / bias_curvature
             gap = bound / (2 * value)
-            return optax.apply_updates(head, updates), state, iteration + 1, gap, last, value
+            head = optax.apply_updates(head, updates)
+            return head, state, iteration + 1, gap, previous, value
 
         gap = jnp.where(has_minimum, jnp.inf, 0.0)
         carry = (start, solver.init(start), 0, gap, jnp.inf, jnp.finfo(jnp.float32).max)
@@ -105,11 +105,11 @@ def sgd(
     *,
     momentum: float = 0.0,
 ) -> tuple[Linear, jax.Array]:
-    """Several linear heads by SGD at once, all epochs in one program: heads, losses [G, T].
+    """Train G linear heads at once by SGD, all epochs in one program: heads, losses [G, T].
 
-    features [N, D]; labels, label_mask [N, C]; for each of the G heads the rows of its T batches,
-    orders [G, T, B], a `start`, a learning rate [G] and a weight decay [G]. The loss of a step is
-    the mean cross-entropy over the labels of its batch that the mask counts, before the update.
+    features [N, D]; labels, label_mask [N, C]. Each of the G heads has its own `start`, the rows of
+    its T batches in orders [G, T, B], a learning rate [G] and a weight decay [G]. A step's loss is
+    the mean cross-entropy over its batch's labels that the mask counts, before the update.
     """
     features = features.astype(jnp.float32)
     labels, label_mask = labels.astype(jnp.float32), label_mask.astype(jnp.float32)
@@ -134,7 +134,7 @@ def sgd(
             updates, state = optimizer.update(grads, state, head)
             return (optax.apply_updates(head, updates), state), loss
 
-        # The kernel is [C, D] meanwhile: XLA's CPU backend takes half the time for its gradient.
+        # The kernel is [C, D] here: XLA's CPU backend then takes half the time for its gradient.
         head = Linear(head.kernel.T, head.bias)
         carry = (head, optimizer.init(head))
         by_step: jax.Array
@@ -156,7 +156,7 @@ def dense(
 ) -> tuple[Linear, jax.Array]:
     """One Dense(C, sigmoid) as the lab trains it: the head and the loss of each step, [T].
 
-    features [N, D]; labels, label_mask [N, C]. Its start and its order are those of `seeded`.
+    features [N, D]; labels, label_mask [N, C]. `seeded` draws the start and the batches.
     """
     start, order = seeded(
         features.shape, labels.shape[1], num_epochs=num_epochs, batch_size=batch_size, seed=seed
@@ -177,9 +177,9 @@ def dense(
 def seeded(
     shape: tuple[int, ...], num_classes: int, *, num_epochs: float, batch_size: int, seed: int
 ) -> tuple[Linear, np.ndarray]:
-    """A head as Keras starts a Dense, and the rows [T, batch_size] of every batch.
+    """A head initialised as Keras does a Dense, and the rows [T, batch_size] of every batch.
 
-    For features of `shape` [N, D]. A pass over the rows is a new permutation.
+    `shape` [N, D] is that of the features. Each pass over the rows is a new permutation.
     """
     num_images, num_features = shape
     kernel = jax.nn.initializers.glorot_uniform()(jax.random.key(seed), (num_features, num_classes))

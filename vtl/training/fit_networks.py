@@ -1,4 +1,4 @@
-"""Several small networks at once, on images that are in memory whole: SGD in one program."""
+"""SGD of several small networks at once, in one program, on images that fit in memory."""
 
 import functools
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from flax import linen as nn
 from vtl.data import batches
 
 _SCORED_AT_ONCE = 500
-"""Images of one piece of a split that is scored: more take memory and no less time."""
+"""Images scored at a time: more would take more memory and no less time."""
 
 Params = Any
-"""A pytree of arrays, as Flax has it; a leading axis where there are several networks."""
+"""A Flax tree of arrays; several networks have a leading axis."""
 
 SATURATING = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
 """Activations whose units can saturate, and the range of their outputs."""
 
 DYING = ("relu",)
-"""Activations whose units can be zero for every image. A unit of any other has no such end."""
+"""Activations whose units can be zero for every image."""
 
 
 def is_saturated(activation: str, outputs: jax.Array) -> jax.Array:
@@ -36,13 +36,13 @@ def is_saturated(activation: str, outputs: jax.Array) -> jax.Array:
 
 
 class Score(NamedTuple):
-    """A network on one split, and which of its hidden units pass no gradient on.
+    """How a network does on one split, and how many of its hidden units pass no gradient on.
 
     Attributes:
         loss: mean cross-entropy in nats.
-        saturated: by layer of sigmoid or tanh, the share of outputs that are saturated.
-        dead: by layer of ReLU, the share of units, or channels of a convolution, that are zero for
-            every image of the split.
+        saturated: for each layer of sigmoid or tanh, the share of saturated outputs.
+        dead: for each layer of ReLU, the share of units (channels of a convolution) that are zero
+            for every image of the split.
     """
 
     loss: jax.Array
@@ -52,12 +52,12 @@ class Score(NamedTuple):
 
 
 class Curves(NamedTuple):
-    """What was measured of G networks at M moments: [G, M] each.
+    """Measurements of G networks at M moments: [G, M] each.
 
     Attributes:
-        train_loss: the mean over the steps since the moment before.
-        gradient_norms: by layer, the Euclidean norm of a step's gradient; a mean over those steps.
-        held_out: the scores on what is held out, at the moment.
+        train_loss: the mean over the steps since the previous moment.
+        gradient_norms: for each layer, the gradient's Euclidean norm, averaged over those steps.
+        held_out: the scores on the held-out images at that moment.
     """
 
     train_loss: jax.Array
@@ -74,12 +74,13 @@ def softmax_sgd(
     start: Params,
     learning_rates: jax.Array,
 ) -> tuple[Params, Curves]:
-    """Several networks by plain SGD at once, all epochs in one program: parameters, curves.
+    """Train G networks at once by plain SGD, all epochs in one program: parameters, curves.
 
-    `model` is of models.mlp or models.lenet; train and held_out are images [N, H, W] uint8 and
-    labels [N]. For each of the G networks the rows of its batches, orders [G, M, S, B] with S steps
-    between two measurements, a `start` and a learning rate [G]. A step descends the softmax
-    cross-entropy, averaged over its batch.
+    `model` returns logits and its hidden layers' outputs by name, and names their activations in
+    `hidden_activations`. train and held_out are images [N, H, W] uint8 and labels [N]. Each of the
+    G networks has its own `start`, a learning rate [G], and the rows of its batches in orders
+    [G, M, S, B], with S steps between two measurements. A step minimises the softmax cross-entropy,
+    averaged over its batch.
     """
     images, labels = train
 
@@ -105,7 +106,7 @@ def softmax_sgd(
 
 @functools.partial(jax.jit, static_argnames=("model",))
 def score(model: nn.Module, params: Params, images: jax.Array, labels: jax.Array) -> Score:
-    """G networks on images [N, H, W] uint8 and labels [N]: [G] each."""
+    """Score G networks on images [N, H, W] uint8 and labels [N]: [G] each."""
     return jax.vmap(lambda params: _score(model, params, images, labels))(params)
 
 
@@ -124,8 +125,8 @@ def _score(model: nn.Module, params: Params, images: jax.Array, labels: jax.Arra
         for name, outputs in hidden.items():
             activation = hidden_activations[name]
             if activation in SATURATING:
-                is_at_the_end = is_saturated(activation, outputs)
-                saturated[name] = jnp.mean(is_at_the_end, axis=range(1, outputs.ndim))
+                by_output = is_saturated(activation, outputs)
+                saturated[name] = jnp.mean(by_output, axis=range(1, outputs.ndim))
             elif activation in DYING:
                 largest[name] = jnp.max(outputs, axis=range(outputs.ndim - 1))
         sums = jax.tree.map(lambda x: jnp.sum(x * is_real), (losses, hits, saturated))
@@ -147,7 +148,7 @@ def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def start(model: nn.Module, image_shape: tuple[int, int], seeds: Sequence[int]) -> Params:
-    """The parameters that `model` starts from by each of the seeds; images are of `image_shape`."""
+    """The initial parameters of `model` for each seed; images have the shape `image_shape`."""
     keys = jax.vmap(jax.random.key)(np.array(seeds))
-    no_images = jnp.zeros((1, *image_shape))
-    return jax.vmap(lambda key: model.init(key, no_images)["params"])(keys)
+    images = jnp.zeros((1, *image_shape))
+    return jax.vmap(lambda key: model.init(key, images)["params"])(keys)

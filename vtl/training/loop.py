@@ -25,12 +25,12 @@ from vtl.training.steps import TrainStep
 
 
 class Interrupted(Exception):
-    """SIGTERM or Ctrl-C came; the state is saved and the same command goes on from it."""
+    """SIGTERM or Ctrl-C came. The state is saved; the same command resumes from it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSet:
-    """What a training batch is drawn from: images [N, H, W, 3] uint8; labels, label_mask [N, C]."""
+    """The training data: images [N, H, W, 3] uint8; labels, label_mask [N, C]."""
 
     images: batches.Images
     labels: np.ndarray
@@ -39,12 +39,12 @@ class TrainingSet:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long to train on how many images, and how often to log and to score.
+    """How long to train, and how often to log, score and save.
 
     Attributes:
-        epoch_size: the images between two scorings and checkpoints, all of them or fewer.
-        seed: of the order of the images.
-        learning_rate: by step; it is recorded with each.
+        epoch_size: how many images are trained on between two scorings and checkpoints.
+        seed: decides the order of the images.
+        learning_rate: the rate of each step, for metrics.jsonl.
     """
 
     num_steps: int
@@ -64,7 +64,7 @@ def make_plan(
     mesh: Mesh,
     epoch_size: int | None = None,
 ) -> Plan:
-    """The plan of a config's batch_size, log_every_steps, seed and optim, for so many passes."""
+    """The plan for `num_epochs` passes with a config's batch_size, log_every_steps, seed, optim."""
     num_steps = count_steps(num_epochs, num_images, config.batch_size)
     return Plan(
         num_steps=num_steps,
@@ -78,7 +78,7 @@ def make_plan(
 
 
 def count_steps(num_epochs: float, num_images: int, batch_size: int) -> int:
-    """The steps that come nearest to `num_epochs` passes, at least one."""
+    """The number of steps nearest to `num_epochs` passes, at least one."""
     return max(1, round(num_epochs * num_images / batch_size))
 
 
@@ -89,9 +89,9 @@ def start(
     run_directory: RunDirectory,
     checkpoints: Checkpoints,
 ) -> tuple[TrainState, int | None]:
-    """The state of the latest checkpoint, of `shapes`, and its step; `first()` where there is none.
+    """The latest checkpoint's state and its step; `first()` and None if there is no checkpoint.
 
-    metrics.jsonl is cut to that step.
+    The state has the given `shapes`. Cuts metrics.jsonl to that step.
     """
     resumed_from = checkpoints.latest()
     if resumed_from is None:
@@ -99,7 +99,7 @@ def start(
     else:
         say(f"going on from step {resumed_from} of {plan.num_steps}")
         train_state = checkpoints.restore(resumed_from, shapes, replicated(plan.mesh))
-    run_directory.cut_metrics(resumed_from or -1)  # the start is scored again
+    run_directory.cut_metrics(resumed_from or -1)  # step 0 is scored again
     return train_state, resumed_from
 
 
@@ -114,7 +114,7 @@ def run(
 ) -> TrainState:
     """Train from `train_state.step` to the plan's end; score and save at 0 and at each epoch's end.
 
-    `evaluate` returns the scores that are recorded, and saved with the state, at an epoch's end.
+    `evaluate` returns the scores to record and to save with the state.
 
     Raises:
         Interrupted: a signal came, and the state was saved.
@@ -196,7 +196,7 @@ def _check_finite(lines: list[dict[str, Any]], checkpoints: Checkpoints) -> None
 
 @contextmanager
 def _signals() -> Iterator[threading.Event]:
-    """Set the event on SIGTERM or Ctrl-C; a second one acts as it did before."""
+    """Set the event on the first SIGTERM or Ctrl-C; a second one acts as usual."""
     event = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 

@@ -11,8 +11,8 @@ import optax
 def sigmoid_bce_mean(logits: jax.Array, labels: jax.Array, label_mask: jax.Array) -> jax.Array:
     """Binary cross-entropy of sigmoid(logits), in nats, averaged over the labels that count.
 
-    logits, labels, label_mask: [B, C]; labels and label_mask hold 0 or 1. A label counts where the
-    mask is 1; 0 where none does.
+    logits, labels, label_mask [B, C]; labels and label_mask hold 0 or 1. A label counts if its mask
+    is 1. The loss is 0 if no label counts.
     """
     losses = jax.nn.softplus(logits) - labels * logits
     return jnp.sum(losses * label_mask) / jnp.maximum(jnp.sum(label_mask), 1)
@@ -23,7 +23,7 @@ def softmax_cross_entropy_mean(
 ) -> jax.Array:
     """Cross-entropy of softmax(logits), in nats, averaged over the images.
 
-    logits, labels [B, C]; each row of labels has a single 1, which always counts, whatever
+    logits, labels [B, C]; each row of labels has a single 1. Every image counts, whatever
     `label_mask` says.
     """
     del label_mask
@@ -39,7 +39,7 @@ def _accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 class Objective(NamedTuple):
-    """What is minimised, and the accuracy that is shown beside it under its name."""
+    """The loss to minimise, and the accuracy to show beside it under its name."""
 
     loss: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
     accuracy_name: str

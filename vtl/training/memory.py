@@ -9,14 +9,14 @@ _NEVER = -1
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed from now on for what is asked for next, to the process's end.
+    """Make glibc keep freed memory for reuse, from now until the process ends.
 
-    A training step on a CPU frees gigabytes, and glibc would hand them back to Linux, which clears
-    every page anew for the next step: a fifth of a step's time and more. Elsewhere than with glibc
-    nothing is done.
+    A training step on a CPU frees gigabytes. glibc would return them to Linux, which clears every
+    page again for the next step: that takes a fifth of a step's time or more. Does nothing without
+    glibc.
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
-        # All of it on the heap, however large, which then never shrinks.
+        # Every block goes on the heap, however large, and the heap never shrinks.
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, _NEVER)

@@ -15,7 +15,7 @@ from vtl.models import HEAD
 
 Rules = tuple[tuple[str, float | None], ...]
 Multipliers = dict[str, float | None]
-"""Path of a parameter -> its learning-rate multiplier; None is frozen."""
+"""Path of a parameter -> its learning-rate multiplier; None freezes it."""
 
 
 def resolve_rules(rules: Rules, params: Any) -> Multipliers:
@@ -35,7 +35,7 @@ def resolve_rules(rules: Rules, params: Any) -> Multipliers:
                 used.add(index)
                 break
         else:
-            raise UserError(f"optim.rules: none matches {path}; end them with ('.*', 1.0)")
+            raise UserError(f"optim.rules: no rule matches {path}; end them with ('.*', 1.0)")
     for index, (pattern, _) in enumerate(rules):
         if index not in used:
             matches = any(_compile(pattern).fullmatch(path) for path in paths)
@@ -53,41 +53,45 @@ def _check_rules(rules: Rules) -> None:
                 f"as in (('{HEAD}/.*', 1.0), ('.*', None))"
             )
         if rule[1] is not None and not 0 <= rule[1] < math.inf:
-            raise UserError(f"optim.rules: {rule!r} has no multiplier of 0 or more; None freezes")
+            raise UserError(
+                f"optim.rules: the multiplier must be finite and at least 0, got {rule!r}; "
+                "None freezes"
+            )
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise UserError(f"optim.rules: '{pattern}' is no regular expression: {error}") from None
+        raise UserError(f"optim.rules: '{pattern}' is not a regular expression: {error}") from None
 
 
 def rules_table(rules: Rules, params: Any) -> str:
-    """One line a rule: what it matched first, and at which rate that trains."""
-    left = {path: p.size for path, p in traverse_util.flatten_dict(params, sep="/").items()}
+    """One line per rule: the tensors and parameters that it is first to match, and their rate."""
+    flat = traverse_util.flatten_dict(params, sep="/")
+    unmatched = {path: leaf.size for path, leaf in flat.items()}
     lines = [f"{'rule':<32}{'learning rate':>14}{'tensors':>9}{'parameters':>13}"]
     for pattern, value in rules:
-        taken = [path for path in left if _compile(pattern).fullmatch(path)]
+        matched = [path for path in unmatched if _compile(pattern).fullmatch(path)]
         rate = "frozen" if value is None else f"x {value:g}"
-        total = sum(left.pop(path) for path in taken)
-        lines.append(f"{pattern:<32}{rate:>14}{len(taken):>9}{total:>13,}")
+        total = sum(unmatched.pop(path) for path in matched)
+        lines.append(f"{pattern:<32}{rate:>14}{len(matched):>9}{total:>13,}")
     return "\n".join(lines)
 
 
 def count_trainable(multipliers: Multipliers, params: Any) -> int:
-    """How many numbers train."""
+    """The number of trainable parameters."""
     flat = traverse_util.flatten_dict(params, sep="/")
     return sum(leaf.size for path, leaf in flat.items() if multipliers[path] is not None)
 
 
 def trainable_mask(multipliers: Multipliers) -> Any:
-    """A tree like params of True where a parameter trains."""
+    """A tree shaped like params: whether each parameter trains."""
     return _tree({path: value is not None for path, value in multipliers.items()})
 
 
 def norms_by_batch(mode: str, multipliers: Multipliers) -> frozenset[str]:
-    """The BatchNorms that normalise by the batch: all that train in mode `batch`, else none."""
+    """The BatchNorms that normalise by the batch: in mode `batch` all that train, else none."""
     if mode == "frozen":
         return frozenset()
     norms = (path.rpartition("/") for path in multipliers)
@@ -118,9 +122,9 @@ def make_schedule(config: ConfigDict, num_steps: int) -> optax.Schedule:
 def make_optimizer(
     config: ConfigDict, schedule: optax.Schedule, multipliers: Multipliers
 ) -> optax.GradientTransformation:
-    """SGD as torch.optim.SGD with one parameter group a multiplier; what is frozen gets zeros.
+    """SGD like torch.optim.SGD with a parameter group per multiplier; frozen updates are 0.
 
-    Clipping is by the global norm of all trainable gradients together.
+    Clips by the global norm of all trainable gradients together.
     """
     trainable = {path: value for path, value in multipliers.items() if value is not None}
     decayed = _tree(
@@ -134,7 +138,9 @@ def make_optimizer(
     def multiply(updates: Any, params: Any = None) -> Any:
         del params
         flat = traverse_util.flatten_dict(updates, sep="/")
-        return _tree({p: u * trainable[p] if p in trainable else u for p, u in flat.items()})
+        for path, multiplier in trainable.items():
+            flat[path] = flat[path] * multiplier
+        return _tree(flat)
 
     chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
@@ -143,15 +149,15 @@ def make_optimizer(
         optax.stateless(multiply),
         optax.scale_by_learning_rate(schedule),
     )
-    labels = _tree({p: "frozen" if v is None else "trainable" for p, v in multipliers.items()})
+    labels = _tree({path: "trainable" if path in trainable else "frozen" for path in multipliers})
     return optax.partition({"trainable": chain, "frozen": optax.set_to_zero()}, labels)
 
 
 def freeze_gradients(params: Any, trainable: Any) -> Any:
-    """`params` with gradients stopped at what does not train, so that only the rest is derived."""
+    """`params` with gradients stopped at what is frozen, so that none are computed for it."""
     return jax.tree.map(lambda p, t: p if t else jax.lax.stop_gradient(p), params, trainable)
 
 
 def apply_updates(params: Any, updates: Any, trainable: Any) -> Any:
-    """Add updates to what trains; the rest is passed on as it is, to the bit."""
+    """Add updates to what trains; the rest stays bit-identical."""
     return jax.tree.map(lambda p, u, t: jnp.add(p, u) if t else p, params, updates, trainable)

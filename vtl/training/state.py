@@ -1,4 +1,4 @@
-"""The training state, arrays only, and the mesh it lives on."""
+"""The training state (arrays only), and the mesh it lives on."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ class TrainState(struct.PyTreeNode):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the model is applied to."""
+        """What `model.apply` takes."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
@@ -32,7 +32,7 @@ def new_state(variables: dict[str, Any], optimizer: optax.GradientTransformation
         step=jnp.int32(0),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
-        # As one program: by itself each shape of a parameter is another to compile.
+        # Jitted as one program: otherwise every shape of parameter compiles by itself.
         opt_state=jax.jit(optimizer.init)(variables["params"]),
     )
 
@@ -43,18 +43,19 @@ def make_mesh() -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what every device holds whole: the state."""
+    """The sharding of the state: every device holds a complete copy."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def by_batch(mesh: Mesh) -> NamedSharding:
-    """The sharding of what is split along its first axis: a batch."""
+    """The sharding of a batch: it is split along its first axis."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def check_batch_size(option: str, batch_size: int, mesh: Mesh) -> None:
-    """Raise UserError where a batch can't be split evenly over the devices."""
+    """Raise UserError if a batch can't be split evenly over the devices."""
     if batch_size < 1 or batch_size % mesh.size:
         raise UserError(
-            f"{option}={batch_size} is not divisible by the {mesh.size} devices of this machine"
+            f"{option} must be a positive multiple of the {mesh.size} devices here, "
+            f"got {batch_size}"
         )

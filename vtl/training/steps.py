@@ -1,5 +1,6 @@
-"""The pure train and eval steps, jitted over a mesh."""
+"""The pure training and evaluation steps, jitted over a mesh."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ Batch = dict[str, jax.Array]
 """images [B, H, W, 3] uint8, labels [B, C] and label_mask [B, C] in {0, 1}."""
 
 EvalStep = Callable[[Any, jax.Array], tuple[jax.Array, ...]]
-"""(variables, images [B, H, W, 3] uint8) -> arrays of a row for each image."""
+"""(variables, images [B, H, W, 3] uint8) -> arrays with a row per image."""
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
@@ -35,9 +36,10 @@ def make_train_step(
     mesh: Mesh,
     objective: losses.Objective = losses.SIGMOID,
 ) -> TrainStep:
-    """(state, batch) -> (next state, {loss, accuracy's name}); the old state is given up.
+    """(state, batch) -> (next state, {loss, the accuracy by its name}).
 
-    Augmentation is a function of (seed, step), so a resumed run sees what it would have seen.
+    The old state's buffers are donated. Augmentation is a function of (seed, step), so a resumed
+    run sees the same images as one without a break.
     """
     trainable = optim.trainable_mask(multipliers)
     norms = optim.norms_by_batch(batch_norm, multipliers)
@@ -56,11 +58,11 @@ def make_train_step(
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             params = optim.freeze_gradients(params, trainable)
             variables = {"params": params, "batch_stats": train_state.batch_stats}
-            (logits, _), moved = model.apply(
+            (logits, _), updated = model.apply(
                 variables, images, norms_by_batch=norms, mutable=["batch_stats"]
             )
             loss = objective.loss(logits, labels, label_mask)
-            return loss, (logits, moved["batch_stats"])
+            return loss, (logits, updated["batch_stats"])
 
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             train_state.params
@@ -84,8 +86,9 @@ def make_feature_step(
 ) -> Callable[[Any, jax.Array], jax.Array]:
     """(variables, images [B, H, W, 3] uint8) -> float32 features [B, grid * grid * C] of a stage.
 
-    The stage's output is averaged over a grid x grid partition of its positions; rows of the grid
-    come first, then columns, then channels. Layer 4 with a grid of 1 is the pooled 2048.
+    Averages the stage's output over the cells of a grid x grid partition. The features are ordered
+    by the cell's row, its column, and the channel. In a ResNet-50, layer 4 with a grid of 1 gives
+    the 2048 features that the head sees.
     """
 
     def feature_step(variables: Any, images: jax.Array) -> jax.Array:
@@ -99,7 +102,7 @@ def make_feature_step(
 def make_map_step(model: ResNet, preprocessing: Preprocessing, mesh: Mesh) -> EvalStep:
     """(variables, images [B, H, W, 3] uint8) -> the class activation maps [B, h, w, C], float32.
 
-    A map's mean and its class's bias sum to the class's logit, exactly, for the head sees means
+    A map's mean plus its class's bias is exactly the class's logit, because the head sees means
     (Zhou et al. 2016, "Learning Deep Features for Discriminative Localization").
     """
 
@@ -114,7 +117,7 @@ def make_map_step(model: ResNet, preprocessing: Preprocessing, mesh: Mesh) -> Ev
 def _evaluate(
     model: ResNet, preprocessing: Preprocessing, variables: Any, images: jax.Array
 ) -> tuple[jax.Array, Any]:
-    """The model's logits and outputs of the central crop of uint8 images."""
+    """The model's logits and outputs for the central crop of uint8 images."""
     images = normalise(augment.centre_crop(images, preprocessing.crop_size), preprocessing)
     logits, outputs = model.apply(variables, images, norms_by_batch=())
     return logits, outputs
@@ -124,20 +127,20 @@ def _grid_means(maps: jax.Array, grid: int) -> jax.Array:
     """Means [B, grid, grid, C] over cells of maps [B, H, W, C], as torch's adaptive pooling."""
 
     def cells(side: int) -> list[slice]:
-        return [slice(i * side // grid, -(-(i + 1) * side // grid)) for i in range(grid)]
+        return [slice(i * side // grid, math.ceil((i + 1) * side / grid)) for i in range(grid)]
 
     height, width = maps.shape[1:3]
-    rows = [
-        jnp.stack([jnp.mean(maps[:, r, c], axis=(1, 2)) for c in cells(width)], axis=1)
-        for r in cells(height)
-    ]
-    return jnp.stack(rows, axis=1)
+    means = []
+    for rows in cells(height):
+        by_column = [jnp.mean(maps[:, rows, columns], axis=(1, 2)) for columns in cells(width)]
+        means.append(jnp.stack(by_column, axis=1))
+    return jnp.stack(means, axis=1)
 
 
 def make_eval_step(model: ResNet, preprocessing: Preprocessing, mesh: Mesh) -> EvalStep:
     """(variables, images [B, H, W, 3] uint8) -> (logits [B, C], features [B, D]).
 
-    Logits and not scores: a float32 sigmoid is 1 from 17 on, and what is equal has no order.
+    Logits, not probabilities: a float32 sigmoid is 1 from 17 on, and ties have no order.
     """
 
     def eval_step(variables: Any, images: jax.Array) -> tuple[jax.Array, Any]:

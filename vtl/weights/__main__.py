@@ -25,7 +25,13 @@ from vtl.data import images
 from vtl.errors import UserError
 from vtl.models.resnet import DEPTHS, VARIANTS
 from vtl.preprocessing import Preprocessing, normalise
-from vtl.weights import network, sources, summary, verify
+from vtl.untrusted import open_plain, printable, reading
+from vtl.weights import metadata, network, sources, summary, verify
+
+MOST_NAMES = 100
+"""Class names that are shown."""
+
+MAX_NAMES_BYTES = 1 << 24
 
 _MARKS = {"good": "ok   ", "note": "note ", "fault": "FAULT"}
 
@@ -63,14 +69,14 @@ def fetch_sources(options: argparse.Namespace) -> None:
     """Download sources that are not here yet, check them, and say where they are."""
     for name in options.names:
         if name not in sources.SOURCES:
-            raise UserError(f"{name} is no source; `python -m vtl.weights list` names them")
+            raise UserError(sources.no_source(name))
         path = sources.locate(name)
         print(f"{name}: {path}, {path.stat().st_size:,} bytes, sha256 {files.file_sha256(path)}")
 
 
 def inspect(options: argparse.Namespace) -> None:
     """What a file holds, and what is unusual about it."""
-    weights = sources.load(options.file)
+    weights = sources.load(options.file, must_work=False)
     own, tensors = weights.architecture, weights.tensors
     statistics = sum(t.size for name, t in tensors.items() if name.startswith("batch_stats"))
     parameters = sum(t.size for t in tensors.values()) - statistics
@@ -84,13 +90,25 @@ def inspect(options: argparse.Namespace) -> None:
         "preprocessing": _describe(weights.preprocessing),
         "sha256": weights.sha256 + (f" ({known})" if known else ""),
     }
+    if weights.given_by != "the file itself":
+        lines["from"] = weights.given_by
     if weights.classes:
-        kind = "several" if weights.multi_label else "one"
-        lines["class names"] = f"{', '.join(weights.classes)} ({kind} a photo)"
+        lines["class names"] = f"{_some(weights.classes)} ({_kind(weights)} a photo)"
+    elif weights.multi_label:
+        lines["class names"] = "none are stated (several a photo)"
     for what, value in lines.items():
         print(f"{what + ':':<15}{value}")
     for finding in verify.static(weights):
         print(f"{_MARKS[finding.kind]} {finding.text}")
+
+
+def _kind(weights: sources.Weights) -> str:
+    return "several" if weights.multi_label else "one"
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(printable(name, 60) for name in names[:MOST_NAMES]) + more
 
 
 def _describe(p: Preprocessing) -> str:
@@ -124,7 +142,7 @@ def convert(options: argparse.Namespace) -> None:
             traverse_util.unflatten_dict(paths),
             architecture,
             preprocessing,
-            weights.classes,
+            _named(options.classes, architecture.num_classes) or weights.classes,
             multi_label=weights.multi_label,
             dtype=options.dtype,
         )
@@ -134,9 +152,27 @@ def convert(options: argparse.Namespace) -> None:
     print(f"{options.output}: {options.output.stat().st_size:,} bytes")
 
 
+def _named(path: Path | None, num_classes: int | None) -> tuple[str, ...] | None:
+    """The names in a file, one a line, in the order of the head's columns."""
+    if path is None:
+        return None
+    with open_plain(path, max_bytes=MAX_NAMES_BYTES) as file, reading(path):
+        names = [line.strip() for line in file.read().decode("utf-8-sig").splitlines()]
+    names = [name for name in names if name]
+    if len(set(names)) != len(names):
+        raise UserError(f"--classes: {printable(path)} names a class twice")
+    try:
+        return metadata.class_names(names, num_classes or -1)
+    except ValueError:
+        raise UserError(
+            f"--classes: {printable(path)} has {len(names)} names, and the head has "
+            f"{num_classes or 'no'} classes"
+        ) from None
+
+
 def verify_file(options: argparse.Namespace) -> None:
     """Print the verdict; exit status 1 if something is wrong."""
-    weights = sources.load(options.file)
+    weights = sources.load(options.file, must_work=False)
     print("asking the network about photos; this takes up to a minute", file=sys.stderr)
     findings = verify.verify(weights)
     for finding in findings:
@@ -167,7 +203,7 @@ def classify(options: argparse.Namespace) -> None:
         probabilities = np.asarray(run(normalise(seen[None], p)))[0]
         print(path)
         for c in np.argsort(-probabilities, kind="stable")[:5]:
-            print(f"  {probabilities[c]:6.1%}  {names[c]}")
+            print(f"  {probabilities[c]:6.1%}  {printable(names[c], 100)}")
 
 
 def summarise(options: argparse.Namespace) -> None:
@@ -227,6 +263,9 @@ def _add_convert_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--channels", choices=("rgb", "bgr"), help="instead of the file's")
     command.add_argument("--variant", choices=VARIANTS, help="where the stride is")
     command.add_argument("--epsilon", type=_epsilon, help="BatchNorm's")
+    command.add_argument(
+        "--classes", type=Path, metavar="NAMES", help="a text file: the head's classes, one a line"
+    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from flax import traverse_util
 from vtl.errors import UserError
 from vtl.models import HEAD
 from vtl.models.resnet import DEPTHS, EPSILON
+from vtl.untrusted import printable
 from vtl.weights import families, layouts
 from vtl.weights.formats import WeightsFile
 
@@ -54,21 +55,33 @@ def _rename(file: WeightsFile) -> Tensors:
         dimensions = {"conv": 4, "head": 2}[kind] if place[1] == "kernel" else 1
         if np.ndim(tensor) != dimensions:
             raise UserError(
-                f"{file.path}: {key} has shape {np.shape(tensor)}, expected {dimensions} dimensions"
+                f"{file.path}: {printable(key, 80)} has shape {np.shape(tensor)}, expected "
+                f"{dimensions} dimensions"
             )
         ours = f"{place[0]}/{module}/{place[1]}"
         if ours in renamed:
-            raise UserError(f"{file.path}: two tensors for {ours}, the second is {key}")
-        renamed[ours] = np.asarray(tensor, np.float32)
+            raise UserError(
+                f"{file.path}: two tensors for {ours}, the second is {printable(key, 80)}"
+            )
+        with np.errstate(over="ignore"):  # what is beyond float32 is infinite, and refused as such
+            renamed[ours] = np.asarray(tensor, np.float32)
     if unknown:
-        raise UserError(f"{file.path}: not a ResNet's tensors: {_some(unknown)}")
+        raise UserError(f"{file.path}: not a ResNet's tensors: {some(unknown)}{_others(renamed)}")
     return renamed
 
 
-def _some(keys: Iterable[str]) -> str:
-    keys = sorted(re.sub("[^ -~]+", " ", key) for key in keys)
-    more = f" and {len(keys) - 6} more" if len(keys) > 6 else ""
-    return ", ".join(keys[:6]) + more
+def _others(renamed: Tensors) -> str:
+    """What to do about a few tensors beside a network; "" where there is none."""
+    if len(renamed) < layouts.NETWORK:
+        return ""
+    return f"; the other {len(renamed)} are. Save the network without them"
+
+
+def some(keys: Iterable[str]) -> str:
+    """The first six of `keys` in order, and how many more there are."""
+    names = sorted(printable(key, 80) for key in keys)
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return ", ".join(names[:6]) + more
 
 
 def _fold_conv_biases(tensors: Tensors, path: object) -> Tensors:
@@ -133,7 +146,7 @@ def _architecture(
     if "params/conv1/kernel" not in tensors:
         raise UserError(f"{file.path}: conv1 is missing")
     if empty := [name for name, tensor in tensors.items() if not tensor.size]:
-        raise UserError(f"{file.path}: {_some(empty)} hold no numbers")
+        raise UserError(f"{file.path}: {some(empty)} hold no numbers")
     head = tensors.get(f"{_HEAD_PREFIX}kernel")
     return Architecture(
         depth=depths[0],
@@ -142,6 +155,18 @@ def _architecture(
         epsilon=epsilon,
         num_classes=None if head is None else head.shape[-1],
     )
+
+
+def check_finite(tensors: Tensors, epsilon: float, path: object) -> None:
+    """Raise UserError where a tensor's numbers make every output NaN."""
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise UserError(
+                f"{path}: {name} holds NaN or infinity: the training that left it had diverged, or "
+                "the file is damaged. Take an earlier checkpoint"
+            )
+        if name.endswith("/var") and not (tensor + epsilon > 0).all():
+            raise UserError(f"{path}: {name} holds negative variances: the file is damaged")
 
 
 def to_variables(
@@ -159,16 +184,16 @@ def to_variables(
         tensors |= {f"{_HEAD_PREFIX}{name}": np.asarray(value) for name, value in head.items()}
     wanted = {"/".join(path): leaf for path, leaf in traverse_util.flatten_dict(shapes).items()}
     if missing := wanted.keys() - tensors.keys():
-        raise UserError(f"the weights lack {_some(missing)}")
+        raise UserError(f"the weights lack {some(missing)}")
     if superfluous := tensors.keys() - wanted.keys():
-        raise UserError(f"the network has no place for {_some(superfluous)}")
+        raise UserError(f"the network has no place for {some(superfluous)}")
     wrong = [
         f"{key} {tensors[key].shape} instead of {leaf.shape}"
         for key, leaf in wanted.items()
         if tensors[key].shape != leaf.shape
     ]
     if wrong:
-        raise UserError(f"the weights do not fit the network: {_some(wrong)}")
+        raise UserError(f"the weights do not fit the network: {some(wrong)}")
     return traverse_util.unflatten_dict({tuple(k.split("/")): v for k, v in tensors.items()})
 
 

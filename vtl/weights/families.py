@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from vtl.errors import UserError
+from vtl.untrusted import printable
 from vtl.weights import layouts
 
 _BY_NAME = {
@@ -24,10 +25,16 @@ _BY_NAME = {
 def refuse_others(tensors: Mapping[str, np.ndarray], path: object) -> None:
     """UserError for the weights at `path` if they are of a known family that vtl does not have."""
     wrapper = layouts.wrapper_of(tensors)
-    bare = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+    # Of a network that is no ResNet at all the wrapper is unknown.
+    before = re.escape(wrapper) if wrapper is not None else r"(?:.*[./])?"
+    bare = {
+        layouts.plain_name(name).removeprefix(wrapper or ""): tensor
+        for name, tensor in tensors.items()
+    }
     for pattern, reason in _BY_NAME.items():
-        if name := next((name for name in bare if re.fullmatch(pattern, name)), None):
-            raise UserError(f"{path}: {reason.format(name)}")
+        for key in tensors:
+            if match := re.fullmatch(f"{before}({pattern})", layouts.plain_name(key)):
+                raise UserError(f"{path}: {reason.format(printable(match[1], 80))}")
     if "conv1.bias" in bare and "bn1.weight" not in bare:
         raise UserError(
             f"{path}: BatchNorm was folded into the convolutions: conv1.bias and no bn1.weight; "

@@ -1,6 +1,5 @@
-"""A linear head in a file of its own: what a probe leaves and fine-tuning may start from."""
+"""The head that fine-tuning starts from: a probe's, in a file of its own, or the weights' own."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ from absl import logging
 from vtl.errors import UserError
 from vtl.models import HEAD
 from vtl.preprocessing import Preprocessing
-from vtl.weights import formats
+from vtl.untrusted import printable
+from vtl.weights import convert, formats, metadata, sources
 from vtl.weights.formats import safetensors
 
 FILE_NAME = "head.safetensors"
@@ -25,11 +25,10 @@ def save(
     features: dict[str, Any],
 ) -> None:
     """Write kernel [D, C] and bias [C] by torchvision's names, with the meta of their features."""
-    meta = {"classes": list(classes), "features": features}
     safetensors.write(
         directory / FILE_NAME,
         {f"{HEAD}.weight": np.ascontiguousarray(kernel.T), f"{HEAD}.bias": bias},
-        {"format": "pt", "vtl_head": json.dumps(meta)},
+        {"format": "pt", metadata.HEAD_KEY: metadata.head_text(classes, features)},
     )
 
 
@@ -41,37 +40,106 @@ def load(
     num_features: int,
     preprocessing: Preprocessing,
 ) -> dict[str, np.ndarray]:
-    """The params {kernel [D, C], bias [C]} of a probe's head, for these classes and this network.
+    """The params {kernel [D, C], bias [C]} of a probe's head, in the order of `classes`.
 
     Raises:
         UserError: no head there, or one for other classes, of other weights or another layer.
     """
-    path = Path(directory) / FILE_NAME
+    where = f"head_from={printable(directory)}"
+    path = Path(directory).expanduser() / FILE_NAME
     if not path.exists():
-        raise UserError(f"head_from={directory}: no finished probe there ({FILE_NAME} is missing)")
+        raise UserError(f"{where}: no finished probe there ({FILE_NAME} is missing)")
     file = formats.read(path)
-    meta = json.loads(file.metadata.get("vtl_head", "{}"))
-    if tuple(meta.get("classes", ())) != classes:
-        raise UserError(f"head_from={directory}: its head is for other classes than the data's")
-    features = meta["features"]
-    sha256 = features.get("weights", {}).get("sha256", weights_sha256)
-    if sha256 != weights_sha256:
-        raise UserError(
-            f"head_from={directory}: its features came from other weights "
-            f"(sha256 {sha256[:8]}… instead of {weights_sha256[:8]}…)"
-        )
-    kernel, bias = file.tensors[f"{HEAD}.weight"].T, file.tensors[f"{HEAD}.bias"]
-    layer, pool = features.get("layer", "layer4"), features.get("pool", 1)
-    if (layer, pool) != ("layer4", 1) or len(kernel) != num_features:
-        raise UserError(
-            f"head_from={directory}: its features are {len(kernel)} numbers of {layer} with "
-            f"pool={pool}, the network's head takes the {num_features} of layer4 with pool=1"
-        )
-    before = features.get("weights", {}).get("preprocessing")
-    if before and Preprocessing.from_dict(before) != preprocessing:
+    meta = metadata.read_head(file)
+    kernel, bias = _tensors(file, len(meta.classes))
+    _check_features(where, meta, weights_sha256, len(kernel), num_features)
+    if meta.preprocessing and meta.preprocessing != preprocessing:
         logging.warning(
-            "head_from=%s: its features came from photos prepared in another way (%s)",
-            directory,
-            before,
+            "%s: its features came from photos prepared in another way (%s)",
+            where,
+            meta.preprocessing,
         )
-    return {"kernel": kernel, "bias": bias}
+    return _ordered(where, kernel, bias, meta.classes, classes)
+
+
+def _tensors(file: formats.WeightsFile, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """The kernel [D, C] and bias [C] of a probe's file."""
+    names = f"{HEAD}.weight", f"{HEAD}.bias"
+    if missing := set(names) - file.tensors.keys():
+        raise UserError(f"{printable(file.path)}: it lacks {', '.join(sorted(missing))}")
+    weight, bias = (file.tensors[name] for name in names)
+    if weight.ndim != 2 or len(weight) != num_classes or bias.shape != (num_classes,):
+        raise UserError(
+            f"{printable(file.path)}: {HEAD}.weight {weight.shape} and {HEAD}.bias {bias.shape} "
+            f"don't fit its {num_classes} classes"
+        )
+    for name, tensor in zip(names, (weight, bias), strict=True):
+        if tensor.dtype.kind != "f" or not np.isfinite(tensor).all():
+            raise UserError(f"{printable(file.path)}: {name} holds other than finite numbers")
+    return weight.T, bias
+
+
+def _check_features(
+    where: str, meta: metadata.HeadMeta, weights_sha256: str, width: int, num_features: int
+) -> None:
+    """UserError where the head was fitted to other features than the network's."""
+    if meta.weights_sha256 is None:
+        logging.warning(
+            "%s: its features don't say of which weights they are; assuming that they are of these",
+            where,
+        )
+    elif meta.weights_sha256 != weights_sha256:
+        raise UserError(
+            f"{where}: its features came from other weights "
+            f"(sha256 {printable(meta.weights_sha256[:8])}… instead of {weights_sha256[:8]}…)"
+        )
+    if (meta.layer, meta.pool) != ("layer4", 1) or width != num_features:
+        raise UserError(
+            f"{where}: its features are {width} numbers of {printable(meta.layer, 20)} with "
+            f"pool={meta.pool}, the network's head takes the {num_features} of layer4 with pool=1"
+        )
+
+
+def _ordered(
+    where: str,
+    kernel: np.ndarray,
+    bias: np.ndarray,
+    have: tuple[str, ...],
+    want: tuple[str, ...],
+) -> dict[str, np.ndarray]:
+    """The params with the columns of `have` in the order of `want`."""
+    try:
+        order = metadata.columns(have, want)
+    except UserError as error:
+        raise UserError(
+            f"{where}: its head is for other classes than the data's: {error}"
+        ) from None
+    return {"kernel": kernel[:, order], "bias": bias[order]}
+
+
+def keep(weights: sources.Weights, classes: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The params {kernel [D, C], bias [C]} of the weights' own head, in the order of `classes`.
+
+    Raises:
+        UserError: they have no head, it is for other classes, or nothing says for which.
+    """
+    where = f"head=keep: {printable(weights.path)}"
+    otherwise = "choose head=probe, zeros or random"
+    if weights.architecture.num_classes is None:
+        raise UserError(f"{where} has no head: {otherwise}")
+    names = sources.known_class_names(weights)
+    if names is None:
+        raise UserError(
+            f"{where} doesn't say which of its {weights.architecture.num_classes} columns is of "
+            f"which class: {otherwise},\nor name them, one a line: vtl weights convert FILE -o OUT "
+            "--classes=NAMES.txt"
+        )
+    head = {
+        name.rpartition("/")[2]: tensor
+        for name, tensor in weights.tensors.items()
+        if name.startswith(f"params/{HEAD}/")
+    }
+    if missing := {"kernel", "bias"} - head.keys():
+        raise UserError(f"{where} has a head without {missing.pop()}: {otherwise}")
+    convert.check_finite(head, weights.architecture.epsilon, weights.path)
+    return _ordered(where, head["kernel"], head["bias"], names, classes)

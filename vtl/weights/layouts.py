@@ -4,12 +4,14 @@ Our module paths are torchvision's names with `_` for the dots inside of a stage
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from vtl.errors import UserError
 from vtl.models import HEAD
 from vtl.models.resnet import DEPTHS
+from vtl.untrusted import printable
 
 TORCH_LEAVES = {
     ("conv", "weight"): ("params", "kernel"),
@@ -41,8 +43,24 @@ _KERAS_3_LEAVES = {
     ("head", "1"): ("params", "bias"),
 }
 _TORCH_HEADS = (f"{HEAD}.", "classifier.1.")
-_WRAPPERS = ("module", "model", "backbone", "encoder", "resnet")
+_TORCH_MODULE = r"conv1|bn1|layer[1-4]\.\d+\.(?:conv[123]|bn[123]|downsample\.[01])"
+_HUGGING_FACE_MODULE = (
+    r"(?:embedder\.embedder|encoder\.stages\.[0-3]\.layers\.\d+\.(?:shortcut|layer\.[0-2]))"
+    r"\.(?:convolution|normalization)"
+)
+_BODY = re.compile(
+    rf"(?:^|\.)((?:{_TORCH_MODULE}|{_HUGGING_FACE_MODULE})"
+    r"\.(?:weight|bias|running_mean|running_var))$"
+)
+"""The end of a tensor's name from where it is a ResNet's, the head's aside."""
+
+_INSERTED = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What PyTorch itself puts between names, anywhere: torch.compile, FSDP, checkpointing."""
+
 IGNORED = re.compile(r".*\.num_batches_tracked|optimizer/vars/\d+")
+NETWORK = 60
+"""Tensors of the smallest network, a ResNet-18 without statistics and head."""
+
 _KERAS_HEAD = re.compile(r"predictions|probs|fc1000|dense(_\d+)?")
 _KERAS_DEPTHS = (50, 101, 152)
 _KIND = {"conv": "conv", "downsample_0": "conv", "bn": "norm", "downsample_1": "norm", HEAD: "head"}
@@ -59,27 +77,62 @@ class Layout(NamedTuple):
 
 
 def layout_of(format: str, keys: Collection[str], path: object) -> Layout:
-    """The layout of a file at `path` of this format, with tensors of these names."""
+    """The layout of a file at `path` of this format, with tensors of these names.
+
+    Raises:
+        UserError: it holds several networks, or one whose layers have no names in an unknown order.
+    """
     if format == "keras_legacy_h5":
         return Layout("/", _keras_module, _KERAS_LEAVES)
     if format == "keras3_weights_h5":
         return Layout("/", _keras_3_module(keys, path), _KERAS_3_LEAVES)
     wrapper = wrapper_of(keys)
-    is_hugging_face = any(key.startswith(f"{wrapper}embedder.") for key in keys)
+    if wrapper is None:
+        _refuse_several(keys, path)
+        wrapper = ""
+    names = [plain_name(key) for key in keys]
+    is_hugging_face = any(name.startswith(f"{wrapper}embedder.") for name in names)
     module_of = _hugging_face_module if is_hugging_face else _torch_module
-    return Layout(".", lambda name: module_of(name.removeprefix(wrapper)), TORCH_LEAVES)
+    return Layout(".", lambda name: module_of(_unwrapped(name, wrapper)), TORCH_LEAVES)
 
 
-def wrapper_of(keys: Collection[str]) -> str:
-    """What a PyTorch module around the network puts before all names, its head's perhaps aside."""
-    body = [key for key in keys if not key.startswith(_TORCH_HEADS)]
-    wrapper = ""
-    for part in min(body, default="").split(".")[:-1]:
-        longer = f"{wrapper}{part}."
-        if part not in _WRAPPERS or not all(key.startswith(longer) for key in body):
-            break
-        wrapper = longer
-    return wrapper
+def plain_name(key: str) -> str:
+    """A tensor's name without what PyTorch itself puts into it."""
+    return _INSERTED.sub("", key)
+
+
+def _unwrapped(name: str, wrapper: str) -> str:
+    """A module's name inside of the wrapper; a head may stand outside, nothing else may."""
+    name = plain_name(name)
+    if name.startswith(wrapper):
+        return name.removeprefix(wrapper)
+    return name if f"{name}." in _TORCH_HEADS else ""
+
+
+def _wrappers(keys: Collection[str]) -> list[tuple[str, int]]:
+    """What stands before the names of a ResNet's tensors, and before how many, most first."""
+    names = (plain_name(key) for key in keys)
+    ends = ((name, _BODY.search(name)) for name in names)
+    return Counter(name[: end.start(1)] for name, end in ends if end).most_common()
+
+
+def wrapper_of(keys: Collection[str]) -> str | None:
+    """What PyTorch modules around the network put before most of its names, such as `module.`.
+
+    None where no prefix is that of most.
+    """
+    wrappers = _wrappers(keys)
+    if not wrappers or 2 * wrappers[0][1] <= sum(count for _, count in wrappers):
+        return None
+    return wrappers[0][0]
+
+
+def _refuse_several(keys: Collection[str], path: object) -> None:
+    """UserError where whole networks lie side by side, as a student and its teacher."""
+    held = {wrapper for wrapper, count in _wrappers(keys) if count >= NETWORK}
+    if len(held) > 1:
+        shown = " and ".join(repr(printable(wrapper, 40)) for wrapper in sorted(held)[:3])
+        raise UserError(f"{path}: holds {len(held)} networks, under {shown}; save the one you want")
 
 
 def kind_of(module: str) -> str:
@@ -89,11 +142,11 @@ def kind_of(module: str) -> str:
 
 def _torch_module(name: str) -> str | None:
     """`layer1.0.downsample.0` -> `layer1_0/downsample_0`."""
-    stem = re.fullmatch(rf"conv1|bn1|{HEAD}", name)
-    block = re.fullmatch(r"(layer[1-4])\.(\d+)\.(conv[123]|bn[123]|downsample\.[01])", name)
-    if block:
-        return f"{block[1]}_{block[2]}/{block[3].replace('.', '_')}"
-    return name if stem else None
+    if not re.fullmatch(rf"{_TORCH_MODULE}|{HEAD}", name):
+        return None
+    stage, _, rest = name.partition(".")
+    block, _, part = rest.partition(".")
+    return f"{stage}_{block}/{part.replace('.', '_')}" if rest else name
 
 
 def _hugging_face_module(name: str) -> str | None:

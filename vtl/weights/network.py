@@ -97,7 +97,21 @@ def shapes_of(model: ResNet) -> Any:
 
 
 def as_published(weights: sources.Weights) -> tuple[ResNet, dict[str, Any]]:
-    """The model and variables of `weights`, under their own head or, without one, 1,000 zeros."""
+    """The model and variables of `weights`, under their own head or, without one, 1,000 zeros.
+
+    Raises:
+        UserError: tensors are missing or misshapen, or hold NaN or infinity.
+    """
+    convert.check_finite(weights.tensors, weights.architecture.epsilon, weights.path)
+    return complete(weights)
+
+
+def complete(weights: sources.Weights) -> tuple[ResNet, dict[str, Any]]:
+    """As `as_published`, whatever the numbers are.
+
+    Raises:
+        UserError: tensors are missing or misshapen.
+    """
     own = weights.architecture
     model = make_model(dataclasses.replace(own, num_classes=own.num_classes or 1000))
     head = "keep" if own.num_classes else "zeros"

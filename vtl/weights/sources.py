@@ -3,20 +3,20 @@
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from vtl import files
 from vtl.data import fetch
 from vtl.errors import UserError
-from vtl.models.resnet import VARIANTS
+from vtl.models import HEAD
 from vtl.preprocessing import CAFFE, TORCHVISION, Preprocessing
-from vtl.weights import convert, formats
+from vtl.untrusted import printable
+from vtl.weights import convert, formats, metadata, stated, suggest
 from vtl.weights.formats import safetensors
 
 
@@ -162,8 +162,10 @@ class Weights:
     tensors: convert.Tensors
     architecture: convert.Architecture
     preprocessing: Preprocessing
+    given_by: str
+    """What says that: the file itself, a config beside or inside it, or what is known of it."""
     classes: tuple[str, ...] | None
-    """Of a run of ours; None where the file does not say."""
+    """None where nothing says."""
     multi_label: bool
     """Whether a photo may be of several classes: a sigmoid, and no softmax, gives probabilities."""
     format: str
@@ -179,65 +181,69 @@ class Weights:
         }
 
 
-def load(name_or_path: str) -> Weights:
+def load(name_or_path: str, *, must_work: bool = True) -> Weights:
     """Read weights by the name of a source, the path of a file, or a run's directory.
 
+    Without `must_work` numbers that make every output NaN are let through, to be looked at.
+
     Raises:
-        UserError: no such source or file, a failed download, or a file that is no ResNet.
+        UserError: no such source or file, a failed download, a file that is no ResNet, or one
+            that holds NaN or infinity below its head.
     """
     path = locate(name_or_path)
     file = formats.read(path)
-    tensors, architecture = convert.canonical(file)
+    tensors, implied = convert.canonical(file)
     sha256 = _sha256(path)
-    own = _own_meta(file, architecture)
+    meta, given_by = metadata.read_network(file, implied), "the file itself"
+    if meta is None:
+        meta, given_by = _of_others(file, implied, sha256)
+    if must_work:
+        body = {k: v for k, v in tensors.items() if not k.startswith(f"params/{HEAD}/")}
+        convert.check_finite(body, meta.architecture.epsilon, path)
     return Weights(
         name=name_or_path,
         path=path,
         sha256=sha256,
         tensors=tensors,
-        architecture=own.get("architecture", architecture),
-        preprocessing=own.get("preprocessing") or _preprocessing(file, sha256),
-        classes=own.get("classes"),
-        multi_label=own.get("multi_label", False),
+        architecture=meta.architecture,
+        preprocessing=meta.preprocessing,
+        given_by=given_by,
+        classes=meta.classes,
+        multi_label=meta.multi_label,
         format=file.format,
         dtypes=file.dtypes,
     )
+
+
+def _of_others(
+    file: formats.WeightsFile, implied: convert.Architecture, sha256: str
+) -> tuple[metadata.NetworkMeta, str]:
+    """What a file of others is: as it states, else as is known of it, else as its layout does."""
+    known, given_by = _preprocessing(file, sha256)
+    preprocessing, statement = stated.prepared(stated.read(file, implied), known)
+    if statement.preprocessing:
+        given_by = statement.where
+    if statement.unread:
+        logging.warning(
+            "%s: %s was not read (%s); assuming %s",
+            file.path,
+            statement.where,
+            ", ".join(statement.unread),
+            stated.in_words(preprocessing),
+        )
+    meta = metadata.NetworkMeta(
+        architecture=dataclasses.replace(implied, **statement.architecture),
+        preprocessing=preprocessing,
+        classes=statement.classes,
+        multi_label=bool(statement.multi_label),
+    )
+    return meta, given_by
 
 
 def _sha256(path: Path) -> str:
     """Of the file, or, where there are several, of their hashes in order."""
     hashes = [files.file_sha256(part) for part in formats.files_of(path)]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
-
-
-def _own_meta(file: formats.WeightsFile, implied: convert.Architecture) -> dict[str, Any]:
-    """What `save` wrote beside the tensors, {} where something else wrote the file."""
-    if "vtl" not in file.metadata:
-        return {}
-    try:
-        meta = json.loads(file.metadata["vtl"])
-        own = convert.Architecture(**meta["architecture"])
-        network_of_tensors = dataclasses.replace(implied, variant=own.variant, epsilon=own.epsilon)
-        if own != network_of_tensors or own.variant not in VARIANTS or not 0 < own.epsilon < 1:
-            raise ValueError(f"it says {own}, its tensors are of {implied}")
-        return {
-            "architecture": own,
-            "preprocessing": Preprocessing.from_dict(meta["preprocessing"]),
-            "classes": _class_names(meta["classes"], implied.num_classes),
-            "multi_label": bool(meta.get("multi_label", False)),
-        }
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = re.sub("[^ -~]+", " ", str(error))[:300]
-        raise UserError(f"{file.path}: its metadata `vtl` is damaged ({reason})") from error
-
-
-def _class_names(names: Any, num_classes: int | None) -> tuple[str, ...] | None:
-    if names is None:
-        return None
-    is_list = isinstance(names, list) and len(names) == num_classes
-    if not is_list or not all(isinstance(name, str) and name.isprintable() for name in names):
-        raise ValueError(f"its {num_classes} classes are not named each by a line of text")
-    return tuple(names)
 
 
 def place(source: Source) -> Path:
@@ -253,13 +259,19 @@ def size_bytes(source: Source) -> int:
     return source.download.size or 4 * PARAMETERS[source.depth]
 
 
-def class_names(weights: Weights) -> tuple[str, ...]:
-    """Names of the head's classes: the file's own, ImageNet's if there are 1,000, else numbers."""
+def known_class_names(weights: Weights) -> tuple[str, ...] | None:
+    """Names of the head's classes: those stated, ImageNet's if there are 1,000, else None."""
     if weights.classes:
         return weights.classes
     if weights.architecture.num_classes == 1000:
         return tuple(Path(__file__).with_name("imagenet_classes.txt").read_text().splitlines())
-    return tuple(f"class {i}" for i in range(weights.architecture.num_classes or 0))
+    return None
+
+
+def class_names(weights: Weights) -> tuple[str, ...]:
+    """As `known_class_names`, and numbers where they are not known."""
+    numbers = tuple(f"class {i}" for i in range(weights.architecture.num_classes or 0))
+    return known_class_names(weights) or numbers
 
 
 def locate(name_or_path: str) -> Path:
@@ -273,17 +285,24 @@ def locate(name_or_path: str) -> Path:
         if not source.download.urls:
             return _shipped(source)
         return fetch.fetch(source.download, place(source).parent)
-    path = Path(name_or_path).expanduser()
-    with contextlib.suppress(OSError):  # such as a name that is too long
+    path = Path(name_or_path)
+    with contextlib.suppress(OSError, RuntimeError):  # a name that is too long, no home directory
+        path = path.expanduser()
         if path.is_dir():
-            sharded = path / "model.safetensors.index.json"
-            path = sharded if sharded.exists() else path / "model.safetensors"
+            places = [path / name for name in stated.HUB_FILES]
+            path = next((p for p in places if p.exists()), path / "model.safetensors")
     if not os.path.exists(path):
-        known = ", ".join(sorted(SOURCES))
-        raise UserError(
-            f"weights={name_or_path}: no such file or finished run, nor one of the sources {known}"
-        )
+        raise UserError(suggest.absent(name_or_path, path, _depths()))
     return path
+
+
+def no_source(name: str) -> str:
+    """What to say of a name that is no source's."""
+    return "\n".join([f"{printable(name, 100)} is no source", *suggest.no_source(name, _depths())])
+
+
+def _depths() -> dict[str, int]:
+    return {name: source.depth for name, source in SOURCES.items()}
 
 
 def _shipped(source: Source) -> Path:
@@ -306,13 +325,15 @@ def known_as(path: Path, sha256: str) -> str | None:
     return None
 
 
-def _preprocessing(file: formats.WeightsFile, sha256: str) -> Preprocessing:
-    """Its source's where that is known, else what its layout's framework does."""
+def _preprocessing(file: formats.WeightsFile, sha256: str) -> tuple[Preprocessing, str]:
+    """Its source's where that is known, else what its layout's framework does; what says so."""
     if name := known_as(file.path, sha256):
-        return SOURCES[name].preprocessing
+        return SOURCES[name].preprocessing, f"the source {name}"
     if any("embedder." in tensor for tensor in file.tensors):
-        return _MICROSOFT
-    return CAFFE if file.format.startswith("keras") else TORCHVISION
+        return _MICROSOFT, "assumed, as microsoft/resnet-50"
+    if file.format.startswith("keras"):
+        return CAFFE, "assumed, as keras.applications"
+    return TORCHVISION, "assumed, as torchvision"
 
 
 def save(
@@ -330,16 +351,13 @@ def save(
     Raises:
         OverflowError: a number is beyond `dtype`.
     """
-    meta = {
-        "architecture": dataclasses.asdict(architecture),
-        "preprocessing": dataclasses.asdict(preprocessing),
-        "classes": list(classes) if classes else None,
-        "multi_label": multi_label,
-    }
+    meta = metadata.NetworkMeta(architecture, preprocessing, classes, multi_label)
     found = convert.from_variables(variables)
     with np.errstate(over="ignore"):
         tensors = {name: np.asarray(tensor, dtype) for name, tensor in found.items()}
     for name, tensor in tensors.items():
         if not np.array_equal(np.isfinite(tensor), np.isfinite(found[name])):
             raise OverflowError(f"{name} does not fit into {dtype}")
-    safetensors.write(path, tensors, {"format": "pt", "vtl": json.dumps(meta)})
+    safetensors.write(
+        path, tensors, {"format": "pt", metadata.NETWORK_KEY: metadata.network_text(meta)}
+    )

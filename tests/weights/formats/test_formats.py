@@ -1,4 +1,5 @@
 import json
+import os
 import re
 
 import ml_dtypes
@@ -22,13 +23,20 @@ from vtl.weights.formats import safetensors
         (b"pickle".ljust(257, b"\0") + b"ustar\x0000", "is a tar"),
         (b"\x08\x07\x12\x07pytorch\x1a\x052.1.0:", "looks like an ONNX graph"),
         (b"\x08\x0e:", "looks like an ONNX graph"),
-        (b"\x1f\x8b\x08\x00", r"begins with b'\x1f\x8b\x08\x00'"),
+        (b"\x1f\x8b\x08\x00", "is compressed by gzip; unpack it first"),
+        (b"\x89PNG\r\n\x1a\n", "is a PNG picture"),
+        (b"\x01\x02", r"begins with b'\x01\x02', which no known format does"),
     ],
 )
 def test_other_files_are_named_and_refused(tmp_path, content, what):
     message = refusal(saved(tmp_path, content, "resnet50.pth"))
     assert what in message
     assert "expected a safetensors, PyTorch .pth or Keras .h5 file" in message
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "is a pipe and not a plain file" in refusal(tmp_path / "pipe")
 
 
 def test_missing_file_and_directory(tmp_path):
@@ -118,6 +126,49 @@ def test_safetensors_truncated(tmp_path, cut):
 )
 def test_safetensors_tampered(tmp_path, data):
     refusal(saved(tmp_path, data))
+
+
+def test_a_flipped_bit_of_our_own_files_is_noticed(tmp_path):
+    """Of every byte: the numbers, their names, the metadata, the hash itself."""
+    path = tmp_path / "w"
+    safetensors.write(path, {"w": normal(4), "h": normal(2).astype(np.float16)}, {"k": "mean 0.5"})
+    whole = path.read_bytes()
+    before = formats.read(path)
+    for at in range(len(whole)):
+        for bit in (0, 3, 6):
+            flipped = bytearray(whole)
+            flipped[at] ^= 1 << bit
+            path.write_bytes(flipped)
+            try:
+                found = formats.read(path)
+            except UserError:
+                continue
+            # The hash's own name: what it is of is as it was.
+            assert set(found.metadata) > {"k"}
+            assert found.metadata["k"] == before.metadata["k"]
+            assert_same(found.tensors, before.tensors)
+    flipped = bytearray(whole)
+    flipped[-1] ^= 1
+    path.write_bytes(flipped)
+    assert "is damaged: its content has another sha256 than when it was written" in refusal(path)
+
+
+def test_a_file_without_a_hash_is_read(tmp_path):
+    """As 0.1 and other programs write them."""
+    from safetensors.numpy import save_file
+
+    save_file({"w": normal(4)}, tmp_path / "w", metadata={"vtl": "{}"})
+    assert formats.read(tmp_path / "w").metadata == {"vtl": "{}"}
+
+
+def test_a_header_is_no_larger_than_a_network_needs(tmp_path):
+    header = b"{" + b" " * (1 << 24) + b"}"
+    path = saved(tmp_path, len(header).to_bytes(8, "little") + header)
+    assert "has a header of 16,777,226 bytes, more than any network needs" in refusal(path)
+    many = {f"{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(20_001)}
+    header = json.dumps(many).encode()
+    path = saved(tmp_path, len(header).to_bytes(8, "little") + header)
+    assert "holds 20,001 tensors, and no network has more than 20,000" in refusal(path)
 
 
 # Shards and their index

@@ -274,6 +274,45 @@ def test_keras_3_archives_are_stored_and_whole(tmp_path):
     assert "looks truncated" in refusal(saved(tmp_path, path.read_bytes()[:-100]))
 
 
+# What the file says of its model
+
+
+@pytest.mark.parametrize("kind", [bytes, str])
+def test_the_config_of_a_model_is_read_beside_its_weights(tmp_path, kind):
+    path = tmp_path / "w.h5"
+    keras_file(path, KERNEL, under="model_weights")
+    with h5py.File(path, "a") as file:
+        file.attrs["model_config"] = b"{}" if kind is bytes else "{}"
+    assert formats.read(path).metadata == {"model_config": "{}"}
+    with h5py.File(path, "a") as file:
+        file.attrs["model_config"] = 3
+    assert formats.read(path).metadata == {}
+    keras_3_file(path, NUMBERED)
+    keras_archive(tmp_path / "w.keras", path.read_bytes())
+    with zipfile.ZipFile(tmp_path / "w.keras", "a") as archive:
+        archive.writestr("config.json", '{"class_name": "Functional"}')
+    found = formats.read(tmp_path / "w.keras").metadata
+    assert found == {"model_config": '{"class_name": "Functional"}'}
+
+
+def test_keras_names_and_layers_are_counted_before_they_are_read(tmp_path):
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w", track_order=True) as file:
+        file.create_group("model_weights")
+        file["model_weights"].attrs.create("layer_names", np.full(20_001, b"a"))
+    assert "holds 20,001 names" in refusal(path)
+    with h5py.File(path, "w") as file:
+        for number in range(20_001):
+            file.create_group(f"layers/{number}", track_order=False)
+    assert "holds 20,001 entries in one place" in refusal(path)
+    # Many texts in one place, each as long as the file.
+    with h5py.File(path, "w") as file:
+        texts = np.full(2_000, "a" * 30, dtype=object)
+        file.create_dataset("large", data=np.zeros(1 << 18))
+        file.attrs.create("layer_names", texts, dtype=h5py.string_dtype())
+    assert "holds 2000 names of any length" in refusal(path)
+
+
 # Held against Keras
 
 

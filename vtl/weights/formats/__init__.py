@@ -13,8 +13,16 @@ import ml_dtypes
 import numpy as np
 
 from vtl.errors import UserError
+from vtl.untrusted import open_plain
 from vtl.weights.formats import keras_h5, pytorch, safetensors
-from vtl.weights.formats.untrusted import EXPECTED, Tensors, check_present, errors_of, open_zip
+from vtl.weights.formats.untrusted import (
+    EXPECTED,
+    Tensors,
+    check_count,
+    check_present,
+    errors_of,
+    open_zip,
+)
 
 _Read = tuple[str, Tensors, dict[str, str]]
 """Format, tensors as they are stored, metadata."""
@@ -46,11 +54,9 @@ def read(path: str | Path) -> WeightsFile:
     Raises UserError for a file that isn't one of weights, is incomplete, or wants code to be run.
     """
     path = Path(path)
-    if not path.is_file():
-        what = "is a directory" if path.is_dir() else "there is no such file"
-        raise UserError(f"{path}: {what}; {EXPECTED}")
     with errors_of(path):
         format, stored, metadata = _READERS[_recognise(path)](path)
+        check_count("tensors", len(stored))
         tensors = {name: _widen(array) for name, array in stored.items()}
         dtypes = {a.dtype.name for a in stored.values() if a.dtype.kind == "f" or _is_half(a)}
     return WeightsFile(path, format, tensors, metadata, tuple(sorted(dtypes)))
@@ -79,9 +85,30 @@ def _is_half(array: np.ndarray) -> bool:
     return array.dtype in (np.float16, ml_dtypes.bfloat16)
 
 
+_PACKED = {
+    b"\x1f\x8b": "compressed by gzip",
+    b"BZh": "compressed by bzip2",
+    b"\xfd7zXZ": "compressed by xz",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a RAR archive",
+}
+_OTHERS = {
+    b"\xff\xd8\xff": "a JPEG photo",
+    b"\x89PNG": "a PNG picture",
+    b"%PDF": "a PDF document",
+    b"\x7fELF": "a program",
+    b"GGUF": "a GGUF file, of a language model",
+}
+
+
 def _recognise(path: Path) -> str:
     """The container that a file's first bytes speak of."""
-    with path.open("rb") as file:
+    if not path.exists():
+        raise UserError(f"there is no such file; {EXPECTED}")
+    if path.is_dir():
+        raise UserError(f"is a directory; {EXPECTED}")
+    with open_plain(path) as file:
         head = file.read(512)
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
@@ -102,6 +129,10 @@ def _recognise(path: Path) -> str:
         what = "is a Git LFS pointer to the real file; run git lfs pull"
     elif re.match(rb"\x08[\x01-\x20][\x12\x3a]", head):
         what = "looks like an ONNX graph; save the state_dict() of the network it was made from"
+    elif packed := next((name for magic, name in _PACKED.items() if head.startswith(magic)), ""):
+        what = f"is {packed}; unpack it first"
+    elif picture := next((name for magic, name in _OTHERS.items() if head.startswith(magic)), ""):
+        what = f"is {picture}"
     elif head[257:262] == b"ustar":
         what = "is a tar, which PyTorch wrote until 2017; torch.load and torch.save it once more"
     else:
@@ -118,11 +149,11 @@ def _read_torch(path: Path) -> _Read:
 
 
 def _read_keras(path: Path) -> _Read:
-    return *keras_h5.read(path), {}
+    return keras_h5.read(path)
 
 
 def _read_zip(path: Path) -> _Read:
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         is_keras = keras_h5.ARCHIVED in open_zip(file).namelist()
     return _read_keras(path) if is_keras else _read_torch(path)
 

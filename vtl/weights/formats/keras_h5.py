@@ -7,6 +7,7 @@ There are two layouts. The legacy one lists its layers, and their weights, by na
 
 import io
 import itertools
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +18,29 @@ import ml_dtypes
 import numpy as np
 
 from vtl.errors import UserError
-from vtl.weights.formats.untrusted import Tensors, check_present, check_stored, open_zip
+from vtl.untrusted import open_plain
+from vtl.weights.formats.untrusted import (
+    Tensors,
+    check_count,
+    check_present,
+    check_stored,
+    open_zip,
+)
 
 ARCHIVED = "model.weights.h5"
 """The member of a `.keras` archive that holds the weights."""
 
+CONFIG = "model_config"
+"""The metadata's entry for what the file says of the model's layers, as JSON."""
 
-def read(path: Path) -> tuple[str, Tensors]:
-    """The layout's name and the weights of all layers, from an HDF5 file or a `.keras` archive.
+_ARCHIVED_CONFIG = "config.json"
+_MAX_CONFIG_BYTES = 1 << 24
+_MAX_NAMES_BYTES = 1 << 31
+"""What a list of names may take, where each may be as long as its file."""
+
+
+def read(path: Path) -> tuple[str, Tensors, dict[str, str]]:
+    """Layout's name, weights of all layers, metadata of an HDF5 file or a `.keras` archive.
 
     Legacy weights go by their names less ":0". Keras 3's go by their path, `layers/conv2d_1/vars/0`
     or, where the layer has a name of its own in the file, `conv2_block1_1_conv/vars/0`.
@@ -32,7 +48,10 @@ def read(path: Path) -> tuple[str, Tensors]:
     present = path.stat().st_size
     tensors: Tensors = {}
     promised = 0
-    with h5py.File(_hdf5(path), "r") as file:
+    hdf5, config = _open(path)
+    with h5py.File(hdf5, "r") as file:
+        if CONFIG in file.attrs and not config:
+            config = _config_of(file)
         layout, weights = _weights(file)
         for weight, dataset in weights:
             if not _is_plain(dataset):
@@ -44,16 +63,31 @@ def read(path: Path) -> tuple[str, Tensors]:
                 raise UserError(f"has two weights named {name}")
             array = np.asarray(dataset[()])
             tensors[name] = array.view(ml_dtypes.bfloat16) if _is_bfloat16(dataset) else array
-    return layout, tensors
+            check_count("weights", len(tensors))
+    return layout, tensors, {CONFIG: config} if config else {}
 
 
-def _hdf5(path: Path) -> Path | io.BytesIO:
-    with path.open("rb") as file:
+def _open(path: Path) -> tuple[Path | io.BytesIO, str]:
+    """What h5py opens, and the archive's config, "" where there is none."""
+    with open_plain(path) as file:
         if file.read(2) != b"PK":
-            return path
+            return path, ""
         archive = open_zip(file)
         check_stored(archive, file)
-        return io.BytesIO(archive.read(ARCHIVED))
+        config = b""
+        if _ARCHIVED_CONFIG in archive.namelist():
+            size = archive.getinfo(_ARCHIVED_CONFIG).file_size
+            config = archive.read(_ARCHIVED_CONFIG) if size <= _MAX_CONFIG_BYTES else b""
+        return io.BytesIO(archive.read(ARCHIVED)), config.decode(errors="replace")
+
+
+def _config_of(file: h5py.File) -> str:
+    """The attribute in which Keras keeps a model's config, "" where it is no single text."""
+    attribute = file.attrs.get_id(CONFIG)
+    if attribute.shape != () or h5py.check_string_dtype(attribute.dtype) is None:
+        return ""
+    text = file.attrs[CONFIG]
+    return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
 
 
 def _weights(file: h5py.File) -> tuple[str, Iterator[tuple[str, Any]]]:
@@ -72,9 +106,12 @@ def _weights(file: h5py.File) -> tuple[str, Iterator[tuple[str, Any]]]:
 
 
 def _legacy_weights(root: Any, layers: list[str]) -> Iterator[tuple[str, Any]]:
+    count = 0
     for layer in layers:
         group = _child(root, layer)
         for weight in _names(group, "weight_names"):
+            count += 1
+            check_count("weights", count)
             yield weight, _child(group, weight)
 
 
@@ -84,6 +121,8 @@ def _keras_3_weights(group: Any, path: str, seen: set[int]) -> Iterator[tuple[st
     if address in seen:
         raise UserError(f"{path} is in this file under two names; refused")
     seen.add(address)
+    check_count("layers", len(seen))
+    check_count("entries in one place", len(group))
     for name in group:
         child = _child(group, name)
         below = f"{path}/{name}" if path else name
@@ -100,9 +139,20 @@ def _names(group: Any, attribute: str) -> list[str]:
     parts = itertools.takewhile(
         group.attrs.__contains__, (f"{attribute}{part}" for part in itertools.count())
     )
-    whole = [attribute] if attribute in group.attrs else parts
-    names = [name for part in whole for name in group.attrs[part]]
-    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+    names: list[str] = []
+    for part in [attribute] if attribute in group.attrs else parts:
+        described = group.attrs.get_id(part)
+        count = math.prod(described.shape)
+        check_count("names", len(names) + count)
+        # Texts of any length lie elsewhere in the file, and perhaps all in one place.
+        longest = group.file.id.get_filesize() if described.dtype.kind == "O" else 0
+        if count * longest > _MAX_NAMES_BYTES:
+            raise UserError(f"holds {count} names of any length in {part}; refused")
+        names += [
+            name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+            for name in group.attrs[part]
+        ]
+    return names
 
 
 def _has(group: Any, name: str) -> bool:

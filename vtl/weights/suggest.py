@@ -1,0 +1,73 @@
+"""What may have been meant by weights that are not there: three short lines, never a long one."""
+
+import contextlib
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from vtl.untrusted import printable
+
+WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".h5", ".hdf5", ".keras")
+"""How the names of weight files end, as people write them."""
+
+_MOST = 4
+_MAX_LISTED = 1000
+
+
+def absent(name: str, path: Path, depths: Mapping[str, int]) -> str:
+    """What to say where `weights=name`, which would be at `path`, is nothing.
+
+    `depths` are those of the sources by name.
+    """
+    shown = f"weights={printable(name, 100)}"
+    folder = Path(name).expanduser()
+    with contextlib.suppress(OSError):
+        if folder.is_dir():
+            return "\n".join([f"{shown}: no model.safetensors there", *_lying(folder, "")])
+    lines = [f"{shown}: no such file or finished run, nor a source"]
+    if _is_path(name):
+        lines += _lying(path.parent, path.name)
+    return "\n".join([*lines, *no_source(name, depths)])
+
+
+def no_source(name: str, depths: Mapping[str, int]) -> list[str]:
+    """Which sources may have been meant, and where all are named."""
+    close = _close_sources(name, depths)
+    lines = [f"did you mean {_one_of(close)}?"] if close else []
+    return [*lines, f"`vtl weights list` names all {len(depths)} sources"]
+
+
+def _is_path(name: str) -> bool:
+    return os.sep in name or name.lower().endswith(WEIGHT_FILES)
+
+
+def _close_sources(name: str, depths: Mapping[str, int]) -> list[str]:
+    """Sources with nearly that name, or of the network that it names."""
+    if _is_path(name):
+        return []
+    low = name.lower().replace("-", "_")
+    if close := difflib.get_close_matches(low, depths, n=_MOST, cutoff=0.7):
+        return close
+    network = re.search(r"resnet_?(\d+)", low)
+    of_depth = [source for source in depths if network and depths[source] == int(network[1])]
+    publisher = [source for source in of_depth if source.partition("_")[0] in low]
+    return (publisher or [source for source in of_depth if source != "demo"])[:_MOST]
+
+
+def _lying(folder: Path, name: str) -> list[str]:
+    """The weight files in a folder, the likeliest first, as a line; [] where there are none."""
+    found = []
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for _, entry in zip(range(_MAX_LISTED), entries, strict=False):
+            if entry.name.lower().endswith(WEIGHT_FILES):
+                found.append(entry.name)
+    close = difflib.get_close_matches(name, found, n=_MOST, cutoff=0.6) if name else []
+    names = close or ([] if name else sorted(found)[:_MOST])
+    return [f"there is {_one_of(printable(n, 60) for n in names)}"] if names else []
+
+
+def _one_of(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} or {last}" if first else last
