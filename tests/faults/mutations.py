@@ -173,7 +173,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 @contextmanager
-def watched(hang_s: int = 60) -> Iterator[None]:
+def watched(hang_s: int = 300) -> Iterator[None]:
     """Note programs that are started, and end what hangs."""
     global _is_watching, _has_hook
     if not _has_hook:

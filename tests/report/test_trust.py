@@ -89,6 +89,49 @@ def test_scores_that_are_no_probabilities(sound):
     assert warnings_of(sound)["warn_no_probabilities"]["role"] == "test"
 
 
+def saturate(scores):
+    """Scores of which the upper half is exactly 1."""
+    return np.where(scores > np.median(scores, axis=0), 1, scores).astype(np.float32)
+
+
+def test_ties_of_saturated_scores_are_counted(tmp_path):
+    labels = {role: labels_of(role) for role in ("train", "test")}
+    scores = {role: noisy_scores(of, 3.0) for role, of in labels.items()}
+    scores["test"] = saturate(scores["test"])
+    path = write_run(tmp_path / "run", "full", labels=labels, scores=scores)
+    ties = warnings_of(path)["warn_ties"]
+    assert (ties["role"], ties["count"], ties["images"], ties["classes"]) == ("test", 30, 60, 4)
+
+
+def test_logits_rank_where_scores_tie(sound):
+    def add_logits(path, logits):
+        with np.load(path) as file:
+            arrays = dict(file)
+        np.savez(path, **arrays, logits=logits.astype(np.float32))
+
+    scores = np.load(sound / "scores_test.npz")["scores"].astype(np.float64)
+    logits = np.log(scores / (1 - scores))
+    add_logits(sound / "scores_test.npz", logits)
+    assert warnings_of(sound) == {}
+    (run,), _ = runs.read_all([sound])
+    np.testing.assert_array_equal(run.headline_scores.ranked_by, logits.astype(np.float32))
+    change_scores(sound, "test", logits=np.negative)
+    assert set(warnings_of(sound)) == {"warn_other_map", "warn_other_logits"}
+
+
+@pytest.mark.parametrize(
+    ("ranked_by", "labels", "expected"),
+    [
+        ([1, 2, 3, 4], [0, 1, 0, 1], 0),
+        ([1, 1, 1, 4], [0, 1, 0, 1], 3),
+        ([1, 1, 4, 4], [0, 0, 1, 1], 0),
+        ([0.5, 0.5, 0.5, 0.5], [1, 0, 0, 0], 4),
+    ],
+)
+def test_only_ties_that_can_change_the_ap_count(ranked_by, labels, expected):
+    assert trust.num_tied(np.array(ranked_by), np.array(labels) == 1) == expected
+
+
 def test_a_class_without_positives(tmp_path):
     labels = {role: labels_of(role) for role in ("train", "test")}
     labels["test"][:, 1] = 0

@@ -20,6 +20,10 @@ CONFIG_FILES = {"finetune": "finetune", "probe": "linear_probe", "relu_study": "
 """Task -> the name of its config file."""
 
 NUM_CONFUSIONS = 15
+
+MAX_DRAWN_CLASSES = 100
+"""The most classes with figures: each takes time, and pairs of classes grow with the square."""
+
 MAPS = tuple(f"{role}_map_{PROTOCOL}" for role in ("val", "test"))
 """The keys of metrics.jsonl that hold the mAP by epoch."""
 
@@ -102,17 +106,23 @@ def _classes(data_set: DataSet, styles: dict[str, Stroke], language: Language) -
     ap = best.headline_result("ap")[PROTOCOL]
     classes = sorted(best.classes, key=lambda name: -(ap[name] or -1))
     labels = best.headline_scores.labels
+    drawn = classes[:MAX_DRAWN_CLASSES]
+    num_left_out = len(classes) - len(drawn)
+    columns = sorted(map(best.classes.index, drawn))
     return {
         "title": summary.data_set_title(data_set, language),
         "legend": _legend(data_set, styles),
-        "figure": figures.class_precisions(data_set, styles, classes, language),
+        "figure": figures.class_precisions(data_set, styles, drawn, language),
         "table": _class_table(data_set, classes, language),
         "precision_recall": [
             figures.precision_recall(data_set, column, styles, language)
-            for column in map(best.classes.index, classes)
+            for column in map(best.classes.index, drawn)
             if labels[:, column].any()
         ],
-        "together": figures.co_occurrence(labels, best.classes, language),
+        "together": figures.co_occurrence(
+            labels[:, columns], [best.classes[column] for column in columns], language
+        ),
+        "left_out": language("photos_left_out", count=num_left_out) if num_left_out else "",
         "confusions_note": language("mistaken_note", run=best.name),
         "confusions": _confusion_table(best, language),
     }
