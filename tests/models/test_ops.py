@@ -58,7 +58,7 @@ def in_float32(size, stride, image_size, dtype):
     return (x, kernel, gradient), (output, *pullback(gradient.astype(jnp.float32)))
 
 
-def check(got, want, dtype):
+def check_close(got, want, dtype):
     for mine, theirs in zip(got, want, strict=True):
         assert mine.dtype == dtype
         assert mine.shape == theirs.shape
@@ -81,10 +81,10 @@ each_image_and_dtype = pytest.mark.parametrize(
 
 @each_image_and_dtype
 @pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
-def test_a_convolution_is_xla_s_with_its_gradients(size, stride, image_size, dtype):
+def test_a_convolution_is_xlas_with_its_gradients(size, stride, image_size, dtype):
     (x, kernel, gradient), want = in_float32(size, stride, image_size, dtype)
     output, pullback = jax.vjp(lambda x, kernel: convolve(x, kernel, stride), x, kernel)
-    check((output, *pullback(gradient)), want, dtype)
+    check_close((output, *pullback(gradient)), want, dtype)
 
 
 @each_image_and_dtype
@@ -92,4 +92,4 @@ def test_a_convolution_is_xla_s_with_its_gradients(size, stride, image_size, dty
 def test_a_convolution_of_blocks_is_one_of_stride_2(size, image_size, dtype):
     (x, kernel, gradient), want = in_float32(size, 2, image_size, dtype)
     output, pullback = jax.vjp(convolve_blocks, x, kernel)
-    check((output, *pullback(gradient)), want, dtype)
+    check_close((output, *pullback(gradient)), want, dtype)

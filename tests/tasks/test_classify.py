@@ -59,8 +59,8 @@ def test_the_network_is_saved_with_what_it_needs(tmp_path, capsys):
 
 
 @pytest.mark.full
-def test_a_killed_run_goes_on_to_the_same_network(tmp_path, monkeypatch):
-    classify.run(make_config(), tmp_path / "whole")
+def test_a_killed_run_resumes_to_the_same_network(tmp_path, monkeypatch):
+    classify.run(make_config(), tmp_path / "uninterrupted")
     real = classify.loop.run
 
     def stop_after_a_save(*args):
@@ -84,5 +84,5 @@ def test_a_killed_run_goes_on_to_the_same_network(tmp_path, monkeypatch):
     assert not (tmp_path / "run" / "results.json").exists()
     classify.run(make_config(), tmp_path / "run")
     assert read_results(tmp_path / "run")["resumed_from"] == 2
-    whole, resumed = ((tmp_path / name / "model.safetensors") for name in ("whole", "run"))
-    assert whole.read_bytes() == resumed.read_bytes()
+    saved = [tmp_path / name / "model.safetensors" for name in ("uninterrupted", "run")]
+    assert saved[0].read_bytes() == saved[1].read_bytes()

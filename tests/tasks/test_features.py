@@ -64,8 +64,8 @@ def expected_maps(devkit, weights, split):
     for path in voc.read_split(devkit, split).paths:
         photo = images.resize(images.load_rgb(path), SIZE, "squash", "bilinear")
         x = normalise(jnp.array(photo)[None], loaded.preprocessing)
-        _, seen = model.apply(variables, x, norms_by_batch=(), capture_intermediates=True)
-        maps.append(np.asarray(seen["intermediates"]["layer4_1"]["__call__"][0][0]))
+        _, captured = model.apply(variables, x, norms_by_batch=(), capture_intermediates=True)
+        maps.append(np.asarray(captured["intermediates"]["layer4_1"]["__call__"][0][0]))
     return np.stack(maps)
 
 
@@ -104,7 +104,7 @@ def test_a_grid_keeps_the_cells_apart(tmp_path, devkit, weights):
     one = deep_features.read(tmp_path / "one" / "DF_ResNet18_VOC2007.npz").splits["test"].features
     assert grid.shape == (7, 4 * 64)
     cells = grid.reshape(7, 4, 64)
-    # 64 pixels leave 2 x 2 positions, so that each cell is one and their mean is the whole.
+    # 64 pixels leave 2 x 2 positions, so each cell is one of them, and their mean is the pool's.
     np.testing.assert_allclose(cells.mean(axis=1), one, rtol=1e-4, atol=1e-5)
     assert np.abs(cells[:, 0] - cells[:, 3]).max() > 1e-3
 
@@ -117,34 +117,35 @@ def test_an_earlier_layer_is_another_width(tmp_path, devkit, weights):
 
 def test_what_is_done_is_not_done_again(tmp_path, devkit, weights, monkeypatch):
     config = make_config(devkit, weights)
-    features.run(config, tmp_path / "whole")
+    features.run(config, tmp_path / "uninterrupted")
     real, calls = batches.place, []
 
-    def put_until_killed(array, sharding):
+    def place_until_killed(array, sharding):
         calls.append(len(array))
         if len(calls) == 3:
             raise KeyboardInterrupt
         return real(array, sharding)
 
     monkeypatch.setattr(features, "BATCHES_BETWEEN_SAVES", 1)
-    monkeypatch.setattr(batches, "place", put_until_killed)
+    monkeypatch.setattr(batches, "place", place_until_killed)
     with pytest.raises(KeyboardInterrupt):
         features.run(config, tmp_path / "run")
     assert not (tmp_path / "run" / "DF_ResNet18_VOC2007.npz").exists()
     features.run(config, tmp_path / "run")
     # Three batches of train: two before, one after; then two of test.
     assert len(calls) == 3 + 1 + 2
-    whole, resumed = (
-        deep_features.read(tmp_path / name / "DF_ResNet18_VOC2007.npz") for name in ("whole", "run")
+    uninterrupted, resumed = (
+        deep_features.read(tmp_path / name / "DF_ResNet18_VOC2007.npz")
+        for name in ("uninterrupted", "run")
     )
     for role in ("train", "test"):
-        left, right = whole.splits[role].features, resumed.splits[role].features
+        left, right = uninterrupted.splits[role].features, resumed.splits[role].features
         assert left.tobytes() == right.tobytes()
 
 
 @pytest.mark.parametrize("change", ["weights", "photos", "fewer", "more"])
 def test_what_was_left_by_other_photos_or_weights_is_done_again(tmp_path, monkeypatch, change):
-    """A resume goes on only where the same photos and weights stopped."""
+    """A run resumes only from features of the same photos and weights."""
     mesh = make_mesh()
 
     def extract(num_photos, value, weights="a", stop_after=None):

@@ -1,4 +1,4 @@
-"""Pictures with one label each -> trained network: pretrains the demo's."""
+"""Pictures with one label each -> trained network: pretrains the demo's network."""
 
 import time
 from pathlib import Path
@@ -26,14 +26,14 @@ from vtl.training.state import (
 from vtl.weights import network
 
 HELD_OUT_SEED = 2**31
-"""Of the pictures that are scored; those trained on have the config's."""
+"""The seed of the held-out pictures; the training pictures have the config's seed."""
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
-    """Train from scratch as `config` says, one pass over the pictures; a second call goes on.
+    """Train from scratch, one pass over the pictures; a second call resumes.
 
     Raises:
-        UserError: options or `workdir` are not as they should be.
+        UserError: an option is invalid, or `workdir` holds something else.
     """
     _check_options(config)
     run_directory = RunDirectory(workdir, config)
@@ -86,9 +86,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
     run_directory.begin(content)
     checkpoints = Checkpoints(workdir / "checkpoints", best_by=None, run=run_directory.run_id)
-    like = jax.eval_shape(first_state)
+    shapes = jax.eval_shape(first_state)
     train_state, resumed_from = loop.start(
-        jax.jit(first_state), like, plan, run_directory, checkpoints
+        jax.jit(first_state), shapes, plan, run_directory, checkpoints
     )
     training_set = loop.TrainingSet(pictures, labels, np.ones_like(labels))
     train_state = loop.run(

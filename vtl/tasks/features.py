@@ -43,10 +43,10 @@ _PIECE_BYTES = 1 << 20
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
-    """Write the features of the train and test split; a second call goes on where one stopped.
+    """Write the features of the train and test split; a second call resumes.
 
     Raises:
-        UserError: data, weights, options or `workdir` are not as they should be.
+        UserError: data, weights or an option is invalid, or `workdir` holds something else.
     """
     _check_options(config)
     run_directory = RunDirectory(workdir, config)
@@ -57,11 +57,13 @@ def run(config: ConfigDict, workdir: Path) -> None:
     mesh = make_mesh()
     check_batch_size("batch_size", config.batch_size, mesh)
     splits = readers.read(config.data)
-    # The features are read before the head, so that any will do.
+    # Features come from before the head, so any number of classes will do.
     net = network.from_config(config, num_classes=1)
     weights = net.weights
     if weights is None:
-        raise UserError("weights is empty: features of a random network are of no use")
+        raise UserError(
+            "weights is empty, and a random network's features are of no use: name some"
+        )
     say(f"{network.describe(net.architecture)}, weights: {config.weights}")
     variables = network.starting_variables(net.model, weights, head="zeros", seed=0)
     variables = jax.device_put(variables, replicated(mesh))
@@ -118,7 +120,7 @@ def _check_options(config: ConfigDict) -> None:
     check_least(config, {"pool": 1})
     for role in ("train_split", "test_split"):
         if not config.data[role]:
-            raise UserError(f"data.{role} is empty: name a split, as in ImageSets/Main")
+            raise UserError(f"data.{role} is empty: name a split of the data, such as trainval")
 
 
 def _content_by_path(config: ConfigDict) -> dict[str, Any]:
@@ -144,7 +146,7 @@ def extract(
     sharding: NamedSharding,
     weights_sha256: str,
 ) -> tuple[np.ndarray, int]:
-    """photos [N, H, W, 3] -> a memory map of features [N, D], and how many were computed now.
+    """photos [N, H, W, 3] -> a memory map of features [N, D], and how many this call computed.
 
     Goes on where `partial` stopped, if that was of the same photos and weights and is undamaged.
     """

@@ -37,17 +37,17 @@ from vtl.untrusted import plain_sha256
 from vtl.weights import heads, network, sources
 
 MAP_PROTOCOL = "lab"
-"""The protocol of the mAP by epoch, and so of the choice of the best checkpoint."""
+"""The protocol of each epoch's mAP, by which the best checkpoint is chosen."""
 
 Predict = Callable[[steps.EvalStep, Any, Images], tuple[np.ndarray, ...]]
 """`evaluate.predict` of a run's batch size and sharding: (step, variables, images) -> arrays."""
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
-    """Fine-tune as `config` says; the outcome is in `workdir`, and a second call goes on.
+    """Fine-tune and leave the outcome in `workdir`; a second call resumes.
 
     Raises:
-        UserError: data, weights, options or `workdir` are not as they should be.
+        UserError: data, weights or an option is invalid, or `workdir` holds something else.
     """
     _check_options(config)
     run_directory = RunDirectory(workdir, config)
@@ -83,11 +83,11 @@ def run(config: ConfigDict, workdir: Path) -> None:
         evaluate.predict, batch_size=config.eval_batch_size, sharding=by_batch(mesh)
     )
 
-    def score(variables: Any, role: str) -> np.ndarray:  # logits [N, C]
+    def predict_logits(variables: Any, role: str) -> np.ndarray:  # [N, C]
         return predict(eval_step, variables, photos[role])[0]
 
     def train_features(variables: Any) -> np.ndarray:
-        # Placed as training places them, lest the step be compiled twice.
+        # Placed as training places them, so that the step is compiled only once.
         placed = jax.device_put(variables, replicated(mesh))
         return predict(eval_step, placed, photos["train"])[1]
 
@@ -112,7 +112,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     like = jax.eval_shape(lambda v: new_state(v, optimizer), network.shapes_of(net.model))
     train_state, resumed_from = loop.start(first_state, like, plan, run_directory, checkpoints)
     seconds["head"] = time.perf_counter()
-    score_epoch = functools.partial(_score_epoch, config, splits, score)
+    score_epoch = functools.partial(_score_epoch, config, splits, predict_logits)
     train_state = loop.run(
         train_state, train_step, training_set, plan, run_directory, checkpoints, score_epoch
     )
@@ -121,7 +121,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     # The outcome.
     train_state = _chosen(checkpoints, train_state, mesh)
     variables = train_state.variables
-    logits = {role: score(variables, role) for role in splits}
+    logits = {role: predict_logits(variables, role) for role in splits}
     quantities = outcome.score_splits(run_directory, logits, splits, train.classes, config.seed)
     if config.gallery_photos:
         role = outcome.headline_split(splits)
@@ -156,8 +156,8 @@ def _check_options(config: ConfigDict) -> None:
         raise UserError("head=keep and head_from name two heads: choose one")
     if not config.weights and (config.head in ("probe", "keep") or config.head_from):
         raise UserError(
-            "without weights there are no features for head=probe, head=keep or head_from: choose "
-            "head=random or zeros"
+            "without weights there are no features for head=probe, head=keep or head_from: "
+            "choose head=random or head=zeros"
         )
 
 
@@ -234,15 +234,19 @@ def _train_step(
 def _score_epoch(
     config: ConfigDict,
     splits: Mapping[str, Split],
-    score: Callable[[Any, str], np.ndarray],
+    predict_logits: Callable[[Any, str], np.ndarray],
     state: TrainState,
 ) -> dict[str, float]:
-    """The mAP of the val split and, where the config asks for it, of test."""
+    """The mAP of the val split and, if the config asks for it, of test."""
     roles = [role for role in ("val", "test") if role in splits]
     if not config.test_every_epoch:
         roles = [role for role in roles if role != "test"]
-    means = {role: _mean_ap(score(state.variables, role), splits[role]) for role in roles}
-    return {f"{role}_map_{MAP_PROTOCOL}": v for role, v in means.items() if v is not None}
+    scores = {}
+    for role in roles:
+        mean_ap = _mean_ap(predict_logits(state.variables, role), splits[role])
+        if mean_ap is not None:
+            scores[f"{role}_map_{MAP_PROTOCOL}"] = mean_ap
+    return scores
 
 
 def _mean_ap(logits: np.ndarray, split: Split) -> float | None:
@@ -252,12 +256,12 @@ def _mean_ap(logits: np.ndarray, split: Split) -> float | None:
 
 
 def _chosen(checkpoints: Checkpoints, last: TrainState, mesh: Mesh) -> TrainState:
-    """The best state by the val split, or the last one where nothing is chosen by."""
-    best = checkpoints.best()
+    """The best state by the val split, or the last one if there is no val split."""
+    chosen, best = last, checkpoints.best()
     if best is not None and best != int(last.step):
-        last = checkpoints.restore(best, last, replicated(mesh))
+        chosen = checkpoints.restore(best, last, replicated(mesh))
     checkpoints.close()
-    return last
+    return chosen
 
 
 def _gallery(
@@ -269,13 +273,13 @@ def _gallery(
     variables: Any,
     predict: Predict,
 ) -> dict[str, np.ndarray]:
-    """What gallery_SPLIT.npz holds: the chosen photos, and maps of where each class was seen."""
+    """What gallery_SPLIT.npz holds: the chosen photos, and each class's activation maps."""
     choices = gallery.choose(logits, split.labels, split.difficult, config.gallery_photos)
     rows = gallery.chosen_rows(choices)
-    seen = np.asarray(augment.centre_crop(photos[rows], net.preprocessing.crop_size))
+    crops = np.asarray(augment.centre_crop(photos[rows], net.preprocessing.crop_size))
     map_step = steps.make_map_step(net.model, net.preprocessing, make_mesh())
-    (maps,) = predict(map_step, variables, seen)
-    return gallery.pack(choices, seen, maps, np.asarray(variables["params"][HEAD]["bias"])) | {
+    (maps,) = predict(map_step, variables, crops)
+    return gallery.pack(choices, crops, maps, np.asarray(variables["params"][HEAD]["bias"])) | {
         "ids": np.array(split.ids)[rows],
         "scores": outcome.probabilities(logits[rows]),
         "labels": split.labels[rows],
@@ -284,7 +288,7 @@ def _gallery(
 
 
 def _phases(marks: dict[str, float]) -> dict[str, float]:
-    """Seconds between successive marks, under the name of the later one, and in total."""
+    """The seconds between successive marks, under the later one's name, and in total."""
     names = list(marks)
-    phases = {b: marks[b] - marks[a] for a, b in itertools.pairwise(names)}
+    phases = {later: marks[later] - marks[earlier] for earlier, later in itertools.pairwise(names)}
     return phases | {"total": marks[names[-1]] - marks[names[0]]}

@@ -24,17 +24,17 @@ from vtl.untrusted import plain_sha256, printable
 from vtl.weights import heads
 
 MAP_PROTOCOL = "lab"
-"""The protocol by which a grid's best point is chosen."""
+"""The protocol of the mAP that chooses the best point of a grid."""
 
 CROSS_VALIDATION_TOLERANCE = 1e-2
-"""Of the objective: the values of L2 differ by far more."""
+"""A fraction of the objective, which varies far more from one L2 to the next."""
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
-    """Train the head as `config` says and leave the outcome in `workdir`.
+    """Train the head and leave the outcome in `workdir`.
 
     Raises:
-        UserError: features, options or `workdir` are not as they should be.
+        UserError: the features or an option is invalid, or `workdir` holds something else.
     """
     _check_options(config)
     run_directory = RunDirectory(workdir, config)
@@ -44,7 +44,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
     _check_meta(raw, config)
     train = raw.splits["train"]
     if config.difficult == "ignore" and train.difficult is None:
-        raise UserError(f"difficult=ignore: {config.features} has no difficult flags")
+        raise UserError(
+            f"difficult=ignore: {config.features} has no difficult flags\nchoose difficult=negative"
+        )
     shift, scale = _scaling(config.scaling, train.features)
     data = _scaled(raw, config.scaling, shift, scale)
 
@@ -56,7 +58,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     seconds = time.perf_counter() - started
     logits = {role: predict(head, split.features) for role, split in data.splits.items()}
     quantities = outcome.score_splits(run_directory, logits, data.splits, data.classes, config.seed)
-    if config.scaling != "l2":  # a linear head on the features as they are does not exist for it
+    if config.scaling != "l2":  # with l2 no linear head gives the same on unscaled features
         kernel = np.asarray(head.kernel) / scale[:, None]
         heads.save(
             workdir,
@@ -107,15 +109,15 @@ def predict(head: Linear, features: np.ndarray) -> np.ndarray:
 
 
 def _check_meta(data: DeepFeatures, config: ConfigDict) -> None:
-    """Refuse features that say they are of other splits, classes or weights than asked for."""
+    """Refuse features that were made with other splits, classes or weights than the config's."""
     splits = data.meta.get("data", {}).get("splits", {})
-    found = {
+    made_with = {
         "train_split": splits.get("train"),
         "test_split": splits.get("test"),
         "weights": data.meta.get("weights", {}).get("name"),
         "classes": data.classes,
     }
-    for option, value in found.items():
+    for option, value in made_with.items():
         if config[option] and value and config[option] != value:
             raise UserError(
                 f"{config.features} was made with {option}={printable(value, 100)}, "
@@ -127,14 +129,12 @@ SCALINGS = ("none", "standardise", "l2")
 
 
 def _scaling(kind: str, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What is taken off and what divides: the train split's mean and deviation, or 0 and 1."""
+    """What to subtract and divide by: the train split's mean and deviation, or 0 and 1."""
     width = features.shape[1]
     if kind != "standardise":
         return np.zeros(width, np.float32), np.ones(width, np.float32)
-    mean, deviation = (
-        features.mean(axis=0, dtype=np.float64),
-        features.std(axis=0, dtype=np.float64),
-    )
+    mean = features.mean(axis=0, dtype=np.float64)
+    deviation = features.std(axis=0, dtype=np.float64)
     is_constant = deviation <= 1e-6 * np.abs(mean)
     return mean.astype(np.float32), np.where(is_constant, 1, deviation).astype(np.float32)
 
@@ -163,37 +163,45 @@ def _label_mask(split: FeatureSplit, difficult: str) -> np.ndarray:
 def _sgd(
     data: DeepFeatures, config: ConfigDict, run_directory: RunDirectory
 ) -> tuple[Linear, dict[str, Any]]:
-    """SGD from every seed; the rate and decay are chosen on a fifth of train that is held out."""
+    """SGD from every seed; a held-out fifth of train chooses the learning rate and decay."""
     grid = list(itertools.product(config.learning_rates, config.weight_decays))
     train = data.splits["train"]
     rows = np.arange(len(train.features))
     point = grid[0]
     if len(grid) > 1:
         if len(rows) < 2:
-            raise UserError("one photo can't be held out to choose a learning rate or decay by")
+            raise UserError(
+                "with one photo there is none to hold out: "
+                "give one of learning_rates and one of weight_decays"
+            )
         held_out = np.random.default_rng(config.seed).permutation(rows)[: max(1, len(rows) // 5)]
         fitted, _ = _sgd_grid(train, np.setdiff1d(rows, held_out), grid, config)
-        maps = [_map(head, train, held_out, data.classes) for head in fitted]
+        maps = [_mean_ap(head, train, held_out, data.classes) for head in fitted]
         means = np.array(maps, np.float64).reshape(len(grid), config.num_seeds).mean(axis=1)
         if np.isnan(means).all():
             raise UserError(
-                f"no point of the grid can be chosen: all diverged, or none of the {len(held_out)} "
-                "photos held out is of any class"
+                "no learning rate and decay can be chosen: "
+                f"all diverged, or the {len(held_out)} held-out photos are of no class\n"
+                "add smaller learning_rates, or give just one"
             )
         point = grid[int(np.nanargmax(means))]
-        say(f"of {len(grid)} points, learning rate {point[0]:g} with decay {point[1]:g} is best")
+        say(f"best of {len(grid)} points: learning rate {point[0]:g}, decay {point[1]:g}")
     fitted, losses = _sgd_grid(train, rows, [point], config)
     if not np.isfinite(losses).all():
-        raise UserError(f"the loss diverged at learning rate {point[0]:g}, decay {point[1]:g}")
-    steps_an_epoch = len(rows) / config.batch_size
+        raise UserError(
+            f"the loss diverged at learning rate {point[0]:g}, decay {point[1]:g}: lower them"
+        )
+    steps_per_epoch = len(rows) / config.batch_size
     run_directory.append_metrics(
         [
-            {"step": step, "epoch": step / steps_an_epoch, "loss": float(loss)}
+            {"step": step, "epoch": step / steps_per_epoch, "loss": float(loss)}
             for step, loss in enumerate(losses[0], start=1)
         ]
     )
-    last = data.splits.get("test", train)
-    maps = [_map(head, last, np.arange(len(last.features)), data.classes) for head in fitted]
+    scored = data.splits.get("test", train)
+    maps = [
+        _mean_ap(head, scored, np.arange(len(scored.features)), data.classes) for head in fitted
+    ]
     details = {
         "learning_rate": point[0],
         "weight_decay": point[1],
@@ -205,7 +213,7 @@ def _sgd(
 def _sgd_grid(
     split: FeatureSplit, rows: np.ndarray, grid: list[tuple[float, float]], config: ConfigDict
 ) -> tuple[list[Linear], np.ndarray]:
-    """Heads of every point of the grid and every seed, in this order, and losses [G, T]."""
+    """Heads for every point of the grid and, within it, every seed; losses [G, T]."""
     seeds = range(config.seed, config.seed + config.num_seeds)
     drawn = [
         fit_linear.seeded(
@@ -232,7 +240,7 @@ def _sgd_grid(
     return [Linear(fitted.kernel[g], fitted.bias[g]) for g in range(len(points))], losses
 
 
-def _map(
+def _mean_ap(
     head: Linear, split: FeatureSplit, rows: np.ndarray, classes: tuple[Any, ...]
 ) -> float | None:
     labels = split.labels[rows]
@@ -245,7 +253,7 @@ def _map(
 def _lbfgs(
     data: DeepFeatures, config: ConfigDict, run_directory: RunDirectory
 ) -> tuple[Linear, dict[str, Any]]:
-    """Logistic regression; each class's L2 has the least cross-entropy over the folds of train."""
+    """Logistic regression; each class gets the L2 of least cross-validated cross-entropy."""
     del run_directory
     train = data.splits["train"]
     label_mask = _label_mask(train, config.difficult)
@@ -260,24 +268,24 @@ def _lbfgs(
 def _cross_validate(
     train: FeatureSplit, label_mask: np.ndarray, l2: float, config: ConfigDict
 ) -> np.ndarray:
-    """The held-out cross-entropy [C] of one L2, every row held out once."""
+    """The held-out cross-entropy [C] of one L2; every row is held out once."""
     num_rows, num_folds = len(train.features), config.num_folds
     folds = np.random.default_rng(config.seed).permutation(num_rows) % num_folds
-    is_out = (folds[:, None] == np.arange(num_folds))[:, :, None]  # [N, F, 1]
-    # Every class of every fold is a column; the labels held out are unknown to it.
+    is_held_out = (folds[:, None] == np.arange(num_folds))[:, :, None]  # [N, F, 1]
+    # Each class of each fold is a column; its mask leaves out the held-out labels.
     labels = np.broadcast_to(train.labels[:, None], (num_rows, num_folds, label_mask.shape[1]))
     columns = num_rows, num_folds * label_mask.shape[1]
-    seen = (label_mask[:, None] * ~is_out).reshape(columns)
+    column_mask = (label_mask[:, None] * ~is_held_out).reshape(columns)
     head = fit_linear.logistic_regression(
         train.features,
         labels.reshape(columns),
-        seen,
+        column_mask,
         l2 * num_folds / (num_folds - 1),
         tolerance=CROSS_VALIDATION_TOLERANCE,
     )
     logits = predict(head, train.features).reshape(labels.shape)
     losses = np.logaddexp(0, logits) - labels * logits
-    return np.sum(losses * label_mask[:, None] * is_out, axis=(0, 1))
+    return np.sum(losses * label_mask[:, None] * is_held_out, axis=(0, 1))
 
 
 Solver = Callable[[DeepFeatures, ConfigDict, RunDirectory], tuple[Linear, dict[str, Any]]]
