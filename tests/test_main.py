@@ -163,7 +163,7 @@ OPTIONS = {
     "an unknown task": ("task=juggle", "finetune"),
     "an unknown precision": ("precision=juggle", "precision"),
     "an unknown depth": ("model.depth=19", "18, 34, 50"),
-    "a head without weights": ("head=probe", "choose head=random or zeros"),
+    "a head without weights": ("head=probe", "choose head=random or head=zeros"),
     "unknown weights": ("weights=torchvison_v2", "did you mean torchvision_v2"),
     "an unknown schedule": ("optim.schedule=juggle", "constant, cosine"),
     "a rule that matches nothing": (

@@ -1,4 +1,4 @@
-"""The outputs of our network block by block, to hold against a reference's."""
+"""The outputs of our network block by block, to compare with a reference's."""
 
 import dataclasses
 import re
@@ -32,11 +32,11 @@ def outputs(model: ResNet, variables: dict, images: np.ndarray) -> Outputs:
         return blocks | {"logits": logits}
 
     with jax.default_matmul_precision("highest"):
-        found = jax.jit(apply)(variables, images)
+        by_name = jax.jit(apply)(variables, images)
     # jit sorts names; a failure should name the first wrong block first.
     ends = {"stem": 0, "features": 2, "logits": 3}
-    names = sorted(found, key=lambda name: (ends.get(name, 1), _natural(name)))
-    return {name: np.asarray(found[name]) for name in names}
+    names = sorted(by_name, key=lambda name: (ends.get(name, 1), _natural(name)))
+    return {name: np.asarray(by_name[name]) for name in names}
 
 
 def _natural(name: str) -> list[int]:
@@ -45,7 +45,7 @@ def _natural(name: str) -> list[int]:
 
 
 def relative_errors(ours: Outputs, theirs: Outputs) -> dict[str, float]:
-    """Per block the largest absolute difference over the reference's largest absolute value."""
+    """For each block, the largest absolute difference over the reference's largest value."""
     assert ours.keys() == theirs.keys()
     errors = {}
     for name, reference in theirs.items():
@@ -57,7 +57,7 @@ def relative_errors(ours: Outputs, theirs: Outputs) -> dict[str, float]:
 
 
 def assert_close(ours: Outputs, theirs: Outputs, bound: float = 1e-4) -> None:
-    """Every block within `bound` of its largest value; else name the blocks, in order."""
+    """Assert that every block is within `bound` of its largest value; name those that are not."""
     errors = relative_errors(ours, theirs)
     beyond = {name: f"{error:.1e}" for name, error in errors.items() if not error < bound}
     assert not beyond, f"more than {bound:g} of the block's largest value apart: {beyond}"

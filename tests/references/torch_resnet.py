@@ -100,7 +100,7 @@ def normalised(images: np.ndarray, dtype: torch.dtype = torch.float32) -> torch.
 
 def outputs(model: TorchResNet, images: torch.Tensor) -> dict[str, np.ndarray]:
     """Every block's output by forward hooks, under our names and as [B, H, W, C]."""
-    seen: dict[str, np.ndarray] = {}
+    by_name: dict[str, np.ndarray] = {}
     names = {"maxpool": "stem", "avgpool": "features", "fc": "logits"}
     hooks = []
     for path, module in model.named_modules():
@@ -113,7 +113,7 @@ def outputs(model: TorchResNet, images: torch.Tensor) -> dict[str, np.ndarray]:
                 if output.ndim == 4:
                     output = output.permute(0, 2, 3, 1)
                 array = output.detach().numpy()
-                seen[name] = array[:, 0, 0] if name == "features" else array
+                by_name[name] = array[:, 0, 0] if name == "features" else array
 
             hooks.append(module.register_forward_hook(record))
     model.eval()
@@ -121,7 +121,7 @@ def outputs(model: TorchResNet, images: torch.Tensor) -> dict[str, np.ndarray]:
         model(images)
     for hook in hooks:
         hook.remove()
-    return seen
+    return by_name
 
 
 def gradients(
@@ -132,8 +132,8 @@ def gradients(
     logits = model(images)
     target = torch.tensor(labels).to(logits.dtype)
     torch.nn.functional.binary_cross_entropy_with_logits(logits, target).backward()
-    found = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
-    return found | {name: b.numpy() for name, b in model.named_buffers() if "running" in name}
+    by_name = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    return by_name | {name: b.numpy() for name, b in model.named_buffers() if "running" in name}
 
 
 def near_batch_statistics(

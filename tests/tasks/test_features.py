@@ -178,10 +178,10 @@ def test_what_was_left_by_other_photos_or_weights_is_done_again(tmp_path, monkey
         extract(6, 10, stop_after=2)  # one call is eval_shape's
     assert json.loads((tmp_path / "unfinished.json").read_text())["done"] == 2
     arguments = {"weights": (6, 10, "b"), "photos": (6, 20), "fewer": (4, 30), "more": (9, 40)}
-    found, count = extract(*arguments[change])
+    extracted, count = extract(*arguments[change])
     num_photos, value = arguments[change][:2]
     assert count == num_photos
-    np.testing.assert_array_equal(found, np.full((num_photos, 3), value))
+    np.testing.assert_array_equal(extracted, np.full((num_photos, 3), value))
 
 
 def flip_a_bit(path):

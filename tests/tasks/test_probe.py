@@ -319,7 +319,7 @@ def test_a_head_for_something_else_is_refused(tmp_path, caplog):
     meta["weights"]["preprocessing"] = json.loads(json.dumps(dataclasses.asdict(LAB)))
     heads.save(tmp_path, kernel, bias, classes=("a", "b"), features=meta)
     load_head(tmp_path, "ab", 4, "1234567890")
-    assert "photos prepared in another way" in caplog.text
+    assert "other preprocessing" in caplog.text
     # As wide as another layer's by chance.
     heads.save(tmp_path, kernel, bias, classes=("a", "b"), features={"layer": "layer2", "pool": 2})
     with pytest.raises(UserError, match=r"4 numbers of layer2 with pool=2"):

@@ -71,15 +71,15 @@ def test_flip_takes_the_centre_crop():
 def test_crops_stay_inside_and_reach_every_offset_either_way_round():
     images = numbered(2000, 10, 11)
     augmented = np.asarray(augment(KEY, images, kind="crop_flip", size=8)).astype(int)
-    seen = set()
+    offsets = set()
     for index, image in enumerate(augmented):
         flipped = image[0, 0, 1] > image[0, -1, 1]
         upright = image[:, ::-1] if flipped else image
         top, left, _ = upright[0, 0]
         crop = images[index, top : top + 8, left : left + 8]
-        assert np.array_equal(upright, crop), f"image {index} is no crop of its own"
-        seen.add((top, left, bool(flipped)))
-    assert seen == {(t, x, f) for t in range(3) for x in range(4) for f in (False, True)}
+        assert np.array_equal(upright, crop), f"image {index} is not a crop of itself"
+        offsets.add((top, left, bool(flipped)))
+    assert offsets == {(t, x, f) for t in range(3) for x in range(4) for f in (False, True)}
 
 
 def test_flips_do_not_follow_the_crops():

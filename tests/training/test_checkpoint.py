@@ -69,15 +69,15 @@ def steps_on_disk(directory: Path) -> set[int]:
 @pytest.fixture
 def warnings(monkeypatch):
     """The warnings about checkpoints, as they read."""
-    seen: list[str] = []
+    texts: list[str] = []
 
     def warning(text: str, *args: object) -> None:
         # orbax warns about damaged files through the same module.
         if text.startswith("checkpoint"):
-            seen.append(text % args)
+            texts.append(text % args)
 
     monkeypatch.setattr("vtl.training.checkpoint.logging.warning", warning)
-    return seen
+    return texts
 
 
 def test_no_checkpoint(tmp_path):

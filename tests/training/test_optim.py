@@ -286,7 +286,7 @@ def test_equals_torch_step_by_step(options, rules):
 
 
 def test_clipping_is_by_the_norm_of_all_that_trains_together():
-    # One chain clips over all of it; a chain a group would give each group the whole norm.
+    # One chain clips over all of it; a chain per group would give each group the full norm.
     config = make_config(
         learning_rate=1.0, momentum=0.0, schedule="constant", clip_norm=1.0, weight_decay=0.0
     )

@@ -49,8 +49,8 @@ def refusal(call, *args, **kwargs):
 def assert_same(actual, expected):
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for path, leaf in traverse_util.flatten_dict(expected, sep="/").items():
-        found = traverse_util.flatten_dict(actual, sep="/")[path]
-        np.testing.assert_array_equal(found, leaf, err_msg=path)
+        converted = traverse_util.flatten_dict(actual, sep="/")[path]
+        np.testing.assert_array_equal(converted, leaf, err_msg=path)
 
 
 # Total loading
@@ -74,8 +74,8 @@ def test_each_tensor_lands_where_torchvision_says():
         "running_mean": ("batch_stats", "mean"),
         "running_var": ("batch_stats", "var"),
     }.items():
-        found = variables[collection]["layer4_1"]["bn2"][ours]
-        np.testing.assert_array_equal(found, tensors[f"layer4.1.bn2.{theirs}"])
+        converted = variables[collection]["layer4_1"]["bn2"][ours]
+        np.testing.assert_array_equal(converted, tensors[f"layer4.1.bn2.{theirs}"])
 
 
 def test_batch_counters_are_ignored():
@@ -181,54 +181,41 @@ def ones(*shape):
 
 @pytest.mark.parametrize("wrapper", ["", "module."])
 @pytest.mark.parametrize(
-    ("extra", "message"),
+    ("extra", "tensor", "family"),
     [
         (
             {"conv1.0.weight": ones(4, 3, 3, 3), "conv1.1.bias": ones(4)},
-            "a deep stem (conv1.0.weight): ResNet-D/-C variants are not supported",
+            "conv1.0.weight",
+            "ResNet-D",
         ),
-        (
-            {"layer1.0.se.fc1.weight": ones(2, 32, 1, 1)},
-            "squeeze and excitation (layer1.0.se.fc1.weight): SE- and ECA-ResNets are not "
-            "supported",
-        ),
-        (
-            {"layer1.0.conv2.weight": ones(8, 2, 3, 3)},
-            "grouped convolutions (layer1.0.conv2.weight takes 2 of 8 channels): ResNeXt is not "
-            "supported",
-        ),
+        ({"layer1.0.se.fc1.weight": ones(2, 32, 1, 1)}, "layer1.0.se.fc1.weight", "SE-"),
+        ({"layer1.0.conv2.weight": ones(8, 2, 3, 3)}, "layer1.0.conv2.weight", "ResNeXt"),
         (
             {
                 "layer1.0.conv1.weight": ones(16, 8, 1, 1),
                 "layer1.0.conv2.weight": ones(16, 16, 3, 3),
             },
-            "layer1.0.conv1.weight has 16 channels where the stem has 8: Wide ResNets are not "
-            "supported",
+            "layer1.0.conv1.weight",
+            "Wide ResNet",
         ),
-        (
-            {"stages.0.blocks.0.norm1.weight": ones(8)},
-            "BatchNorm before its convolution (stages.0.blocks.0.norm1.weight): ResNet v2 is not "
-            "supported",
-        ),
-        (
-            {"onnx::Conv_497": ones(8, 3, 7, 7)},
-            "names of an ONNX export (onnx::Conv_497), where BatchNorm was folded into the "
-            "convolutions; vtl needs the unfolded network, as model.state_dict() has it",
-        ),
+        ({"stages.0.blocks.0.norm1.weight": ones(8)}, "stages.0.blocks.0.norm1.weight", "v2"),
+        ({"onnx::Conv_497": ones(8, 3, 7, 7)}, "onnx::Conv_497", "ONNX"),
     ],
 )
-def test_other_families_are_named(wrapper, extra, message):
-    tensors = {wrapper + key: tensor for key, tensor in (state_dict(BOTTLENECK) | extra).items()}
-    assert refusal(canonical, tensors) == f"{PATH}: {message}"
+def test_other_families_are_named(wrapper, extra, tensor, family):
+    tensors = {wrapper + key: value for key, value in (state_dict(BOTTLENECK) | extra).items()}
+    message = refusal(canonical, tensors)
+    assert message.startswith(f"{PATH}: ")
+    assert tensor in message
+    assert family in message
 
 
 def test_folded_batch_norm_is_named():
     convs = {key: t for key, t in state_dict().items() if re.search(r"conv|downsample\.0", key)}
     biases = {key.replace("weight", "bias"): ones(len(t)) for key, t in convs.items()}
-    assert refusal(canonical, convs | biases) == (
-        f"{PATH}: BatchNorm was folded into the convolutions: conv1.bias and no bn1.weight; vtl "
-        "needs the unfolded network"
-    )
+    message = refusal(canonical, convs | biases)
+    assert message.startswith(f"{PATH}: BatchNorm was folded")
+    assert "unfolded network" in message
 
 
 def test_keras_v2_and_a_misshapen_bias_are_named():
@@ -237,10 +224,11 @@ def test_keras_v2_and_a_misshapen_bias_are_named():
     assert "(conv2_block1_preact_bn/gamma): ResNet v2 is not supported" in message
     tensors = keras_tensors() | {"conv1_conv/bias": ones(3)}
     message = refusal(canonical, tensors, "keras_legacy_h5")
-    assert message == f"{PATH}: batch_stats/bn1/mean (16,) and its bias (3,) differ"
+    for fact in (f"{PATH}: batch_stats/bn1/mean", "(16,)", "bias", "(3,)"):
+        assert fact in message
 
 
-# What other modules put before the names
+# Prefixes from modules around the network
 
 WRAPPERS = [
     *("module.", "model.", "backbone.", "encoder.", "module.model.", "model.backbone."),
@@ -259,9 +247,9 @@ def test_a_prefix_of_all_names_is_stripped(wrapper, head):
         key if head == "bare" and key.startswith("fc.") else wrapper + key: tensor
         for key, tensor in (tensors | {"bn1.num_batches_tracked": np.array(7)}).items()
     }
-    found, same = canonical(wrapped)
+    converted, same = canonical(wrapped)
     assert same == architecture
-    assert_same(found, expected)
+    assert_same(converted, expected)
 
 
 def test_what_pytorch_puts_between_names_is_no_part_of_them():
@@ -331,7 +319,7 @@ def test_what_makes_every_output_nan_is_named(value):
 
 def hugging_face(tensors, prefix="resnet."):
     """A state_dict under the names of transformers' ResNetForImageClassification."""
-    found = {}
+    converted = {}
     for key, tensor in tensors.items():
         name, _, leaf = key.rpartition(".")
         if match := re.fullmatch(r"layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)", name):
@@ -340,12 +328,12 @@ def hugging_face(tensors, prefix="resnet."):
             is_norm = kind == "bn" or (kind == "downsample." and index == "1")
             name = f"{prefix}encoder.stages.{int(stage) - 1}.layers.{block}.{part}"
         elif name == "fc":
-            found[f"classifier.1.{leaf}"] = tensor
+            converted[f"classifier.1.{leaf}"] = tensor
             continue
         else:
             name, is_norm = f"{prefix}embedder.embedder", name == "bn1"
-        found[f"{name}.{'normalization' if is_norm else 'convolution'}.{leaf}"] = tensor
-    return found
+        converted[f"{name}.{'normalization' if is_norm else 'convolution'}.{leaf}"] = tensor
+    return converted
 
 
 @pytest.mark.parametrize("depth", [18, 50])
@@ -359,9 +347,9 @@ def test_hugging_face_names(depth, prefix, has_head):
     theirs = hugging_face(tensors, prefix)
     assert f"{prefix}encoder.stages.1.layers.0.shortcut.normalization.running_var" in theirs
     theirs[f"{prefix}embedder.embedder.normalization.num_batches_tracked"] = np.array(7)
-    found, same = canonical(theirs, "safetensors")
+    converted, same = canonical(theirs, "safetensors")
     assert same == architecture
-    assert_same(found, expected)
+    assert_same(converted, expected)
 
 
 def test_hugging_face_loading_is_total():
@@ -389,10 +377,11 @@ def test_a_file_without_head_has_no_classes():
     assert canonical(tensors)[1] == dataclasses.replace(SMALL, num_classes=None)
 
 
-def test_other_stages_are_no_resnet():
+def test_stages_of_no_known_resnet_are_refused():
     tensors = {n: t for n, t in state_dict().items() if not n.startswith("layer4.1.")}
     message = refusal(canonical, tensors)
-    assert message.startswith(f"{PATH}: stages of [2, 2, 2, 1] blocks are no ResNet of [18, 34")
+    assert message.startswith(f"{PATH}: stages of [2, 2, 2, 1] blocks")
+    assert "18, 34, 50" in message
 
 
 def test_a_missing_stem_is_named():
@@ -504,11 +493,11 @@ def keras_3_tensors(layer_of, tensors=None):
     """`keras_tensors` by number of variable, under the layer's name that `layer_of` gives."""
     orders = (("kernel", "bias"), ("gamma", "beta", "moving_mean", "moving_variance"))
     numbers = {leaf: i for order in orders for i, leaf in enumerate(order)}
-    found = {}
+    converted = {}
     for key, tensor in (tensors or keras_tensors()).items():
         layer, _, leaf = key.partition("/")
-        found[f"{layer_of(layer)}/vars/{numbers[leaf]}"] = tensor
-    return found
+        converted[f"{layer_of(layer)}/vars/{numbers[leaf]}"] = tensor
+    return converted
 
 
 def numbered(layer):
@@ -538,19 +527,20 @@ def test_keras_3_numbers():
     ],
     ids=["numbered", "named", "named groups", "nested", "own head"],
 )
-def test_keras_3_is_as_the_legacy_layout(layer_of):
+def test_keras_3_gives_the_same_as_the_legacy_layout(layer_of):
     expected, architecture = canonical(keras_tensors(), "keras_legacy_h5")
     tensors = keras_3_tensors(layer_of) | {"optimizer/vars/0": np.array(7)}
-    found, same = canonical(tensors, "keras3_weights_h5")
+    converted, same = canonical(tensors, "keras3_weights_h5")
     assert architecture == same == KERAS
-    assert_same(found, expected)
+    assert_same(converted, expected)
 
 
 def test_keras_3_of_another_network():
     tensors = keras_3_tensors(numbered)
     fewer = {key: t for key, t in tensors.items() if not key.startswith("layers/conv2d_52/")}
     message = refusal(canonical, fewer, "keras3_weights_h5")
-    assert message == f"{PATH}: 52 convolutions without names, no ResNet of [50, 101, 152]"
+    assert message.startswith(f"{PATH}: 52 unnamed convolutions")
+    assert "50, 101, 152" in message
     extra = tensors | {"layers/normalization/vars/0": np.zeros(3, np.float32)}
     assert "not a ResNet's tensors: layers/normalization/vars/0" in refusal(
         canonical, extra, "keras3_weights_h5"
@@ -573,7 +563,7 @@ def test_keras_3_of_another_network():
         (convert.Architecture(50, 0.125, "v1", 1e-3, 3), CAFFE),
     ],
 )
-def test_saved_and_loaded_is_the_same(architecture, preprocessing, tmp_path):
+def test_a_saved_network_loads_as_it_was(architecture, preprocessing, tmp_path):
     variables, classes = make_variables(architecture), ("cat", "dog", "Käfer")
     path = tmp_path / "model.safetensors"
     sources.save(path, variables, architecture, preprocessing, classes, multi_label=True)

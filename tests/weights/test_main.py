@@ -1,4 +1,4 @@
-"""`python -m vtl.weights`, as it is typed."""
+"""`python -m vtl.weights`, as people type it."""
 
 import dataclasses
 import sys
@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.tiny import write_weights
 from vtl import files
-from vtl.data import fetch, images
+from vtl.data import fetch, glyphs, images
 from vtl.models.resnet import ResNet
 from vtl.preprocessing import CAFFE, normalise
 from vtl.weights import __main__ as command
@@ -64,7 +64,7 @@ def tiny(tmp_path):
 
 @pytest.fixture
 def a_source(tmp_path, monkeypatch, tiny):
-    """The tiny network as a source whose file somebody puts into the cache by hand: its place."""
+    """The path of a source's file; somebody copies the tiny network there by hand."""
     monkeypatch.setenv("VTL_CACHE", str(tmp_path / "cache"))
     download = fetch.Download("served.safetensors", ("https://localhost:1/served.safetensors",))
     source = sources.Source(download, 18, "v1.5", sources.TORCHVISION, None, "MIT")
@@ -72,9 +72,9 @@ def a_source(tmp_path, monkeypatch, tiny):
     return tmp_path / "cache" / "weights" / "served.safetensors"
 
 
-def put(tiny, place):
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_bytes(tiny.read_bytes())
+def copy(file, target):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(file.read_bytes())
 
 
 def test_list_names_every_source_and_where_it_is(a_source, tiny, monkeypatch, capsys):
@@ -84,7 +84,7 @@ def test_list_names_every_source_and_where_it_is(a_source, tiny, monkeypatch, ca
     assert "50 v1.5    76.13  103 MB  BSD-3-Clause" in lines["torchvision_v1"]
     assert "caffe, nearest 256 > 224" in lines["keras_v1"]
     assert lines["served"].split()[3] == lines["served"].split()[-1] == "-"
-    put(tiny, a_source)
+    copy(tiny, a_source)
     run(monkeypatch, "list")
     last = [line for line in capsys.readouterr().out.splitlines() if line.startswith("served")][-1]
     assert last.split()[-1] == str(a_source)
@@ -96,7 +96,7 @@ def test_fetch_says_where_and_pins_the_hash(a_source, tiny, monkeypatch, capsys)
         SystemExit, match=r"could not fetch served.safetensors \(VTL_OFFLINE is set\)"
     ):
         run(monkeypatch, "fetch", "served")
-    put(tiny, a_source)
+    copy(tiny, a_source)
     run(monkeypatch, "fetch", "served")
     assert capsys.readouterr().out == (
         f"served: {a_source}, {tiny.stat().st_size:,} bytes, sha256 {files.file_sha256(tiny)}\n"
@@ -114,17 +114,15 @@ def test_fetch_says_where_and_pins_the_hash(a_source, tiny, monkeypatch, capsys)
 def test_inspect(tiny, monkeypatch, capsys):
     run(monkeypatch, "inspect", tiny)
     lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines()[:-1])
-    found = {name: value.strip() for name, value in lines.items()}
-    assert found["format"] == "safetensors, stored as float32"
-    assert found["network"] == "ResNet-18 of width 0.125, v1.5 stride, eps 1e-05"
-    assert found["classes"] == "7"
-    assert found["parameters"] == "177,167, and 1,200 running statistics"
-    assert found["sha256"] == files.file_sha256(tiny)
-    assert found["preprocessing"] == (
-        "RGB/255 with torchvision's mean and std; bilinear resize_crop to 256, the central 224 are "
-        "seen"
-    )
-    assert found["class names"].endswith("other 6 (several a photo)")
+    facts = {name: value.strip() for name, value in lines.items()}
+    assert facts["format"] == "safetensors, stored as float32"
+    assert facts["network"] == "ResNet-18 of width 0.125, v1.5 stride, eps 1e-05"
+    assert facts["classes"] == "7"
+    assert facts["parameters"] == "177,167, and 1,200 running statistics"
+    assert facts["sha256"] == files.file_sha256(tiny)
+    for fact in ("RGB/255 with torchvision's mean and std", "bilinear resize_crop to 256", "224"):
+        assert fact in facts["preprocessing"]
+    assert facts["class names"].endswith("other 6 (several per photo)")
 
 
 def test_inspect_names_a_known_file_and_what_is_unusual(monkeypatch, capsys, tiny, tmp_path):
@@ -136,7 +134,7 @@ def test_inspect_names_a_known_file_and_what_is_unusual(monkeypatch, capsys, tin
     assert "FAULT mean 0 and variance 1 in all BatchNorms" in capsys.readouterr().out
 
 
-def test_convert_keeps_every_number_and_says_what_it_is_told(tiny, tmp_path, monkeypatch, capsys):
+def test_convert_keeps_every_number_and_applies_the_options(tiny, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out.safetensors"
     run(monkeypatch, "convert", tiny, "-o", out)
     before, after = sources.load(str(tiny)), sources.load(str(out))
@@ -163,7 +161,7 @@ def test_convert_keeps_every_number_and_says_what_it_is_told(tiny, tmp_path, mon
         (["--epsilon=-1"], "2"),
         (["--epsilon=nan"], "2"),
         (["--preprocessing=jpeg"], "2"),
-        (["--variant=v1"], "--variant: a ResNet-18 has its strides in one place"),
+        (["--variant=v1"], "a ResNet-18 is the same in v1 and v1.5"),
     ],
 )
 def test_convert_refuses_bad_options(tiny, tmp_path, monkeypatch, options, text):
@@ -173,11 +171,11 @@ def test_convert_refuses_bad_options(tiny, tmp_path, monkeypatch, options, text)
     assert not (tmp_path / "out.safetensors").exists()
 
 
-def test_convert_to_where_nothing_can_be_written(tiny, tmp_path, monkeypatch):
+def test_convert_where_nothing_can_be_written(tiny, tmp_path, monkeypatch):
     for place in (tmp_path / "missing" / "out.safetensors", tmp_path, tiny / "out.safetensors"):
         with pytest.raises(SystemExit, match="cannot write"):
             run(monkeypatch, "convert", tiny, "-o", place)
-    with pytest.raises(SystemExit, match="no such file or finished run"):
+    with pytest.raises(SystemExit, match="no such file"):
         run(monkeypatch, "convert", "x" * 5000, "-o", tmp_path / "out.safetensors")
     tensors = dict(formats.read(tiny).tensors)
     del tensors["layer3.1.bn2.weight"]
@@ -242,19 +240,19 @@ def test_convert_names_the_classes_of_a_head(tiny, tmp_path, monkeypatch):
 
 def test_verify_prints_the_verdict_and_fails_on_a_fault(tiny, monkeypatch, capsys):
     run(monkeypatch, "verify", "demo")
-    assert capsys.readouterr().out.startswith("ok    a known file (demo)")
+    out = capsys.readouterr().out
+    assert out.startswith("ok ")
+    assert "known file (demo)" in out
     with pytest.raises(SystemExit) as caught:
         run(monkeypatch, "verify", tiny)
     assert caught.value.code == 1
-    assert capsys.readouterr().out == (
-        "FAULT mean 0 and variance 1 in all BatchNorms, from bn1 on: it was never trained\n"
-    )
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("FAULT mean 0 and variance 1 in all BatchNorms")
+    assert "never trained" in line
 
 
 def test_classify(tmp_path, monkeypatch, capsys):
-    """The demo's network knows letters and shapes, one a picture."""
-    from vtl.data import glyphs
-
+    """The demo's network knows letters and shapes, one per picture."""
     pictures = glyphs.Glyphs(8, 48, 1)
     paths = [tmp_path / f"{i}.png" for i in range(8)]
     for path, pixels in zip(paths, pictures[np.arange(8)], strict=True):
@@ -267,7 +265,7 @@ def test_classify(tmp_path, monkeypatch, capsys):
     assert sum(a == b for a, b in zip(first, right, strict=True)) >= 6
 
 
-def test_classify_by_a_run_of_several_classes_a_photo(tiny, tmp_path, monkeypatch, capsys):
+def test_classify_with_a_run_of_several_classes_per_photo(tiny, tmp_path, monkeypatch, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (26, 30, 3), np.uint8)
     photo = Image.fromarray(pixels).resize((300, 260), Image.Resampling.BICUBIC)
     photo.save(tmp_path / "photo.jpg")
@@ -291,7 +289,7 @@ def test_classify_refuses_bad_input(tiny, tmp_path, monkeypatch):
         run(monkeypatch, "classify", tiny, tmp_path / "none.jpg")
     tensors = {k: v for k, v in formats.read(tiny).tensors.items() if not k.startswith("fc.")}
     safetensors.write(tmp_path / "headless.safetensors", tensors, {})
-    with pytest.raises(SystemExit, match="has no head, so it names no classes"):
+    with pytest.raises(SystemExit, match="has no head"):
         run(monkeypatch, "classify", tmp_path / "headless.safetensors", tmp_path / "photo.jpg")
 
 

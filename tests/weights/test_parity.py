@@ -32,7 +32,7 @@ CLASSES = 20
 
 
 def ours(tensors, layout="torch"):
-    """Another framework's tensors, of weights or of anything shaped like them, under our names."""
+    """Another framework's tensors, or anything shaped like its weights, under our names."""
     return convert.canonical(formats.WeightsFile(Path("memory"), layout, tensors, {}))
 
 
@@ -41,10 +41,10 @@ def both(size):
     return np.concatenate([recipe.pixels(kind, 1, size) for kind in ("noise", "photo")])
 
 
-def assert_images_close(found, reference):
-    """Image by image, so that the largest activation is that of the same image."""
+def assert_images_close(actual, reference):
+    """Compare image by image, so that the largest activation is that of the same image."""
     for i, kind in enumerate(("noise", "photo")):
-        of_image = [{k: v[i : i + 1] for k, v in side.items()} for side in (found, reference)]
+        of_image = [{k: v[i : i + 1] for k, v in side.items()} for side in (actual, reference)]
         print(kind, max(blocks.relative_errors(*of_image).values()))
         blocks.assert_close(*of_image)
 
@@ -74,10 +74,10 @@ def test_activations_are_torchs(depth, width, size, tmp_path):
 
     images = both(size)
     model, variables = blocks.build(weights.tensors, weights.architecture)
-    found = blocks.outputs(model, variables, np.asarray(normalise(images, TORCHVISION)))
+    actual = blocks.outputs(model, variables, np.asarray(normalise(images, TORCHVISION)))
     expected = torch_resnet.outputs(reference, torch_resnet.normalised(images))
-    assert len(found) == sum(torch_resnet.BLOCKS[depth]) + 3
-    assert_images_close(found, expected)
+    assert len(actual) == sum(torch_resnet.BLOCKS[depth]) + 3
+    assert_images_close(actual, expected)
 
 
 def random_torch(depth, width, seed=0):
@@ -110,7 +110,7 @@ def test_activations_are_hugging_faces(depth, tmp_path):
     weights = sources.load(str(tmp_path / "model.safetensors"))
     assert weights.architecture == convert.Architecture(depth, 1.0, "v1.5", 1e-5, CLASSES)
 
-    seen = {}
+    captured = {}
     resnet = reference.resnet
     modules = {"stem": resnet.embedder, "features": resnet.pooler, "logits": reference.classifier}
     for stage, count in enumerate(counts):
@@ -118,18 +118,18 @@ def test_activations_are_hugging_faces(depth, tmp_path):
             modules[f"layer{stage + 1}_{block}"] = resnet.encoder.stages[stage].layers[block]
     for name, module in modules.items():
         module.register_forward_hook(
-            lambda _, inputs, output, name=name: seen.update({name: output})
+            lambda _, inputs, output, name=name: captured.update({name: output})
         )
     images = both(128)
     with torch.no_grad():
         reference(torch_resnet.normalised(images))
-    expected = {name: seen[name].numpy() for name in seen}
+    expected = {name: captured[name].numpy() for name in captured}
     expected = {k: v.transpose(0, 2, 3, 1) if v.ndim == 4 else v for k, v in expected.items()}
     expected["features"] = expected["features"][:, 0, 0]
 
     model, variables = blocks.build(weights.tensors, weights.architecture)
-    found = blocks.outputs(model, variables, np.asarray(normalise(images, TORCHVISION)))
-    assert_images_close({name: found[name] for name in expected}, expected)
+    actual = blocks.outputs(model, variables, np.asarray(normalise(images, TORCHVISION)))
+    assert_images_close({name: actual[name] for name in expected}, expected)
 
 
 # PyTorch: one training step
@@ -183,11 +183,11 @@ def our_gradients(train_steps, mode, tensors, architecture, images, preprocessin
 
 def by_block(tensors, collection="params"):
     """Block or layer -> all its numbers, one long vector."""
-    found = {}
+    numbers = {}
     for key in sorted(tensors):
         if key.startswith(collection):
-            found.setdefault(key.split("/")[1], []).append(tensors[key].ravel())
-    return {block: np.concatenate(parts) for block, parts in found.items()}
+            numbers.setdefault(key.split("/")[1], []).append(tensors[key].ravel())
+    return {block: np.concatenate(parts) for block, parts in numbers.items()}
 
 
 @pytest.mark.full
@@ -215,28 +215,28 @@ def test_gradients_are_torchs(mode, kind, train_steps):
     start = {name: np.array(tensor) for name, tensor in (start | near).items()}
 
     reference = torch_resnet.load_arrays(torch_resnet.TorchResNet(50, CLASSES), start)
-    found = our_gradients(train_steps, mode, *ours(start), images, TORCHVISION)
+    actual = our_gradients(train_steps, mode, *ours(start), images, TORCHVISION)
     step = torch_resnet.gradients(reference, inputs, LABELS, training=mode == "batch")
     expected, _ = ours(step)
 
-    found_blocks, expected_blocks = by_block(found), by_block(expected)
+    actual_blocks, expected_blocks = by_block(actual), by_block(expected)
     if kind == "photo":
         # Neighbours in a photo are so alike that the max-pool, too, finds another maximum within
         # rounding; one of 52,224 windows here, 2e-4 of the largest gradient of the stem's kernel.
-        stem = ({"conv1": side.pop("conv1")} for side in (found_blocks, expected_blocks))
+        stem = ({"conv1": side.pop("conv1")} for side in (actual_blocks, expected_blocks))
         blocks.assert_close(*stem, bound=1e-3)
-    print(mode, kind, max(blocks.relative_errors(found_blocks, expected_blocks).values()))
-    blocks.assert_close(found_blocks, expected_blocks)
+    print(mode, kind, max(blocks.relative_errors(actual_blocks, expected_blocks).values()))
+    blocks.assert_close(actual_blocks, expected_blocks)
     before, _ = ours(start)
     for key in expected:
         if not key.startswith("batch_stats"):
             continue
         if mode == "frozen":
-            np.testing.assert_array_equal(found[key], before[key], err_msg=key)
+            np.testing.assert_array_equal(actual[key], before[key], err_msg=key)
         else:
-            assert np.any(found[key] != before[key]), key
+            assert np.any(actual[key] != before[key]), key
             largest = np.abs(expected[key]).max()
-            np.testing.assert_allclose(found[key], expected[key], 0, 1e-5 * largest, err_msg=key)
+            np.testing.assert_allclose(actual[key], expected[key], 0, 1e-5 * largest, err_msg=key)
 
 
 @pytest.mark.full
@@ -305,13 +305,13 @@ def random_keras(depth, size):
         for variable in layer.weights:
             kind, shape = leaves.get(variable.name, variable.name), tuple(variable.shape)
             value = recipe.draw(uniform, kind, shape, int(np.prod(shape[:-1])))
-            # The input is of the order of 100, as no other layer's.
+            # Only this layer has an input of the order of 100.
             variable.assign(value / 64 if variable.path == "conv1_conv/kernel" else value)
     return model
 
 
 def save_as_official(model, path):
-    """The layout of the official download, written by Keras' own code for it."""
+    """Write the layout of the official download with Keras' own code."""
     import h5py
     from keras.src.legacy.saving import legacy_h5_format
 
@@ -359,14 +359,14 @@ def assert_blocks_are_keras(reference, size, tensors, architecture):
     expected = dict(zip(names, map(np.asarray, expected), strict=True))
 
     model, variables = blocks.build(tensors, architecture)
-    found = blocks.outputs(model, variables, np.asarray(normalise(images, CAFFE)))
-    assert_images_close({name: found[name] for name in names}, expected)
+    actual = blocks.outputs(model, variables, np.asarray(normalise(images, CAFFE)))
+    assert_images_close({name: actual[name] for name in names}, expected)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("named", [True, False], ids=["named", "numbered"])
 def test_keras_3_files_are_as_the_official_ones(keras_resnet, named, tmp_path):
-    """Tensor by tensor, also without the layers' names, which earlier versions did not note."""
+    """Tensor by tensor, also without the layers' names, which earlier versions did not write."""
     import h5py
 
     paths = [tmp_path / name for name in ("random.h5", "random.weights.h5", "random.keras")]
@@ -383,11 +383,11 @@ def test_keras_3_files_are_as_the_official_ones(keras_resnet, named, tmp_path):
     expected, architecture = convert.canonical(files[0])
     assert architecture == convert.Architecture(50, 1.0, "v1", 1.001e-5, CLASSES)
     for file in files[1:]:
-        found, same = convert.canonical(file)
+        actual, same = convert.canonical(file)
         assert same == architecture
-        assert found.keys() == expected.keys()
+        assert actual.keys() == expected.keys()
         for key in expected:
-            np.testing.assert_array_equal(found[key], expected[key], err_msg=key)
+            np.testing.assert_array_equal(actual[key], expected[key], err_msg=key)
 
 
 @pytest.mark.full
@@ -426,7 +426,7 @@ def test_gradients_are_keras(keras_resnet, train_steps):
         grads = jax.jit(jax.grad(loss))(trainable)
     names = [v.path for v in keras_resnet.trainable_variables]
     step = start | dict(zip(names, map(np.asarray, grads), strict=True))
-    expected, found = (
+    expected, actual = (
         by_block(tensors)
         for tensors in (
             ours(step, "keras_legacy_h5")[0],
@@ -436,11 +436,11 @@ def test_gradients_are_keras(keras_resnet, train_steps):
         )
     )
     distances = {
-        block: float(np.linalg.norm(found[block] - reference) / np.linalg.norm(reference))
+        block: float(np.linalg.norm(actual[block] - reference) / np.linalg.norm(reference))
         for block, reference in expected.items()
     }
     print("keras", distances)
-    # Seen: 7e-7 from the head down to layer2_0, then 2e-3 to 4e-3 at once, as one kink makes it.
+    # Measured: 7e-7 from the head down to layer2_0, then 2e-3 to 4e-3, which one kink explains.
     assert max(distances.values()) < 2e-2, distances
 
 
@@ -478,10 +478,10 @@ def test_deep_features_are_torchs(tmp_path, monkeypatch):
 
     reference = random_torch(50, 1.0)
     torch.save(reference.state_dict(), tmp_path / "random.pth")
-    found, paths = extract(tmp_path, monkeypatch, "", tmp_path / "random.pth", 96)
+    actual, paths = extract(tmp_path, monkeypatch, "", tmp_path / "random.pth", 96)
     inputs = torch_resnet.normalised(squashed(paths, 96, Image.Resampling.BILINEAR))
     expected = torch_resnet.outputs(reference, inputs)["features"]
-    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+    assert np.abs(actual - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 @pytest.mark.full
@@ -489,9 +489,9 @@ def test_deep_features_are_keras(keras_resnet, tmp_path, monkeypatch):
     import keras
 
     save_as_official(keras_resnet, tmp_path / "random.h5")
-    found, paths = extract(tmp_path, monkeypatch, "lab", tmp_path / "random.h5", 128)
+    actual, paths = extract(tmp_path, monkeypatch, "lab", tmp_path / "random.h5", 128)
     load, preprocess = keras.utils.load_img, keras.applications.resnet.preprocess_input
     photos = [keras.utils.img_to_array(load(p, target_size=(128, 128))) for p in paths]
     pooled = keras.Model(keras_resnet.input, keras_resnet.get_layer("avg_pool").output)
     expected = pooled.predict(preprocess(np.stack(photos)), verbose=0)
-    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+    assert np.abs(actual - expected).max() < 1e-4 * np.abs(expected).max()

@@ -50,7 +50,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def seen():
+def outputs_of_both():
     """(our outputs, PyTorch's outputs) of every block for all photos."""
     pytest.importorskip("torch")
     from tests.references import torch_resnet
@@ -82,15 +82,17 @@ def top_5(logits):
     return np.argsort(-logits, axis=1)[:, :5].tolist()
 
 
-def test_top_5_is_pytorchs(seen):
-    ours, theirs = (dict(zip(IDS, top_5(outputs["logits"]), strict=True)) for outputs in seen)
+def test_top_5_is_pytorchs(outputs_of_both):
+    ours, theirs = (
+        dict(zip(IDS, top_5(outputs["logits"]), strict=True)) for outputs in outputs_of_both
+    )
     assert len(IDS) == len(set(IDS)) == 20
     assert ours == theirs
-    # The network knows what it sees: not all photos alike, and surely.
+    # The network is sure of its answers, and they differ from photo to photo.
     assert len({classes[0] for classes in ours.values()}) > 10
 
 
-def test_blocks_are_pytorchs(seen):
-    ours, theirs = ({name: x[:1] for name, x in outputs.items()} for outputs in seen)
+def test_blocks_are_pytorchs(outputs_of_both):
+    ours, theirs = ({name: x[:1] for name, x in outputs.items()} for outputs in outputs_of_both)
     print(max(blocks.relative_errors(ours, theirs).values()))
     blocks.assert_close(ours, theirs)

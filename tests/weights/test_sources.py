@@ -17,7 +17,7 @@ from vtl.weights.formats import safetensors
 
 
 def test_the_demo_network_is_in_the_package_and_knows_its_letters(monkeypatch, tmp_path):
-    """Of pictures it never saw; a wrong conversion or preprocessing would show here."""
+    """On pictures it never saw; a wrong conversion or preprocessing would show here."""
     monkeypatch.setenv("VTL_CACHE", str(tmp_path))
     source, weights = sources.SOURCES["demo"], sources.load("demo")
     assert weights.path.parent == Path(sources.__file__).parent
@@ -38,7 +38,7 @@ def test_the_demo_network_is_in_the_package_and_knows_its_letters(monkeypatch, t
 
 
 def test_sources_are_what_their_publishers_say():
-    """Names, files and figures that were read at the source."""
+    """Names, files and figures as the publishers state them."""
     known = sources.SOURCES
     assert {known[f"torchvision_v1_{d}"].depth for d in (18, 34, 101, 152)} == {18, 34, 101, 152}
     for name, source in known.items():
@@ -114,13 +114,13 @@ def test_damaged_metadata_is_one_line(tmp_path, change):
 
 def test_shards_load_as_one_and_their_hash_covers_all(tmp_path):
     """By the index or the directory that holds it."""
-    whole = formats.read(write_weights(tmp_path / "tiny.safetensors")).tensors
-    names = sorted(whole)
+    tensors = formats.read(write_weights(tmp_path / "tiny.safetensors")).tensors
+    names = sorted(tensors)
     parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
     directory = tmp_path / "sharded"
     directory.mkdir()
     for part, of in parts.items():
-        safetensors.write(directory / part, {name: whole[name] for name in of}, {})
+        safetensors.write(directory / part, {name: tensors[name] for name in of}, {})
     index = {"weight_map": {name: part for part, of in parts.items() for name in of}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     weights = sources.load(str(directory))
@@ -129,7 +129,7 @@ def test_shards_load_as_one_and_their_hash_covers_all(tmp_path):
     for name, tensor in expected.items():
         np.testing.assert_array_equal(weights.tensors[name], tensor)
 
-    changed = {name: whole[name] + 1 for name in parts["b.safetensors"]}
+    changed = {name: tensors[name] + 1 for name in parts["b.safetensors"]}
     safetensors.write(directory / "b.safetensors", changed, {})
     assert sources.load(str(directory)).sha256 != weights.sha256
 

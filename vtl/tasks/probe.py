@@ -120,8 +120,8 @@ def _check_meta(data: DeepFeatures, config: ConfigDict) -> None:
     for option, value in made_with.items():
         if config[option] and value and config[option] != value:
             raise UserError(
-                f"{config.features} was made with {option}={printable(value, 100)}, "
-                f"the config asks for {option}={config[option]}"
+                f"{config.features} was made with {option}={printable(value, 100)}\n"
+                f"but the config asks for {option}={config[option]}"
             )
 
 

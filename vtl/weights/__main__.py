@@ -5,7 +5,7 @@
     python -m vtl.weights inspect FILE               what a file holds
     python -m vtl.weights summary FILE               its network, layer by layer
     python -m vtl.weights convert FILE -o OUT        to safetensors, with preprocessing inside
-    python -m vtl.weights verify FILE                does it work, read the way it is?
+    python -m vtl.weights verify FILE                is it read right, and does it work?
     python -m vtl.weights classify FILE PHOTO ...    the five likeliest classes of photos
 
 FILE is a weight file, the name of a source, or the directory of a finished run.
@@ -37,36 +37,41 @@ _MARKS = {"good": "ok   ", "note": "note ", "fault": "FAULT"}
 
 
 def list_sources(options: argparse.Namespace) -> None:
-    """One line a source, and where it lies if it is here."""
+    """Print one line per source, with the path of its file if it is here."""
     del options
     row = "{:<19}{:>6} {:<6}{:>7}{:>8}  {:<13}{:<33}{}"
-    heads = ("name", "depth", "stride", "top-1", "size", "licence", "preprocessing", "here")
-    print(row.format(*heads))
+    print(
+        row.format("name", "depth", "stride", "top-1", "size", "licence", "preprocessing", "here")
+    )
     for name, source in sources.SOURCES.items():
         path = sources.place(source)
         here = path if path.exists() else "-"
         top1 = "-" if source.top1 is None else f"{source.top1:.2f}"
-        megabytes = f"{sources.size_bytes(source) / 1e6:.0f} MB"
-        how = _in_words(source.preprocessing)
+        size = f"{sources.size_bytes(source) / 1e6:.0f} MB"
+        pixels = _in_words(source.preprocessing)
         print(
-            row.format(
-                name, source.depth, source.variant, top1, megabytes, source.licence, how, here
-            )
+            row.format(name, source.depth, source.variant, top1, size, source.licence, pixels, here)
         )
     print(
-        "\ntop-1 in percent on ImageNet as its publisher states it for these pixels; - where no "
-        "such figure is known.\nThat of `demo` is on its own pictures."
+        "\ntop-1 is in percent on ImageNet, as the publisher states it for this preprocessing;\n"
+        "- means unknown. That of `demo` is on its own pictures."
     )
 
 
-def _in_words(p: Preprocessing) -> str:
-    pixels = next((n for n, known in verify.PIXELS.items() if known.scale == p.scale), "own")
-    size = f"{p.crop_size}" if p.resize == "squash" else f"{p.resize_size} > {p.crop_size}"
-    return f"{pixels}, {p.interpolation} {size}"
+def _in_words(preprocessing: Preprocessing) -> str:
+    kind = "other"
+    for name, pixels in verify.PIXELS.items():
+        if pixels.scale == preprocessing.scale:
+            kind = name
+            break
+    size = f"{preprocessing.crop_size}"
+    if preprocessing.resize != "squash":
+        size = f"{preprocessing.resize_size} > {size}"
+    return f"{kind}, {preprocessing.interpolation} {size}"
 
 
 def fetch_sources(options: argparse.Namespace) -> None:
-    """Download sources that are not here yet, check them, and say where they are."""
+    """Download the sources that are not here yet, check them, and print where they are."""
     for name in options.names:
         if name not in sources.SOURCES:
             raise UserError(sources.no_source(name))
@@ -77,25 +82,26 @@ def fetch_sources(options: argparse.Namespace) -> None:
 def inspect(options: argparse.Namespace) -> None:
     """What a file holds, and what is unusual about it."""
     weights = sources.load(options.file, must_work=False)
-    own, tensors = weights.architecture, weights.tensors
+    architecture, tensors = weights.architecture, weights.tensors
     statistics = sum(t.size for name, t in tensors.items() if name.startswith("batch_stats"))
     parameters = sum(t.size for t in tensors.values()) - statistics
-    known = sources.known_as(weights.path, weights.sha256)
+    source = sources.known_as(weights.path, weights.sha256)
     lines = {
         "file": weights.path,
         "format": f"{weights.format}, stored as {', '.join(weights.dtypes)}",
-        "network": f"{network.describe(own)}, {own.variant} stride, eps {own.epsilon:g}",
-        "classes": own.num_classes or "none: there is no head",
+        "network": f"{network.describe(architecture)}, {architecture.variant} stride, "
+        f"eps {architecture.epsilon:g}",
+        "classes": architecture.num_classes or "none: there is no head",
         "parameters": f"{parameters:,}, and {statistics:,} running statistics",
         "preprocessing": _describe(weights.preprocessing),
-        "sha256": weights.sha256 + (f" ({known})" if known else ""),
+        "sha256": weights.sha256 + (f" ({source})" if source else ""),
     }
     if weights.given_by != "the file itself":
         lines["from"] = weights.given_by
     if weights.classes:
-        lines["class names"] = f"{_some(weights.classes)} ({_kind(weights)} a photo)"
+        lines["class names"] = f"{_some(weights.classes)} ({_kind(weights)} per photo)"
     elif weights.multi_label:
-        lines["class names"] = "none are stated (several a photo)"
+        lines["class names"] = "none are stated (several per photo)"
     for what, value in lines.items():
         print(f"{what + ':':<15}{value}")
     for finding in verify.static(weights):
@@ -130,7 +136,8 @@ def convert(options: argparse.Namespace) -> None:
     if options.variant:
         if not DEPTHS[architecture.depth].bottleneck:
             raise UserError(
-                f"--variant: a ResNet-{architecture.depth} has its strides in one place"
+                f"--variant is for ResNet-50 and deeper; a ResNet-{architecture.depth} is the same "
+                "in v1 and v1.5"
             )
         architecture = dataclasses.replace(architecture, variant=options.variant)
     if options.epsilon is not None:
@@ -179,7 +186,7 @@ def verify_file(options: argparse.Namespace) -> None:
         print(f"{_MARKS[finding.kind]} {finding.text}")
     if any(finding.kind == "fault" for finding in findings):
         print(
-            "`python -m vtl.weights convert -h` says how to write it with other pixels or stride",
+            "`vtl weights convert -h` shows how to write it with other pixels or another stride",
             file=sys.stderr,
         )
         sys.exit(1)
@@ -189,18 +196,23 @@ def classify(options: argparse.Namespace) -> None:
     """Print the five likeliest classes of each photo."""
     weights = sources.load(options.file)
     if weights.architecture.num_classes is None:
-        raise UserError(f"{weights.path} has no head, so it names no classes")
+        raise UserError(f"{weights.path} has no head, so it can't name classes")
     names = sources.class_names(weights)
-    p = weights.preprocessing
+    preprocessing = weights.preprocessing
     model, variables = network.as_published(weights)
-    squash = jax.nn.sigmoid if weights.multi_label else jax.nn.softmax
-    run = jax.jit(lambda images: squash(model.apply(variables, images, norms_by_batch=())[0]))
+    activation = jax.nn.sigmoid if weights.multi_label else jax.nn.softmax
+    run = jax.jit(lambda pixels: activation(model.apply(variables, pixels, norms_by_batch=())[0]))
+    size = preprocessing.crop_size
     for path in options.photos:
-        photo = images.load_rgb(path)
-        pixels = images.resize(photo, p.stored_size(crops=False), p.resize, p.interpolation)
-        start = round((len(pixels) - p.crop_size) / 2)
-        seen = pixels[start : start + p.crop_size, start : start + p.crop_size]
-        probabilities = np.asarray(run(normalise(seen[None], p)))[0]
+        photo = images.resize(
+            images.load_rgb(path),
+            preprocessing.stored_size(crops=False),
+            preprocessing.resize,
+            preprocessing.interpolation,
+        )
+        start = round((len(photo) - size) / 2)
+        crop = photo[start : start + size, start : start + size]
+        probabilities = np.asarray(run(normalise(crop[None], preprocessing)))[0]
         print(path)
         for c in np.argsort(-probabilities, kind="stable")[:5]:
             print(f"  {probabilities[c]:6.1%}  {printable(names[c], 100)}")
@@ -228,14 +240,14 @@ def main() -> None:
     command = commands.add_parser("fetch", help="download sources")
     command.add_argument("names", nargs="+", metavar="NAME")
     command.set_defaults(run=fetch_sources)
-    of_files = {
+    file_commands = {
         "inspect": (inspect, "what a file holds"),
         "summary": (summarise, "a table of the network, like model.summary()"),
         "convert": (convert, "to safetensors, with preprocessing inside"),
-        "verify": (verify_file, "does it work, read the way it is?"),
+        "verify": (verify_file, "is it read right, and does it work?"),
         "classify": (classify, "the five likeliest classes of photos"),
     }
-    for name, (function, text) in of_files.items():
+    for name, (function, text) in file_commands.items():
         command = commands.add_parser(name, help=text)
         command.add_argument("file", metavar="FILE", help="a file, a source, or a finished run")
         command.set_defaults(run=function)

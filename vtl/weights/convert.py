@@ -1,8 +1,8 @@
 """From other frameworks' tensors to our variables, and back to torchvision's names.
 
-One table a layout says where each of its tensors goes, and one function transposes. Loading is
-total: every tensor is used once or is named in `layouts.IGNORED`, and everything else that does not
-fit is an error that lists the keys.
+One table per layout says where each tensor goes, and one function transposes. Loading is total:
+every tensor is used once or is named in `layouts.IGNORED`. Anything else is an error that lists the
+keys.
 """
 
 import dataclasses
@@ -48,17 +48,17 @@ def _rename(file: WeightsFile) -> Tensors:
         name, _, leaf = key.rpartition(layout.separator)
         module = layout.module_of(name)
         kind = layouts.kind_of(module) if module else ""
-        place = layout.leaves.get((kind, leaf))
-        if place is None:
+        if (kind, leaf) not in layout.leaves:
             unknown.append(key)
             continue
-        dimensions = {"conv": 4, "head": 2}[kind] if place[1] == "kernel" else 1
+        collection, our_leaf = layout.leaves[kind, leaf]
+        dimensions = {"conv": 4, "head": 2}[kind] if our_leaf == "kernel" else 1
         if np.ndim(tensor) != dimensions:
             raise UserError(
                 f"{file.path}: {printable(key, 80)} has shape {np.shape(tensor)}, expected "
                 f"{dimensions} dimensions"
             )
-        ours = f"{place[0]}/{module}/{place[1]}"
+        ours = f"{collection}/{module}/{our_leaf}"
         if ours in renamed:
             raise UserError(
                 f"{file.path}: two tensors for {ours}, the second is {printable(key, 80)}"
@@ -85,7 +85,7 @@ def some(keys: Iterable[str]) -> str:
 
 
 def _fold_conv_biases(tensors: Tensors, path: object) -> Tensors:
-    """Keras v1 adds a bias before each BatchNorm; taken off the running mean it does the same."""
+    """Subtract the bias that Keras v1 adds before each BatchNorm from its running mean instead."""
     folded = {}
     for key, tensor in tensors.items():
         module, _, leaf = key.rpartition("/")
@@ -95,7 +95,9 @@ def _fold_conv_biases(tensors: Tensors, path: object) -> Tensors:
             conv = module.replace("batch_stats", "params").replace("downsample_1", "downsample_0")
             bias = tensors.get(re.sub(r"bn(\d)$", r"conv\1", conv) + "/bias", np.zeros_like(tensor))
             if bias.shape != tensor.shape:
-                raise UserError(f"{path}: {key} {tensor.shape} and its bias {bias.shape} differ")
+                raise UserError(
+                    f"{path}: {key} has shape {tensor.shape}, the bias before it {bias.shape}"
+                )
             tensor = tensor - bias
         folded[key] = tensor
     return folded
@@ -105,8 +107,8 @@ def canonical(file: WeightsFile) -> tuple[Tensors, Architecture]:
     """A file's tensors under our names and in our layout, and the architecture they imply.
 
     Raises:
-        UserError: a network of another family, unknown tensors, or tensors that make up no ResNet
-            of `models.resnet.DEPTHS`.
+        UserError: the file holds another family of network, unknown tensors, or tensors that make
+            up no ResNet of `models.resnet.DEPTHS`.
     """
     families.refuse_others(file.tensors, file.path)
     tensors = _rename(file)
@@ -135,14 +137,18 @@ def _to_torch(tensor: np.ndarray) -> np.ndarray:
 def _architecture(
     tensors: Tensors, variant: str, epsilon: float, file: WeightsFile
 ) -> Architecture:
-    stages = [re.match(r"params/layer(\d)_(\d+)/conv", key) for key in tensors]
-    found = [len({m[2] for m in stages if m and m[1] == str(s)}) for s in (1, 2, 3, 4)]
+    blocks_by_stage: dict[str, set[str]] = {str(stage): set() for stage in (1, 2, 3, 4)}
+    for key in tensors:
+        if match := re.match(r"params/layer([1-4])_(\d+)/conv", key):
+            blocks_by_stage[match[1]].add(match[2])
+    blocks = tuple(map(len, blocks_by_stage.values()))
     bottleneck = "params/layer1_0/conv3/kernel" in tensors
-    depths = [
-        d for d, r in DEPTHS.items() if r.bottleneck == bottleneck and list(r.blocks) == found
-    ]
+    depths = [depth for depth, row in DEPTHS.items() if row == (bottleneck, blocks)]
     if not depths:
-        raise UserError(f"{file.path}: stages of {found} blocks are no ResNet of {list(DEPTHS)}")
+        known = ", ".join(map(str, DEPTHS))
+        raise UserError(
+            f"{file.path}: stages of {list(blocks)} blocks make up none of the ResNets {known}"
+        )
     if "params/conv1/kernel" not in tensors:
         raise UserError(f"{file.path}: conv1 is missing")
     if empty := [name for name, tensor in tensors.items() if not tensor.size]:
@@ -174,22 +180,22 @@ def to_variables(
 ) -> dict[str, Any]:
     """Fill the tree `shapes` (of anything with a shape) with `tensors`, each used once.
 
-    `head` holds the head's params, to stand in for the file's own; without it the file needs one.
+    `head` holds params that replace the file's head; without it the file needs a head.
 
     Raises:
-        UserError: a missing, superfluous or misshapen tensor, by its name.
+        UserError: a tensor is missing, superfluous or misshapen; the message names it.
     """
     if head is not None:
         tensors = {key: value for key, value in tensors.items() if not key.startswith(_HEAD_PREFIX)}
         tensors |= {f"{_HEAD_PREFIX}{name}": np.asarray(value) for name, value in head.items()}
-    wanted = {"/".join(path): leaf for path, leaf in traverse_util.flatten_dict(shapes).items()}
-    if missing := wanted.keys() - tensors.keys():
+    expected = {"/".join(path): leaf for path, leaf in traverse_util.flatten_dict(shapes).items()}
+    if missing := expected.keys() - tensors.keys():
         raise UserError(f"the weights lack {some(missing)}")
-    if superfluous := tensors.keys() - wanted.keys():
+    if superfluous := tensors.keys() - expected.keys():
         raise UserError(f"the network has no place for {some(superfluous)}")
     wrong = [
         f"{key} {tensors[key].shape} instead of {leaf.shape}"
-        for key, leaf in wanted.items()
+        for key, leaf in expected.items()
         if tensors[key].shape != leaf.shape
     ]
     if wrong:
@@ -199,7 +205,10 @@ def to_variables(
 
 def from_variables(variables: dict[str, Any]) -> dict[str, np.ndarray]:
     """Our variables under torchvision's names and in its layout."""
-    leaves = {(kind, *place): leaf for (kind, leaf), place in layouts.TORCH_LEAVES.items()}
+    leaves = {
+        (kind, collection, ours): theirs
+        for (kind, theirs), (collection, ours) in layouts.TORCH_LEAVES.items()
+    }
     tensors = {}
     for path, leaf in traverse_util.flatten_dict(variables).items():
         collection, *modules, name = path

@@ -1,4 +1,4 @@
-"""Networks that are no plain ResNet, told by their tensors so that the refusal can name them."""
+"""Recognise networks that are not plain ResNets by their tensors, so that errors can name them."""
 
 import re
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ _BY_NAME = {
         "BatchNorm before its convolution ({}): ResNet v2 is not supported"
     ),
     r"onnx::.+": (
-        "names of an ONNX export ({}), where BatchNorm was folded into the convolutions; vtl needs "
-        "the unfolded network, as model.state_dict() has it"
+        "names of an ONNX export ({}), which folds BatchNorm into the convolutions; vtl needs the "
+        "unfolded network, as model.state_dict() has it"
     ),
 }
 
 
 def refuse_others(tensors: Mapping[str, np.ndarray], path: object) -> None:
-    """UserError for the weights at `path` if they are of a known family that vtl does not have."""
+    """Raise UserError if the weights at `path` are of a known family that vtl does not support."""
     wrapper = layouts.wrapper_of(tensors)
     # Of a network that is no ResNet at all the wrapper is unknown.
     before = re.escape(wrapper) if wrapper is not None else r"(?:.*[./])?"
@@ -37,7 +37,7 @@ def refuse_others(tensors: Mapping[str, np.ndarray], path: object) -> None:
                 raise UserError(f"{path}: {reason.format(printable(match[1], 80))}")
     if "conv1.bias" in bare and "bn1.weight" not in bare:
         raise UserError(
-            f"{path}: BatchNorm was folded into the convolutions: conv1.bias and no bn1.weight; "
+            f"{path}: BatchNorm was folded into the convolutions (conv1.bias, but no bn1.weight); "
             "vtl needs the unfolded network"
         )
     stem, first, second = (

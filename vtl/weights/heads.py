@@ -43,7 +43,7 @@ def load(
     """The params {kernel [D, C], bias [C]} of a probe's head, in the order of `classes`.
 
     Raises:
-        UserError: no head there, or one for other classes, of other weights or another layer.
+        UserError: there is no head, or it is for other classes, weights or another layer.
     """
     where = f"head_from={printable(directory)}"
     path = Path(directory).expanduser() / FILE_NAME
@@ -55,7 +55,7 @@ def load(
     _check_features(where, meta, weights_sha256, len(kernel), num_features)
     if meta.preprocessing and meta.preprocessing != preprocessing:
         logging.warning(
-            "%s: its features came from photos prepared in another way (%s)",
+            "%s: its features were computed with other preprocessing (%s)",
             where,
             meta.preprocessing,
         )

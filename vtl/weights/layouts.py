@@ -1,6 +1,6 @@
-"""Where each tensor of another framework's ResNet goes: one table a layout.
+"""Where each tensor of another framework's ResNet goes: one table per layout.
 
-Our module paths are torchvision's names with `_` for the dots inside of a stage and of a block.
+Our module paths are torchvision's names with `_` for the dots inside a stage and a block.
 """
 
 import re
@@ -67,7 +67,7 @@ _KIND = {"conv": "conv", "downsample_0": "conv", "bn": "norm", "downsample_1": "
 
 
 class Layout(NamedTuple):
-    """How tensors are named: a module's name, a separator, and the name of a leaf."""
+    """How a file names its tensors: a module's name, a separator, and a leaf's name."""
 
     separator: str
     module_of: Callable[[str], str | None]
@@ -136,7 +136,7 @@ def _refuse_several(keys: Collection[str], path: object) -> None:
 
 
 def kind_of(module: str) -> str:
-    """What our module at a path is: `conv`, `norm` or `head`."""
+    """The kind of our module at a path: `conv`, `norm` or `head`."""
     return _KIND[re.sub(r"^(conv|bn)\d$", r"\1", module.rpartition("/")[2])]
 
 
@@ -196,7 +196,7 @@ def _keras_module(name: str) -> str | None:
 
 
 def _keras_3_order(depth: int) -> list[str]:
-    """A model's convolutions as `model.layers` has them: a shortcut's comes before the last."""
+    """A model's convolutions in `model.layers`' order: a shortcut's before its block's last."""
     order = ["conv1"]
     for stage, blocks in enumerate(DEPTHS[depth].blocks, start=1):
         for block in range(blocks):
@@ -208,17 +208,18 @@ def _keras_3_order(depth: int) -> list[str]:
 
 
 def norm_after(conv: str) -> str:
-    """The BatchNorm behind a convolution: `layer1_0/conv1` -> `layer1_0/bn1`."""
+    """The BatchNorm that follows a convolution: `layer1_0/conv1` -> `layer1_0/bn1`."""
     return re.sub(r"conv(\d)$", r"bn\1", conv).replace("downsample_0", "downsample_1")
 
 
 def _keras_3_module(keys: Collection[str], path: object) -> Callable[[str], str | None]:
-    """What finds the module of a layer of these `keys`, by its name or else by its number."""
+    """A function from a layer's name to our module, by its number in `keys` or else by the name."""
     convs = {key for key in keys if re.search(r"(^|/)layers/conv2d(_\d+)?/vars/0$", key)}
     orders = {len(order): order for order in map(_keras_3_order, _KERAS_DEPTHS)}
     if convs and len(convs) not in orders:
         raise UserError(
-            f"{path}: {len(convs)} convolutions without names, no ResNet of {list(_KERAS_DEPTHS)}"
+            f"{path}: {len(convs)} unnamed convolutions make up none of Keras' ResNets "
+            f"{', '.join(map(str, _KERAS_DEPTHS))}"
         )
     numbered = {}
     for index, conv in enumerate(orders.get(len(convs), [])):

@@ -1,4 +1,4 @@
-"""A network for somebody's classes: its model, and the variables that it starts from."""
+"""A network for somebody's classes: its model, and the variables it starts from."""
 
 import dataclasses
 import functools
@@ -18,15 +18,15 @@ from vtl.weights import convert, sources
 
 HEADS = ("probe", "zeros", "random", "keep")
 MAX_WIDTH = 16
-"""Times the channels of the published networks."""
+"""In multiples of the published networks' channels."""
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class Network(NamedTuple):
-    """A network for somebody's classes, and what its photos must be.
+    """A network for somebody's classes, and the preprocessing of its photos.
 
-    `weights` is None where its variables start at random.
+    `weights` is None if its variables start at random.
     """
 
     model: ResNet
@@ -36,12 +36,12 @@ class Network(NamedTuple):
 
 
 def from_config(config: ConfigDict, num_classes: int) -> Network:
-    """The network of `config.weights`, with a head of `num_classes`, as the config feeds it.
+    """The network of `config.weights`, with a head of `num_classes` and the config's image size.
 
-    The weights say what it is; where there are none, `config.model` says what to make.
+    The weights say what it is. Without weights, `config.model` says what to make.
 
     Raises:
-        UserError: the weights can't be read, or there is no such depth, width, dtype or size.
+        UserError: the weights can't be read, or a depth, width, dtype or size is invalid.
     """
     check_least(config, {"data.image_size": 0})
     if config.data.resize:
@@ -57,10 +57,10 @@ def from_config(config: ConfigDict, num_classes: int) -> Network:
 
 
 def untrained(options: ConfigDict, preprocessing: Preprocessing, num_classes: int) -> Network:
-    """A new network, v1.5, of `options.depth` and `options.width`, computing in `options.dtype`.
+    """A new v1.5 network of `options.depth` and `options.width` that computes in `options.dtype`.
 
     Raises:
-        UserError: there is no such depth, width or dtype.
+        UserError: the depth, width or dtype is invalid.
     """
     check_choice("model.dtype", options.dtype, DTYPES)
     if options.depth not in DEPTHS:
@@ -81,7 +81,7 @@ def describe(architecture: convert.Architecture) -> str:
 
 
 def make_model(architecture: convert.Architecture, dtype: str = "float32") -> ResNet:
-    """The module of an architecture, with activations in `dtype`, a name in `DTYPES`."""
+    """The module of an architecture; its activations are in `dtype`, a name in `DTYPES`."""
     return ResNet(**dataclasses.asdict(architecture), dtype=DTYPES[dtype])
 
 
@@ -121,10 +121,10 @@ def complete(weights: sources.Weights) -> tuple[ResNet, dict[str, Any]]:
 def starting_variables(
     model: ResNet, weights: sources.Weights | None, *, head: str, seed: int
 ) -> dict[str, Any]:
-    """The weights, or random variables where there are none, under the head that `head` names.
+    """The weights, or random variables without any, with the head that `head` names.
 
-    `keep` is the weights' own head, `random` a new one, `zeros` is zero, and so is `probe`, which
-    the caller fits.
+    `keep` is the weights' own head, `random` a random one, and `zeros` a zero one. `probe` is zero,
+    too: the caller fits it.
     """
     shapes = shapes_of(model)
     random = jax.jit(lambda: initialise(model, seed))
@@ -135,8 +135,8 @@ def starting_variables(
         return variables
     if head == "keep":
         return convert.to_variables(weights.tensors, shapes)
-    new = random()["params"][HEAD] if head == "random" else _zeros(shapes["params"][HEAD])
-    return convert.to_variables(weights.tensors, shapes, head=new)
+    new_head = random()["params"][HEAD] if head == "random" else _zeros(shapes["params"][HEAD])
+    return convert.to_variables(weights.tensors, shapes, head=new_head)
 
 
 def _zeros(shapes: Any) -> Any:
@@ -155,7 +155,7 @@ def save(
     """Write a trained network under torchvision's names, with all that `sources.load` needs.
 
     Raises:
-        OverflowError: a number is beyond `dtype`.
+        OverflowError: a number does not fit into `dtype`.
     """
     sources.save(
         path,

@@ -1,4 +1,4 @@
-"""The weights that exist: where they are, their hash, variant and preprocessing."""
+"""The weights that vtl knows: where they are, their hash, variant and preprocessing."""
 
 import contextlib
 import dataclasses
@@ -24,9 +24,9 @@ from vtl.weights.formats import safetensors
 class Source:
     """The weights of one file, with the top-1 accuracy in percent that its publisher states.
 
-    That is on ImageNet's validation set, but for `demo`, which has its own (data/glyphs.py). None
-    where no figure for these pixels could be found. A download without a URL is a file of this
-    package.
+    The accuracy is on ImageNet's validation set, except that of `demo`, which is on its own
+    pictures (data/glyphs.py). None means that no figure for this preprocessing was found. A
+    download without a URL is a file of this package.
     """
 
     download: fetch.Download
@@ -37,11 +37,11 @@ class Source:
     licence: str
 
 
-def _torchvision(depth: int, digits: str, top1: float, resize_size: int, **known: Any) -> Source:
+def _torchvision(depth: int, digits: str, top1: float, resize_size: int, **facts: Any) -> Source:
     """`digits` begin the file's sha256 and end its name. Source: torchvision.models.resnet."""
     name = f"resnet{depth}-{digits}.pth"
     url = f"https://download.pytorch.org/models/{name}"
-    download = fetch.Download(name, (url,), **({"sha256": digits} | known))
+    download = fetch.Download(name, (url,), **({"sha256": digits} | facts))
     preprocessing = dataclasses.replace(TORCHVISION, resize_size=resize_size)
     return Source(download, depth, "v1.5", preprocessing, top1, "BSD-3-Clause")
 
@@ -54,7 +54,7 @@ def _hugging_face(
     top1: float | None = None,
     sha256: str | None = None,
 ) -> Source:
-    """A safetensors file of the Hugging Face hub, or of its mirror."""
+    """A safetensors file on the Hugging Face hub or its mirror."""
     urls = tuple(
         f"https://{host}/{model}/resolve/main/model.safetensors"
         for host in ("huggingface.co", "hf-mirror.com")
@@ -63,8 +63,8 @@ def _hugging_face(
     return Source(download, depth, "v1.5", preprocessing, top1, licence)
 
 
-def _keras(url: str, filename: str, top1: float | None, **known: Any) -> Source:
-    download = fetch.Download(filename, (url,), **known)
+def _keras(url: str, filename: str, top1: float | None, **facts: Any) -> Source:
+    download = fetch.Download(filename, (url,), **facts)
     return Source(download, 50, "v1", CAFFE, top1, "MIT")
 
 
@@ -75,7 +75,7 @@ _KERAS_FILE_NOTOP = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 _KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/resnet"
 
 PARAMETERS = {18: 11_689_512, 34: 21_797_672, 50: 25_557_032, 101: 44_549_160, 152: 60_192_808}
-"""Of a network with 1,000 classes, by depth."""
+"""The number of parameters by depth, with 1,000 classes."""
 
 SOURCES = {
     "torchvision_v1": _torchvision(
@@ -129,14 +129,14 @@ SOURCES = {
         size=94_765_736,
         md5="4d473c1dd8becc155b73f8504c6f6626",
     ),
-    # Another file of the same name, of the years before; here it gets a name of its own.
+    # An older file that was published under the same name; here it gets a name of its own.
     "keras_2017": _keras(
         "https://github.com/fchollet/deep-learning-models/releases/download/v0.2/" + _KERAS_FILE,
         "resnet50_2017_tf_kernels.h5",
         None,
         md5="a7b3fe01876f51b976af0dea6bc144eb",
     ),
-    # A ResNet-50 of quarter width, by configs/pretrain_demo.py.
+    # A ResNet-50 of a quarter of the width, made by configs/pretrain_demo.py.
     "demo": Source(
         fetch.Download(
             "demo.safetensors",
@@ -154,7 +154,7 @@ SOURCES = {
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """A weights file, read: its tensors under our names (`convert.Tensors`) and what they are."""
+    """What a weights file holds: its tensors under our names (`convert.Tensors`), and its meta."""
 
     name: str
     path: Path
@@ -165,7 +165,7 @@ class Weights:
     classes: tuple[str, ...] | None
     """None where nothing says."""
     multi_label: bool
-    """Whether a photo may be of several classes: a sigmoid, and no softmax, gives probabilities."""
+    """Whether a photo may have several classes: a sigmoid, not a softmax, gives probabilities."""
     format: str
     dtypes: tuple[str, ...]
     """As the file stores its numbers; here they are float32."""
@@ -173,7 +173,7 @@ class Weights:
     """What says how photos are prepared: that, a config beside or inside it, or what is known."""
 
     def record(self, preprocessing: Preprocessing) -> dict[str, Any]:
-        """What `results.json` and the meta of features say of the weights, as they were used."""
+        """What `results.json` and the meta of features record about the weights."""
         return {
             "name": self.name,
             "sha256": self.sha256,
@@ -241,7 +241,7 @@ def _of_others(
 
 
 def _sha256(path: Path) -> str:
-    """Of the file, or, where there are several, of their hashes in order."""
+    """The hash of the file or, if there are several, of their hashes in order."""
     hashes = [files.file_sha256(part) for part in formats.files_of(path)]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
@@ -255,7 +255,7 @@ def place(source: Source) -> Path:
 
 
 def size_bytes(source: Source) -> int:
-    """Its file's size; where that is not known, that of its numbers, a percent off at most."""
+    """The size of a source's file; if unknown, its parameters' size, which is within 1 %."""
     if not source.download.urls:
         return place(source).stat().st_size
     return source.download.size or 4 * PARAMETERS[source.depth]
@@ -277,10 +277,10 @@ def class_names(weights: Weights) -> tuple[str, ...]:
 
 
 def locate(name_or_path: str) -> Path:
-    """The file of a source, fetched first if it is not here, of a path, or of a run.
+    """The file of a source, which is fetched if missing, or of a path or a run's directory.
 
     Raises:
-        UserError: there is no such thing, or a download failed.
+        UserError: there is no such source or file, or a download failed.
     """
     if name_or_path in SOURCES:
         source = SOURCES[name_or_path]
@@ -310,12 +310,12 @@ def _depths() -> dict[str, int]:
 def _shipped(source: Source) -> Path:
     path = place(source)
     if not path.exists() or files.file_sha256(path) != source.download.sha256:
-        raise UserError(f"{path} is not what this version of vtl comes with: install vtl again")
+        raise UserError(f"{path} is not the file that vtl ships with: install vtl again")
     return path
 
 
 def known_as(path: Path, sha256: str) -> str | None:
-    """The source whose file this is by its hash or, where none is known, by its name."""
+    """The source whose file this is, by its hash or, if that is unknown, by its name."""
     md5 = files.file_md5(path) if path.suffix in (".h5", ".hdf5") else ""
     for name, source in SOURCES.items():
         download = source.download
@@ -351,14 +351,14 @@ def save(
     """Write a network under torchvision's names, with all that `load` needs to read it back.
 
     Raises:
-        OverflowError: a number is beyond `dtype`.
+        OverflowError: a number does not fit into `dtype`.
     """
     meta = metadata.NetworkMeta(architecture, preprocessing, classes, multi_label)
-    found = convert.from_variables(variables)
+    exact = convert.from_variables(variables)
     with np.errstate(over="ignore"):
-        tensors = {name: np.asarray(tensor, dtype) for name, tensor in found.items()}
+        tensors = {name: np.asarray(tensor, dtype) for name, tensor in exact.items()}
     for name, tensor in tensors.items():
-        if not np.array_equal(np.isfinite(tensor), np.isfinite(found[name])):
+        if not np.array_equal(np.isfinite(tensor), np.isfinite(exact[name])):
             raise OverflowError(f"{name} does not fit into {dtype}")
     safetensors.write(
         path, tensors, {"format": "pt", metadata.NETWORK_KEY: metadata.network_text(meta)}

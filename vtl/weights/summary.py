@@ -13,7 +13,7 @@ from vtl.weights.watched import COLLECTION, WatchedConv, outputs_by_path
 
 
 def summary(model: ResNet, image_size: int, *, has_head: bool = True) -> str:
-    """The network as a table of path, output shape and parameters, one line a module."""
+    """The network as a table of path, output shape and parameters, one line per module."""
     variables = network.shapes_of(model)
     parameters: dict[str, int] = {}
     for path, leaf in traverse_util.flatten_dict(variables["params"], sep="/").items():
@@ -40,10 +40,10 @@ def _output_shapes(
     shapes: dict[str, tuple[int, ...]] = {}
 
     def apply(variables: dict[str, Any], images: jax.Array) -> None:
-        (logits, _), seen = watched.apply(
+        (logits, _), collections = watched.apply(
             variables, images, norms_by_batch=(), mutable=[COLLECTION]
         )
-        for conv, output in outputs_by_path(seen).items():
+        for conv, output in outputs_by_path(collections).items():
             shapes[conv] = shapes[layouts.norm_after(conv)] = output.shape[1:]
         shapes[HEAD] = logits.shape[1:]
 

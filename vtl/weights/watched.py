@@ -1,4 +1,4 @@
-"""A network whose convolutions show what they give: for its summary, and to verify it."""
+"""Convolutions that record their outputs: for a network's summary, and to verify it."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from vtl.models import ops
 from vtl.models.layers import Conv
 
 PADDINGS = ("torch", "same")
-"""How a strided convolution is padded: as torch does, or as TensorFlow's SAME."""
+"""How a strided convolution is padded: as in torch, or as by TensorFlow's SAME."""
 
 
 class WatchedConv(Conv):
-    """A convolution that also leaves its output, before the multiplier, in a collection."""
+    """A convolution that also records its output, before the multiplier, in `COLLECTION`."""
 
     padding: str = "torch"
 
@@ -34,12 +34,12 @@ _NAME = "output"
 
 
 def convolve_same(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """A convolution [B, H, W, C] padded as TensorFlow's SAME does."""
+    """Convolve x [B, H, W, C] with TensorFlow's SAME padding."""
     layout = ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(x, kernel, (stride,) * 2, "SAME", dimension_numbers=layout)
 
 
 def outputs_by_path(collections: Any) -> dict[str, jax.Array]:
-    """What `apply` returned as mutable -> the output of each convolution, in calling order."""
+    """The mutable collections that `apply` returned -> each convolution's output, in call order."""
     flat = traverse_util.flatten_dict(collections[COLLECTION], sep="/")
     return {path.removesuffix(f"/{_NAME}"): output for path, (output,) in flat.items()}

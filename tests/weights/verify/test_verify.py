@@ -1,8 +1,8 @@
-"""Faults are planted in good weights, and the diagnosis is read.
+"""Plants faults in good weights and checks the diagnosis.
 
-The good weights are random ones whose statistics are those of the very photos that `verify` looks
-at, with a head that knows its very oranges and lemons. Where the thresholds lie is tested
-at the end, on real weights, where they are at hand.
+The good weights are random. Their statistics are those of the photos that `verify` shows them, and
+their head knows its oranges and lemons. The thresholds are tested at the end, on real weights if
+there are any.
 """
 
 import dataclasses
@@ -68,10 +68,10 @@ def good(epsilon=1e-5, kernel_scale=1.0, padding="torch"):
     kernel = np.zeros_like(tensors["params/fc/kernel"])
     bias = np.zeros_like(tensors["params/fc/bias"])
     for c in (pictures.ORANGE, pictures.LEMON):
-        wanted = np.concatenate([np.where(classes == c, 10, -10), np.full(len(classes), -10)])
+        targets = np.concatenate([np.where(classes == c, 10, -10), np.full(len(classes), -10)])
         centred = features - features.mean(axis=0)
-        kernel[:, c] = np.linalg.lstsq(centred, wanted - wanted.mean(), rcond=1e-4)[0]
-        bias[c] = wanted.mean() - features.mean(axis=0) @ kernel[:, c]
+        kernel[:, c] = np.linalg.lstsq(centred, targets - targets.mean(), rcond=1e-4)[0]
+        bias[c] = targets.mean() - features.mean(axis=0) @ kernel[:, c]
     variables["params"]["fc"] = {"kernel": kernel, "bias": bias}
     tensors = {"/".join(k): v for k, v in traverse_util.flatten_dict(variables).items()}
     return sources.Weights(
@@ -102,15 +102,17 @@ def with_architecture(weights, **changes):
     return dataclasses.replace(weights, architecture=architecture)
 
 
-def exchange(weights, one, other):
+def swap(weights, one, other):
     """Swap two BatchNorms."""
-    pairs = [(leaf.format(one), leaf.format(other)) for leaf in LEAVES]
-    exchanged = {a: weights.tensors[b] for pair in pairs for a, b in (pair, pair[::-1])}
-    return dataclasses.replace(weights, tensors=weights.tensors | exchanged)
+    swapped = {}
+    for leaf in LEAVES:
+        first, second = leaf.format(one), leaf.format(other)
+        swapped |= {first: weights.tensors[second], second: weights.tensors[first]}
+    return dataclasses.replace(weights, tensors=weights.tensors | swapped)
 
 
 def faults(weights):
-    return [f.text for f in verify.verify(weights) if f.kind == "fault"]
+    return [finding.text for finding in verify.verify(weights) if finding.kind == "fault"]
 
 
 @pytest.fixture(scope="module")
@@ -121,85 +123,78 @@ def network_():
 def test_good_weights_have_no_fault(network_):
     findings = verify.verify(network_)
     assert [f.kind for f in findings] == ["good", "good"]
-    assert findings[0].text.startswith(
-        "its BatchNorm statistics are those of photos as RGB/255 with torchvision's mean and std, "
-        "stride v1.5, eps 1e-05"
-    )
+    for fact in ("RGB/255 with torchvision's mean and std", "stride v1.5", "eps 1e-05"):
+        assert fact in findings[0].text
     assert int(findings[1].text.split()[1]) >= 9
 
 
 def test_wrong_preprocessing(network_):
     caffe = verify.with_pixels(network_.preprocessing, CAFFE)
-    found = faults(dataclasses.replace(network_, preprocessing=caffe))
-    assert found[0].startswith(
+    texts = faults(dataclasses.replace(network_, preprocessing=caffe))
+    assert texts[0].startswith(
         "runs best as RGB/255 with torchvision's mean and std: the given preprocessing (caffe BGR, "
         "0..255 less the mean) is probably wrong"
     )
     unit = verify.with_pixels(network_.preprocessing, verify.PIXELS["unit"])
-    found = faults(dataclasses.replace(network_, preprocessing=unit))
-    assert "the given preprocessing (RGB in 0..1) is probably wrong" in found[0]
+    texts = faults(dataclasses.replace(network_, preprocessing=unit))
+    assert "the given preprocessing (RGB in 0..1) is probably wrong" in texts[0]
 
 
 def test_wrong_stride(network_):
-    found = faults(with_architecture(network_, variant="v1"))
-    assert found[0].startswith(
-        "stride looks like v1.5, in the 3x3 convolution, and not like v1 (misfit 0."
-    )
+    texts = faults(with_architecture(network_, variant="v1"))
+    assert texts[0].startswith("stride looks like v1.5's")
+    assert "(misfit 0." in texts[0]
 
 
 def test_wrong_padding():
-    (found,) = faults(good(padding="same"))
-    assert found.startswith(
-        "padding looks like TensorFlow's SAME, which vtl does not do, and not like torch's"
-    )
+    (text,) = faults(good(padding="same"))
+    assert text.startswith("padding looks like TensorFlow's SAME")
 
 
 def test_wrong_epsilon():
     weights = good(epsilon=1e-3, kernel_scale=0.05)
     assert faults(weights) == []
-    found = faults(with_architecture(weights, epsilon=1e-5))
-    assert found[0].startswith("eps looks like 0.001, and not like 1e-05")
+    texts = faults(with_architecture(weights, epsilon=1e-5))
+    assert texts[0].startswith("eps looks like 0.001, not 1e-05")
 
 
 def test_two_faults_at_once(network_):
     unit = verify.with_pixels(network_.preprocessing, verify.PIXELS["unit"])
     weights = with_architecture(network_, variant="v1")
-    found = faults(dataclasses.replace(weights, preprocessing=unit))
-    assert len(found) == 2
-    assert {text.split()[0] for text in found} == {"runs", "stride"}
+    texts = faults(dataclasses.replace(weights, preprocessing=unit))
+    assert len(texts) == 2
+    assert {text.split()[0] for text in texts} == {"runs", "stride"}
 
 
 def test_bgr_for_rgb(network_):
     kernel = network_.tensors["params/conv1/kernel"][:, :, ::-1]
-    found = faults(with_tensors(network_, params__conv1__kernel=kernel))
-    assert len(found) == 1
-    assert found[0].startswith("runs best as BGR, and not as RGB (misfit 0.")
+    (text,) = faults(with_tensors(network_, params__conv1__kernel=kernel))
+    assert text.startswith("runs best as BGR, not as RGB (misfit 0.")
 
 
 def test_bgr_for_rgb_by_the_names_of_fruit(network_, monkeypatch):
-    """As of real networks, whose statistics hardly change."""
+    """As in real networks, whose statistics hardly change."""
     monkeypatch.setattr(verify, "BETTER", 0.0)
-    monkeypatch.setattr(verify, "STRANGE", np.inf)
+    monkeypatch.setattr(verify, "MAX_MISFIT", np.inf)
     kernel = network_.tensors["params/conv1/kernel"][:, :, ::-1]
-    found = faults(with_tensors(network_, params__conv1__kernel=kernel))
-    assert found[-1].startswith(
-        "runs best as BGR, and not as RGB, in which it does not know oranges by their colour"
-    )
+    texts = faults(with_tensors(network_, params__conv1__kernel=kernel))
+    assert texts[-1].startswith("runs best as BGR, not as RGB")
+    assert "oranges and lemons" in texts[-1]
 
 
 @pytest.mark.parametrize(
     ("one", "other"), [("layer1_0/bn1", "layer1_0/bn2"), ("layer3_1/bn1", "layer3_4/bn2")]
 )
 def test_swapped_norms(network_, one, other):
-    found = faults(exchange(network_, one, other))
-    assert found[0].startswith(f"{one} and {other} are swapped")
+    texts = faults(swap(network_, one, other))
+    assert texts[0].startswith(f"{one} and {other} are swapped")
 
 
-def test_a_network_that_overflows_is_no_endless_search(network_):
+def test_a_network_that_overflows_ends_the_search(network_):
     names = [f"params/layer{stage}_0/conv2/kernel" for stage in (1, 2, 3)]
     huge = {name: network_.tensors[name] * np.float32(1e30) for name in names}
     weights = dataclasses.replace(network_, tensors=network_.tensors | huge)
-    assert faults(weights)[0].startswith("its statistics are of no photos that we know to prepare")
+    assert faults(weights)[0].startswith("its statistics fit photos in no preprocessing")
 
 
 def test_what_photos_say_of_a_network_with_classes_of_its_own_is_no_fault(network_):
@@ -209,16 +204,16 @@ def test_what_photos_say_of_a_network_with_classes_of_its_own_is_no_fault(networ
         dataclasses.replace(network_, preprocessing=unit, classes=classes)
     )
     assert note.kind == caution.kind == "note"
-    assert caution.text.startswith("which means nothing if its own pictures are no photos")
-    assert note.text.startswith("as for photos, runs best as RGB/255 with torchvision's mean")
+    assert "other pictures" in caution.text
+    assert "runs best as RGB/255 with torchvision's mean" in note.text
 
 
 def test_top_missing(network_):
     tensors = {k: v for k, v in network_.tensors.items() if not k.startswith("params/fc")}
     headless = dataclasses.replace(with_architecture(network_, num_classes=None), tensors=tensors)
-    assert verify.static(headless) == [
-        ("note", "top missing: there is no head, so it names no classes")
-    ]
+    (finding,) = verify.static(headless)
+    assert finding.kind == "note"
+    assert "no head" in finding.text
 
 
 def test_never_trained():
@@ -248,8 +243,8 @@ def test_folded_norms(network_):
             f"batch_stats/{name}/mean": np.zeros_like(shift),
             f"batch_stats/{name}/var": np.ones_like(shift),
         }
-    (found,) = faults(dataclasses.replace(network_, tensors=folded))
-    assert found.endswith("BatchNorm was folded into the convolutions, or its statistics were lost")
+    (text,) = faults(dataclasses.replace(network_, tensors=folded))
+    assert "folded into the convolutions" in text
 
 
 @pytest.mark.parametrize(
@@ -266,11 +261,12 @@ def test_damaged_tensors(network_, name, value, text):
     assert faults(weights) == [f"{name} {text}"]
 
 
-def test_a_known_file_is_held_against_its_own_framework(monkeypatch, tmp_path):
+def test_a_known_file_is_compared_with_its_own_framework(monkeypatch, tmp_path):
     weights = sources.load("demo")
     (finding,) = verify.verify(weights)
     assert finding.kind == "good"
-    assert finding.text.startswith("a known file (demo), whose blocks give what PyTorch's gave to")
+    assert "known file (demo)" in finding.text
+    assert "PyTorch" in finding.text
     entry = golden.known()[weights.sha256]
     mean, deviation, *samples = entry["blocks"]["layer3_2"]
     samples[3] += 0.01 * deviation
@@ -279,7 +275,8 @@ def test_a_known_file_is_held_against_its_own_framework(monkeypatch, tmp_path):
     golden.PATH.write_text(json.dumps({weights.sha256: entry}))
     (finding,) = verify.verify(weights)
     assert finding.kind == "fault"
-    assert finding.text.startswith("layer3_2 is the first block that does not give what PyTorch's")
+    assert finding.text.startswith("layer3_2 is the first block")
+    assert "PyTorch" in finding.text
 
 
 # Real weights
@@ -314,18 +311,18 @@ def test_real_weights_have_no_fault(real):
             lambda w: with_tensors(
                 w, params__conv1__kernel=w.tensors["params/conv1/kernel"][:, :, ::-1]
             ),
-            "runs best as BGR, and not as RGB, in which it does not know oranges",
+            "runs best as BGR, not as RGB: so it names oranges",
         ),
         (
-            lambda w: exchange(w, "layer2_1/bn1", "layer2_2/bn2"),
+            lambda w: swap(w, "layer2_1/bn1", "layer2_2/bn2"),
             "layer2_1/bn1 and layer2_2/bn2 are swapped",
         ),
     ],
 )
 def test_faults_in_real_weights(real, plant, text):
-    found = faults(plant(real))
-    assert len(found) == 1
-    assert found[0].startswith(text)
+    texts = faults(plant(real))
+    assert len(texts) == 1
+    assert texts[0].startswith(text)
 
 
 @pytest.mark.full

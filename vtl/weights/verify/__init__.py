@@ -1,9 +1,9 @@
-"""Is a weight file a working network, read right? The file itself is the witness.
+"""Is a weight file a working network, and read the right way? The file itself gives evidence.
 
-Each way to read the file, as other pixels, another stride, padding or eps, gets a misfit
-(misfit.py), and the least one tells what is wrong. Red and blue, which statistics don't tell apart,
-are told apart by what ImageNet's names call drawn oranges. A file that is known is held against
-what its own framework made of it.
+Each way to read the file, with other pixels, another stride, padding or eps, gets a misfit
+(misfit.py), and the least one tells what is wrong. Statistics don't tell red from blue; what the
+network calls drawn oranges and lemons does. A known file is compared with the recorded outputs of
+its own framework (golden.py).
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ PIXELS = {
     "inception": dataclasses.replace(TORCHVISION, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     "unit": dataclasses.replace(TORCHVISION, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
 }
-"""What networks are fed in practice: -1..1 is `inception`, 0..1 is `unit`."""
+"""The pixels that networks are trained on in practice."""
 
 DESCRIPTIONS = {
     "torchvision": "RGB/255 with torchvision's mean and std",
@@ -33,15 +33,15 @@ DESCRIPTIONS = {
     "inception": "RGB in -1..1",
     "unit": "RGB in 0..1",
 }
-_PADDINGS = {"torch": "torch's (vtl's)", "same": "TensorFlow's SAME, which vtl does not do"}
+_PADDINGS = {"torch": "torch's", "same": "TensorFlow's SAME, which vtl does not support"}
 
 NUM_FRUIT = 12
 BETTER = 0.85
-"""A way to read the file is preferred where its misfit is below this part of the given one's."""
-STRANGE = 0.5
-"""A misfit beyond which the statistics are of no photos: a factor of 1.6 in the median channel."""
+"""Another way to read the file is better if its misfit is below this share of the given one's."""
+MAX_MISFIT = 0.5
+"""Beyond it the statistics are of no photos: a factor of 1.6 in the median channel."""
 MARGIN_NATS = 0.5
-"""By how much another channel order must raise the mean log-probability of the fruit's names."""
+"""By how much another channel order must raise the mean log-probability of the right fruit."""
 
 
 class Finding(NamedTuple):
@@ -55,26 +55,29 @@ def verify(weights: sources.Weights) -> list[Finding]:
     """All findings about `weights`.
 
     Raises:
-        UserError: the tensors don't make up the network.
+        UserError: tensors are missing or misshapen.
     """
     findings = static(weights)
     if any(finding.kind == "fault" for finding in findings):
         return findings
     if golden.is_known(weights):
         return [*findings, _golden(weights)]
-    own = weights.architecture
-    given = misfit.Reading(weights.preprocessing, own.variant, own.epsilon)
+    architecture = weights.architecture
+    given = misfit.Reading(weights.preprocessing, architecture.variant, architecture.epsilon)
     best, behaviour = _behaviour(weights, given)
-    if weights.classes:  # of pictures of its own, perhaps no photos
-        hints = [
-            finding if finding.kind == "good" else Finding("note", f"as for photos, {finding.text}")
-            for finding in behaviour
-        ]
-        if any(hint.kind == "note" for hint in hints):
-            text = "which means nothing if its own pictures are no photos, as the demo's digits"
-            hints.append(Finding("note", text))
-        return findings + hints
+    if weights.classes:  # it may have been trained on pictures that are no photos
+        return findings + _as_notes(behaviour)
     return findings + behaviour + _names(weights, best)
+
+
+def _as_notes(behaviour: list[Finding]) -> list[Finding]:
+    """Findings on photos about a network that may know no photos: its faults are only notes."""
+    faults = [finding for finding in behaviour if finding.kind != "good"]
+    if not faults:
+        return behaviour
+    notes = [Finding("note", f"judged by photos, {finding.text}") for finding in faults]
+    text = "that means nothing if it was trained on other pictures, such as the demo's digits"
+    return [*notes, Finding("note", text)]
 
 
 # What the tensors say by themselves
@@ -94,18 +97,18 @@ def static(weights: sources.Weights) -> list[Finding]:
             findings.append(Finding("fault", f"{name} holds negative variances"))
         elif name.endswith("/kernel") and np.ptp(tensor) == 0:
             findings.append(Finding("fault", f"{name} is {tensor.flat[0]:g} everywhere"))
-    untouched = [norm for norm, t in norms.items() if _is(t["mean"], 0) and _is(t["var"], 1)]
+    untouched = [
+        name for name, norm in norms.items() if _is(norm["mean"], 0) and _is(norm["var"], 1)
+    ]
     if untouched:
-        of = "all" if len(untouched) == len(norms) else f"{len(untouched)} of {len(norms)}"
-        plain = all(_is(norms[norm]["bias"], 0) for norm in untouched)
-        cause = (
-            "it was never trained"
-            if plain
-            else "BatchNorm was folded into the convolutions, or its statistics were lost"
-        )
-        text = f"mean 0 and variance 1 in {of} BatchNorms, from {untouched[0]} on: {cause}"
+        which = "all" if len(untouched) == len(norms) else f"{len(untouched)} of {len(norms)}"
+        if all(_is(norms[name]["bias"], 0) for name in untouched):
+            cause = "it was never trained"
+        else:
+            cause = "BatchNorm was folded into the convolutions, or its statistics were lost"
+        text = f"mean 0 and variance 1 in {which} BatchNorms, from {untouched[0]} on: {cause}"
         findings.append(Finding("fault", text))
-    dead = sum(int(np.sum(t["var"] == 0)) for t in norms.values())
+    dead = sum(int(np.sum(norm["var"] == 0)) for norm in norms.values())
     if dead:
         findings.append(Finding("note", f"{dead} channels never varied in training"))
     return findings
@@ -119,29 +122,29 @@ def _is(tensor: np.ndarray, value: float) -> bool:
 
 
 def _alternatives(reading: misfit.Reading, depth: int) -> dict[str, misfit.Reading]:
-    """What else the file could be -> how to read it then; one change at a time."""
-    given, found = reading.preprocessing, {}
+    """What else the file could be, in words -> how to read it then; one change at a time."""
+    given, alternatives = reading.preprocessing, {}
     for name, pixels in PIXELS.items():
         changed = with_pixels(given, pixels)
         if changed != given:
             text = f"runs best as {DESCRIPTIONS[name]}: the given preprocessing ({describe(given)})"
-            found[f"{text} is probably wrong"] = reading._replace(preprocessing=changed)
+            alternatives[f"{text} is probably wrong"] = reading._replace(preprocessing=changed)
     exchanged = _other_channels(given)
-    text = f"runs best as {exchanged.channels.upper()}, and not as {given.channels.upper()}"
-    found[text] = reading._replace(preprocessing=exchanged)
+    text = f"runs best as {exchanged.channels.upper()}, not as {given.channels.upper()}"
+    alternatives[text] = reading._replace(preprocessing=exchanged)
     if DEPTHS[depth].bottleneck:
         other = "v1" if reading.variant == "v1.5" else "v1.5"
         where = {"v1": "the first 1x1", "v1.5": "the 3x3"}[other]
-        text = f"stride looks like {other}, in {where} convolution, and not like {reading.variant}"
-        found[text] = reading._replace(variant=other)
+        text = f"stride looks like {other}'s, in {where} convolution, not like {reading.variant}'s"
+        alternatives[text] = reading._replace(variant=other)
     other = "same" if reading.padding == "torch" else "torch"
-    text = f"padding looks like {_PADDINGS[other]}, and not like {_PADDINGS[reading.padding]}"
-    found[text] = reading._replace(padding=other)
+    text = f"padding looks like {_PADDINGS[other]}, not like {_PADDINGS[reading.padding]}"
+    alternatives[text] = reading._replace(padding=other)
     for epsilon in (1e-3, EPSILON["v1.5"]):
         if not 0.5 < epsilon / reading.epsilon < 2:
-            text = f"eps looks like {epsilon:g}, and not like {reading.epsilon:g}"
-            found[text] = reading._replace(epsilon=epsilon)
-    return found
+            text = f"eps looks like {epsilon:g}, not {reading.epsilon:g}"
+            alternatives[text] = reading._replace(epsilon=epsilon)
+    return alternatives
 
 
 def with_pixels(given: Preprocessing, pixels: Preprocessing) -> Preprocessing:
@@ -158,7 +161,7 @@ def _other_channels(given: Preprocessing) -> Preprocessing:
 
 
 def describe(given: Preprocessing) -> str:
-    """What the network is fed, in a few words."""
+    """The pixels that a network gets, in a few words."""
     for name, pixels in PIXELS.items():
         if with_pixels(given, pixels) == given:
             return DESCRIPTIONS[name]
@@ -173,40 +176,38 @@ def _behaviour(
     best, findings = given, []
     layers = misfit.misfits(weights, given)
     least = misfit.mean(layers)
-    exchanged = _exchanged(weights, layers)
-    if exchanged:
-        return given, [Finding("fault", exchanged)]
+    swapped = _swapped(weights, layers)
+    if swapped:
+        return given, [Finding("fault", swapped)]
     while True:
         tried = {
             text: (reading, misfit.misfits(weights, reading))
             for text, reading in _alternatives(best, weights.architecture.depth).items()
         }
-        text, (reading, found) = min(tried.items(), key=lambda item: misfit.mean(item[1][1]))
-        if not misfit.mean(found) < BETTER * least:
+        text = min(tried, key=lambda text: misfit.mean(tried[text][1]))
+        reading, other_layers = tried[text]
+        other = misfit.mean(other_layers)
+        if not other < BETTER * least:
             break
-        findings.append(
-            Finding("fault", f"{text} (misfit {misfit.mean(found):.2f} instead of {least:.2f})")
-        )
-        best, layers, least = reading, found, misfit.mean(found)
-    stranger = _stranger(layers)
-    if least > STRANGE:
-        text = f"its statistics are of no photos that we know to prepare (misfit {least:.2f})"
+        findings.append(Finding("fault", f"{text} (misfit {other:.2f} instead of {least:.2f})"))
+        best, layers, least = reading, other_layers, other
+    outlier = _outlier(layers)
+    if least > MAX_MISFIT:
+        text = f"its statistics fit photos in no preprocessing that vtl knows (misfit {least:.2f})"
         findings.append(Finding("fault", text))
-    elif stranger:
-        text = (
-            f"{layouts.norm_after(stranger)} holds other statistics than {stranger} gives on photos"
-        )
+    elif outlier:
+        text = f"{layouts.norm_after(outlier)}'s statistics are not what {outlier} gives on photos"
         findings.append(Finding("fault", text))
     elif not findings:
         text = (
-            f"its BatchNorm statistics are those of photos as {describe(given.preprocessing)}, "
+            f"its BatchNorm statistics fit photos as {describe(given.preprocessing)}, "
             f"stride {given.variant}, eps {given.epsilon:g} (misfit {least:.2f})"
         )
         findings.append(Finding("good", text))
     return best, findings
 
 
-def _stranger(layers: dict[str, misfit.Misfit]) -> str | None:
+def _outlier(layers: dict[str, misfit.Misfit]) -> str | None:
     """The first convolution whose misfit stands out from those before it."""
     before = 0.3
     for conv, layer in layers.items():
@@ -216,33 +217,32 @@ def _stranger(layers: dict[str, misfit.Misfit]) -> str | None:
     return None
 
 
-def _exchanged(weights: sources.Weights, layers: dict[str, misfit.Misfit]) -> str | None:
-    """That the stranger's statistics would fit another layer's BatchNorm, in words."""
-    stranger = _stranger(layers)
-    if stranger is None:
+def _swapped(weights: sources.Weights, layers: dict[str, misfit.Misfit]) -> str | None:
+    """In words, that the outlier's output fits another layer's BatchNorm; None if it does not."""
+    outlier = _outlier(layers)
+    if outlier is None:
         return None
-    layer, own = layers[stranger], layouts.norm_after(stranger)
-    others = {
-        norm: misfit.apart(layer.log_found, tensors["var"])
-        for norm, tensors in misfit.norms_of(weights.tensors).items()
-        if norm != own and tensors["var"].shape == layer.log_found.shape
+    layer, norm = layers[outlier], layouts.norm_after(outlier)
+    distances = {
+        name: misfit.distance(layer.log_measured, tensors["var"])
+        for name, tensors in misfit.norms_of(weights.tensors).items()
+        if name != norm and tensors["var"].shape == layer.log_measured.shape
     }
-    norm = min(others, key=lambda name: others[name], default=None)
-    if norm is None or others[norm] > layer.median / 2:
+    nearest = min(distances, key=lambda name: distances[name], default=None)
+    if nearest is None or distances[nearest] > layer.median / 2:
         return None
-    return f"{own} and {norm} are swapped: what {stranger} gives on photos fits the latter"
+    return f"{norm} and {nearest} are swapped: {outlier}'s output on photos fits {nearest}"
 
 
 def _golden(weights: sources.Weights) -> Finding:
     wrong, worst = golden.compare(weights)
     name, framework = golden.origin(weights)
     if wrong:
-        text = (
-            f"{wrong} is the first block that does not give what {framework}'s gave ({worst:.0e})"
-        )
+        text = f"{wrong} is the first block to differ from {framework}'s (by {worst:.0e} at most)"
         return Finding("fault", text)
-    text = f"a known file ({name}), whose blocks give what {framework}'s gave to {worst:.0e}"
-    return Finding("good", text)
+    return Finding(
+        "good", f"a known file ({name}): its blocks agree with {framework}'s to {worst:.0e}"
+    )
 
 
 @functools.cache
@@ -256,24 +256,30 @@ def _log_probs(
 def _names(weights: sources.Weights, reading: misfit.Reading) -> list[Finding]:
     """What the head calls the drawn fruit, in the reading's channel order and in the other."""
     if weights.architecture.num_classes != 1000:
-        return [Finding("note", "red and blue can't be told apart without ImageNet's 1,000 names")]
+        text = "red and blue can't be told apart without ImageNet's 1,000 classes"
+        return [Finding("note", text)]
     given = reading.preprocessing
-    swapped = _other_channels(given)
-    own = dataclasses.replace(
+    exchanged = _other_channels(given)
+    architecture = dataclasses.replace(
         weights.architecture, variant=reading.variant, epsilon=reading.epsilon
     )
     variables = network.as_published(weights)[1]
-    shown, classes = pictures.fruit(NUM_FRUIT, given.crop_size)
-    log_probs = [_log_probs(own)(variables, normalise(shown, p)) for p in (given, swapped)]
+    fruit, classes = pictures.fruit(NUM_FRUIT, given.crop_size)
+
+    def log_probs(preprocessing: Preprocessing) -> np.ndarray:
+        return np.asarray(_log_probs(architecture)(variables, normalise(fruit, preprocessing)))
+
     rows = np.arange(NUM_FRUIT)
-    as_given, as_swapped = (float(np.mean(np.asarray(lp)[rows, classes])) for lp in log_probs)
-    if as_swapped > as_given + MARGIN_NATS:
+    as_given = log_probs(given)
+    mean_given = float(np.mean(as_given[rows, classes]))
+    mean_exchanged = float(np.mean(log_probs(exchanged)[rows, classes]))
+    if mean_exchanged > mean_given + MARGIN_NATS:
         text = (
-            f"runs best as {swapped.channels.upper()}, and not as {given.channels.upper()}, in "
-            f"which it does not know oranges by their colour (mean log-probability {as_given:.1f}, "
-            f"{as_swapped:.1f} with red and blue exchanged)"
+            f"runs best as {exchanged.channels.upper()}, not as {given.channels.upper()}: so it "
+            f"names oranges and lemons better (mean log-probability {mean_exchanged:.1f} instead "
+            f"of {mean_given:.1f})"
         )
         return [Finding("fault", text)]
-    right = int(np.sum(np.asarray(log_probs[0]).argmax(axis=1) == classes))
+    right = int(np.sum(as_given.argmax(axis=1) == classes))
     text = f"names {right} of {NUM_FRUIT} drawn oranges and lemons right"
     return [Finding("good" if 2 * right > NUM_FRUIT else "note", text)]

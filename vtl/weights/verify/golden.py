@@ -1,4 +1,4 @@
-"""Known files, block by block: what their own framework made of noise, to hold ours against."""
+"""Known files, block by block: our outputs on noise against their own framework's."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,10 @@ from vtl.preprocessing import normalise
 from vtl.weights import network, sources
 
 PATH = Path(__file__).with_name("golden.json")
-"""By sha256; experiments/make/golden_weights.py writes it."""
+"""The recorded blocks by the file's sha256; experiments/make/golden_weights.py writes it."""
 NUM_SAMPLES = 8
 TOLERANCE = 1e-3
-"""Of a block's standard deviation."""
+"""The largest error allowed, as a share of a block's standard deviation."""
 
 
 def known() -> dict[str, dict[str, Any]]:
@@ -25,37 +25,37 @@ def known() -> dict[str, dict[str, Any]]:
 
 
 def is_known(weights: sources.Weights) -> bool:
-    """Whether there is something to hold this file against."""
+    """Whether this file's blocks are recorded."""
     return weights.sha256 in known()
 
 
 def origin(weights: sources.Weights) -> tuple[str, str]:
-    """The name of a known file's source, and the framework that was asked."""
+    """The name of a known file's source, and the framework whose outputs are recorded."""
     entry = known()[weights.sha256]
     return entry["name"], entry["framework"]
 
 
 def compare(weights: sources.Weights) -> tuple[str | None, float]:
-    """The first block of a known file beyond `TOLERANCE`, None if all are within; the worst error.
+    """The first block of a known file beyond `TOLERANCE`, or None, and the worst error of all.
 
-    Of each block's output the mean, the standard deviation and some activations are compared.
+    Compares the mean, the standard deviation and some activations of each block's output.
     """
-    recorded, found = known()[weights.sha256]["blocks"], block_statistics(weights)
-    errors = {
-        name: max(abs(f - r) for f, r in zip(found[name], blocks, strict=True)) / blocks[1]
-        for name, blocks in recorded.items()
-    }
+    recorded, measured = known()[weights.sha256]["blocks"], block_statistics(weights)
+    errors = {}
+    for name, theirs in recorded.items():
+        differences = np.abs(np.subtract(measured[name], theirs))
+        errors[name] = float(np.max(differences) / theirs[1])
     wrong = next((name for name, error in errors.items() if not error <= TOLERANCE), None)
     return wrong, max(errors.values())
 
 
 def noise(size: int) -> np.ndarray:
-    """The one picture that is the same on every machine, uint8 [1, size, size, 3]."""
+    """A picture that is the same on every machine, uint8 [1, size, size, 3]."""
     return np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
 
 
 def positions(count: int) -> np.ndarray:
-    """Where the `count` activations of a block are looked at."""
+    """Which of a block's `count` activations are compared."""
     return np.linspace(0, count - 1, NUM_SAMPLES).astype(int)
 
 
@@ -74,4 +74,5 @@ def block_statistics(weights: sources.Weights) -> dict[str, list[float]]:
 
     images = normalise(noise(weights.preprocessing.crop_size), weights.preprocessing)
     with jax.default_matmul_precision("highest"):
-        return {name: np.asarray(of).tolist() for name, of in run(variables, images).items()}
+        statistics = run(variables, images)
+    return {name: np.asarray(values).tolist() for name, values in statistics.items()}

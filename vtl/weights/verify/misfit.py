@@ -1,8 +1,8 @@
-"""How far a network is, on photos, from what its BatchNorms kept of its training.
+"""How far a network's outputs on photos are from the statistics that its BatchNorms recorded.
 
-BatchNorm keeps the variance that each convolution's output had in training. On photos, a network
-that is read as it was trained shows about the same; pixels on another scale, a stride in another
-place or other padding shift it, layer after layer.
+BatchNorm records the variance of each convolution's output in training. If the network is read as
+it was trained, photos give about the same variances. Pixels on another scale, a stride in another
+place or other padding shift them, layer after layer.
 """
 
 import dataclasses
@@ -32,32 +32,32 @@ class Reading(NamedTuple):
     variant: str
     epsilon: float
     padding: str = "torch"
-    """`torch`, or `same` as TensorFlow pads: what the network was trained with."""
+    """The padding that the network was trained with: `torch`, or TensorFlow's `same`."""
 
 
 class Misfit(NamedTuple):
-    """Of one convolution: |log(found / kept variance)| of the median channel, and log found [C]."""
+    """One convolution's `distance`, and the log of the variances [C] measured on photos."""
 
     median: float
-    log_found: np.ndarray
+    log_measured: np.ndarray
 
     @classmethod
-    def of(cls, found: jax.Array, kept: np.ndarray) -> "Misfit":
+    def of(cls, measured: jax.Array, recorded: np.ndarray) -> "Misfit":
         """From variances [C]."""
-        log_found = np.log(np.asarray(found) + _TINY)
-        return cls(apart(log_found, kept), log_found)
+        log_measured = np.log(np.asarray(measured) + _TINY)
+        return cls(distance(log_measured, recorded), log_measured)
 
 
-def apart(log_found: np.ndarray, kept: np.ndarray) -> float:
-    """The median over channels of |log_found - log(kept variances)|, at most 3."""
-    median = float(np.median(np.abs(log_found - np.log(kept + _TINY))))
-    return median if median < 3 else 3.0  # of NaN, too
+def distance(log_measured: np.ndarray, recorded: np.ndarray) -> float:
+    """The median over channels of |log_measured - log(recorded variances)|, at most 3."""
+    median = float(np.median(np.abs(log_measured - np.log(recorded + _TINY))))
+    return median if median < 3 else 3.0  # also if it is NaN
 
 
 def misfits(weights: sources.Weights, reading: Reading) -> dict[str, Misfit]:
-    """Convolution's path -> how far its output is from what BatchNorm kept, in calling order."""
+    """Convolution's path -> its misfit, in the order of the calls."""
     variables = network.as_published(weights)[1]
-    # Only var + eps matters, and another variance compiles nothing anew.
+    # Only var + eps matters, and other variances, unlike another eps, compile nothing again.
     epsilon = EPSILON["v1.5"]
     change = reading.epsilon - epsilon
     variables["batch_stats"] = jax.tree.map_with_path(
@@ -67,8 +67,10 @@ def misfits(weights: sources.Weights, reading: Reading) -> dict[str, Misfit]:
     pixels = normalise(
         pictures.photo_crops(NUM_CROPS, reading.preprocessing.crop_size), reading.preprocessing
     )
-    own = dataclasses.replace(weights.architecture, variant=reading.variant, epsilon=epsilon)
-    order, run = _watched(own, reading.padding)
+    architecture = dataclasses.replace(
+        weights.architecture, variant=reading.variant, epsilon=epsilon
+    )
+    order, run = _watched(architecture, reading.padding)
     variances = run(variables, pixels)
     norms = norms_of(weights.tensors)
     return {
@@ -80,16 +82,19 @@ def misfits(weights: sources.Weights, reading: Reading) -> dict[str, Misfit]:
 def _watched(
     architecture: convert.Architecture, padding: str
 ) -> tuple[list[str], Callable[[dict[str, Any], jax.Array], dict[str, jax.Array]]]:
-    """A jitted network that returns the variance of each convolution's output, and their order."""
+    """A jitted network that returns the variance of each convolution's output, and their order.
+
+    The order is known once the network has run.
+    """
     num_classes = architecture.num_classes or 1000
     model = network.make_model(dataclasses.replace(architecture, num_classes=num_classes))
     model = model.clone(conv=functools.partial(WatchedConv, padding=padding))
-    order: list[str] = []  # of the calls, which a tree of arrays forgets
+    order: list[str] = []  # set when traced: jit returns dicts sorted by key
 
     @jax.jit
     def run(variables: dict[str, Any], images: jax.Array) -> dict[str, jax.Array]:
-        _, seen = model.apply(variables, images, norms_by_batch=(), mutable=[COLLECTION])
-        outputs = outputs_by_path(seen)
+        _, collections = model.apply(variables, images, norms_by_batch=(), mutable=[COLLECTION])
+        outputs = outputs_by_path(collections)
         order[:] = outputs
         return {path: jnp.var(output, axis=(0, 1, 2)) for path, output in outputs.items()}
 
@@ -97,7 +102,7 @@ def _watched(
 
 
 def mean(layers: dict[str, Misfit]) -> float:
-    """Over all layers: one number for a reading."""
+    """The mean over all layers: one number for a reading."""
     return float(np.mean([layer.median for layer in layers.values()]))
 
 

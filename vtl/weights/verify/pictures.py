@@ -1,7 +1,7 @@
 """What `verify` shows a network: parts of two real photos, and drawn oranges and lemons.
 
-The photos are those that come with scikit-learn. The fruit is drawn, because two photos don't tell
-red from blue: a network of ImageNet's names for an orange what is no fruit at all in BGR.
+The photos come with scikit-learn. Two photos don't tell red from blue, so the fruit is drawn: an
+ImageNet network recognises an orange by its colour, and in BGR it sees none.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 ORANGE, LEMON = 950, 951
-"""Of ImageNet's 1,000 classes."""
+"""Indices among ImageNet's 1,000 classes."""
 
 _COLOURS = {ORANGE: (240, 130, 20), LEMON: (245, 215, 40)}
 _SEED = 0
@@ -37,7 +37,7 @@ def fruit(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _still_life(rng: np.random.Generator, colour: tuple[int, int, int], size: int) -> np.ndarray:
-    """One to four balls of a colour, lit from above on the left; drawn at twice the size."""
+    """One to four balls of a colour, lit from the upper left; drawn at twice the size."""
     side = 2 * size
     y, x = np.mgrid[:side, :side] / side
     grain = rng.normal(0, 6, (side, side, 1))
