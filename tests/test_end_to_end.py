@@ -548,7 +548,12 @@ def test_kill_loses_nothing(devkit, uninterrupted, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.full)]
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.full),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.full),
+    ],
 )
 def test_a_signal_saves_and_leaves(devkit, uninterrupted, tmp_path, number):
     workdir = tmp_path / "run"

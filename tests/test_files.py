@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +104,10 @@ def test_a_writable_cache_is_the_one(tmp_path, monkeypatch):
     monkeypatch.setenv("VTL_CACHE", str(tmp_path))
     (tmp_path / "a").touch()
     assert files.cache_holding("a") == files.cache_holding("b") == files.cache_dir() == tmp_path
+
+
+def test_a_path_of_a_person_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.user_path("~/photos") == tmp_path / "photos"
+    assert files.user_path("a/~b") == Path("a/~b")
+    assert files.user_path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")

@@ -474,6 +474,30 @@ def test_no_checkout_no_commit(monkeypatch):
     run_directory.commit.cache_clear()
 
 
+def test_the_commit_of_a_checkout_that_holds_vtl_by_chance_is_not_recorded(tmp_path, monkeypatch):
+    """Such as a virtual environment inside somebody's repository."""
+
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    package = tmp_path / "env" / "vtl"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(run_directory, "__file__", str(package / "run_directory.py"))
+    git("init")
+    git("commit", "--allow-empty", "-m", "theirs")
+    (package / "run_directory.py").touch()
+    commits = []
+    for _ in range(2):
+        run_directory.commit.cache_clear()
+        commits.append(run_directory.commit())
+        git("add", ".")
+        git("commit", "--allow-empty", "-m", "with vtl in it")
+    run_directory.commit.cache_clear()
+    assert commits[0] is None
+    assert re.fullmatch(r"[0-9a-f]{40}", commits[1])
+
+
 def test_a_run_of_another_status_is_not_finished(tmp_path):
     run = begin(tmp_path, make_config())
     files.write_json(tmp_path / "results.json", {"status": "diverged"})

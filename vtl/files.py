@@ -26,6 +26,15 @@ except ImportError:  # Windows: what a killed process left behind stays there
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp", re.DOTALL)
 
 
+def user_path(text: str | os.PathLike[str]) -> Path:
+    """A path as a person gives it: `~` is the home directory, where there is one of that name."""
+    path = Path(text)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def cache_dir() -> Path:
     """Returns the directory for downloads: $VTL_CACHE, else ~/.cache/vtl.
 

@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
         _set_up_jax()
         stops.interrupt()
         with jax.default_matmul_precision(config.precision):
-            TASKS[config.task](config, Path(workdir).expanduser())
+            TASKS[config.task](config, files.user_path(workdir))
     except FetchError as error:
         config_file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
         variant = WITHOUT_DOWNLOAD.get(config.task, "demo")
@@ -127,7 +127,7 @@ def _check_values(config: ConfigDict) -> None:
             _check_value(name, item)
         if isinstance(value, str) and value.startswith("~"):
             with config.unlocked():
-                config.update_from_flattened_dict({name: str(Path(value).expanduser())})
+                config.update_from_flattened_dict({name: str(files.user_path(value))})
 
 
 def _check_value(name: str, value: Any) -> None:

@@ -350,10 +350,16 @@ def commit() -> str | None:
     It ends in `-dirty` if the checkout has uncommitted changes. The first call decides: files that
     a run writes into the checkout later do not change what ran.
     """
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
     directory = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=directory, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
     try:
-        process = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True)
+        # vtl may be installed inside somebody else's checkout, whose commit says nothing of it.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("describe", "--always", "--dirty", "--abbrev=40")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return process.stdout.strip()

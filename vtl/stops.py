@@ -13,9 +13,10 @@ from typing import Any
 EXIT_STATUS = 130
 """As a shell has it for what Ctrl-C ended."""
 
-_NUMBERS = [
+NUMBERS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
+"""The signals that stop a run; Windows has no SIGHUP."""
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -34,7 +35,7 @@ def interrupt() -> None:
 
 
 def _set(handler: Handler) -> None:
-    for number in _NUMBERS:
+    for number in NUMBERS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
 

@@ -511,6 +511,26 @@ def test_a_disk_that_fills_up_leaves_nothing(paths, directory: Path, monkeypatch
     assert list(directory.iterdir()) == []
 
 
+def test_a_stop_decodes_no_further_photos(paths, directory: Path, monkeypatch) -> None:
+    decoded = []
+
+    def slow(path: Path, *options: object) -> np.ndarray:
+        decoded.append(path)
+        time.sleep(0.2)
+        return np.zeros((16, 16, 3), np.uint8)
+
+    def stop_after_the_first(results, **options: object):
+        yield next(results)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(images, "load_resized", slow)
+    monkeypatch.setattr(images, "tqdm", stop_after_the_first)
+    with pytest.raises(KeyboardInterrupt):
+        decode_once(paths, IDS, **OPTIONS, directory=directory, num_threads=1)
+    assert len(decoded) < 4
+    assert list(directory.iterdir()) == []
+
+
 def test_two_builders_at_once_both_get_whole_files(paths, directory: Path, monkeypatch) -> None:
     def load_while_another_builds(*args) -> np.ndarray:
         monkeypatch.setattr(images, "load_resized", load_resized)

@@ -187,3 +187,14 @@ def test_a_file_of_0_1_has_no_hash_and_is_read(tmp_path):
     assert (old.classes, old.preprocessing) == (new.classes, new.preprocessing)
     for name, tensor in new.tensors.items():
         np.testing.assert_array_equal(old.tensors[name], tensor)
+
+
+def test_a_download_without_a_published_hash_must_at_least_be_weights(tmp_path):
+    path = write_weights(tmp_path / "w.safetensors")
+    complaint = sources.SOURCES["timm_tv"].download.complaint
+    assert sources.SOURCES["timm_tv"].download.sha256 is None
+    assert complaint(path) == ""
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert "bytes" in complaint(path)
+    path.write_text("<!DOCTYPE html><p>Log in")
+    assert "web page" in complaint(path)

@@ -16,7 +16,7 @@ from vtl import schema
 from vtl.data.splits import Split, ids_sha256
 from vtl.data.voc import CLASSES
 from vtl.errors import UserError
-from vtl.files import write_npz
+from vtl.files import user_path, write_npz
 from vtl.untrusted import printable, read_npz, reason_of
 
 ROLE = re.compile(r"[A-Za-z0-9_-]{1,40}")
@@ -94,7 +94,7 @@ def read(path: str | Path) -> DeepFeatures:
         UserError: no such file, missing keys, arrays or meta of another kind or shape, values that
             aren't finite.
     """
-    path = Path(path)
+    path = user_path(path)
     with schema.of_file(path):
         if not path.exists():
             raise UserError("no such file; `vtl deep_features` makes one")

@@ -276,7 +276,11 @@ def _decode_all(
     with ThreadPoolExecutor(num_threads) as pool:
         results = pool.map(decode_one, range(len(ids)))
         progress = tqdm(results, total=len(ids), desc="decoding photos", unit="photo")
-        failures = [message for message in progress if message]
+        try:
+            failures = [message for message in progress if message]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     if failures:
         raise UserError(
             f"{len(failures)} of {len(ids)} photos can't be decoded\nThe first is {failures[0]}."

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from vtl.data import demo, photo_files, voc
 from vtl.data.splits import Split
 from vtl.errors import UserError
-from vtl.files import cache_holding
+from vtl.files import cache_holding, user_path
 from vtl.untrusted import printable
 
 ROLES = ("train", "val", "test")
@@ -32,7 +32,7 @@ def find_root(name: str, root: str | None) -> Path:
         UserError: `root` isn't a devkit, or there is no `root` and the data can't be fetched.
     """
     if root:
-        return voc.check_root(Path(root).expanduser())
+        return voc.check_root(user_path(root))
     if name == "demo":
         return demo.write_once(cache_holding(demo.NAME))
     if name == "voc2007":

@@ -18,7 +18,7 @@ from vtl.data.fetch import Download, fetch
 from vtl.data.image_sets import ImageSets
 from vtl.data.splits import Split, ids_sha256
 from vtl.errors import UserError
-from vtl.files import cache_holding
+from vtl.files import cache_holding, user_path
 from vtl.untrusted import printable, reason_of
 
 CLASSES = (
@@ -159,7 +159,7 @@ def read_split(
     Raises:
         UserError: the split is unknown, a photo is missing, or the files contradict each other.
     """
-    root = check_root(Path(root).expanduser())
+    root = check_root(user_path(root))
     main, annotated = root / "ImageSets" / "Main", root / "Annotations"
     has_annotations = annotated.is_dir()
 

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 from vtl.data.fetch import Download, fetch
 from vtl.errors import UserError, check_choice
-from vtl.files import cache_holding
+from vtl.files import cache_holding, user_path
 from vtl.untrusted import open_plain, printable, reading, unpacked_bound
 
 NUM_CLASSES = 10
@@ -80,7 +80,7 @@ def describe(name: str, splits: dict[str, Digits]) -> dict[str, Any]:
 
 
 def _read_mnist(root: str) -> dict[str, Digits]:
-    directory = Path(root).expanduser() if root else _fetch()
+    directory = user_path(root) if root else _fetch()
     if not directory.is_dir():
         raise UserError(
             f"data.root {printable(directory)} is not a directory"

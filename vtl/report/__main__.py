@@ -12,7 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from vtl.files import whole_file
+from vtl.files import user_path, whole_file
 from vtl.report import compare, page
 from vtl.report.language import LANGUAGES, Language
 from vtl.report.runs import read_all
@@ -48,9 +48,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         prog=sys.argv[0] if sys.argv[0].startswith("vtl ") else "python -m vtl.report",
         description="Run directories -> one HTML page.",
     )
-    parser.add_argument("runs", nargs="+", type=Path, help="directories of finished runs")
+    parser.add_argument("runs", nargs="+", type=user_path, help="directories of finished runs")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("report.html"), help="the page to write"
+        "-o", "--output", type=user_path, default=Path("report.html"), help="the page to write"
     )
     parser.add_argument("--lang", choices=LANGUAGES, default="en", help="the page's language")
     return parser.parse_args(arguments)

@@ -21,6 +21,7 @@ from vtl.data.batches import Images
 from vtl.data.splits import Split, describe_splits
 from vtl.errors import UserError, check_choice, check_least
 from vtl.evaluation import evaluate, gallery, metrics, outcome
+from vtl.files import user_path
 from vtl.models import HEAD
 from vtl.run_directory import RunDirectory
 from vtl.training import augment, fit_linear, loop, optim, steps
@@ -187,7 +188,7 @@ def _content_by_path(config: ConfigDict) -> dict[str, Any]:
 def _head(config: ConfigDict) -> dict[str, Any]:
     if not config.head_from:
         return {}
-    return {"head_from": plain_sha256(Path(config.head_from) / heads.FILE_NAME)}
+    return {"head_from": plain_sha256(user_path(config.head_from) / heads.FILE_NAME)}
 
 
 def _label_mask(split: Split, difficult: str) -> np.ndarray:

@@ -17,6 +17,7 @@ from vtl.data import deep_features
 from vtl.data.deep_features import DeepFeatures, FeatureSplit
 from vtl.errors import UserError, check_choice, check_least
 from vtl.evaluation import metrics, outcome
+from vtl.files import user_path
 from vtl.run_directory import RunDirectory
 from vtl.training import fit_linear
 from vtl.training.fit_linear import Linear
@@ -100,7 +101,7 @@ def _check_options(config: ConfigDict) -> None:
 
 def _content(config: ConfigDict) -> dict[str, str]:
     """What the run is made of, by hash."""
-    return {"features": plain_sha256(config.features)}
+    return {"features": plain_sha256(user_path(config.features))}
 
 
 def predict(head: Linear, features: np.ndarray) -> np.ndarray:

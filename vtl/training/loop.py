@@ -14,6 +14,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from vtl import stops
 from vtl.console import Progress, say
 from vtl.data import batches
 from vtl.errors import Diverged
@@ -25,7 +26,7 @@ from vtl.training.steps import TrainStep
 
 
 class Interrupted(Exception):
-    """SIGTERM or Ctrl-C came. The state is saved; the same command resumes from it."""
+    """A signal of `stops.NUMBERS` came. The state is saved; the same command resumes from it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,9 +197,10 @@ def _check_finite(lines: list[dict[str, Any]], checkpoints: Checkpoints) -> None
 
 @contextmanager
 def _signals() -> Iterator[threading.Event]:
-    """Set the event on the first SIGTERM or Ctrl-C; a second one acts as usual."""
+    """Set the event on the first signal that stops a run; a second one acts as usual."""
     event = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in stops.NUMBERS}
+    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
 
     def handle(number: int, frame: object) -> None:
         event.set()

@@ -252,7 +252,7 @@ def main() -> None:
         command.add_argument("file", metavar="FILE", help="a file, a source, or a finished run")
         command.set_defaults(run=function)
         if name == "classify":
-            command.add_argument("photos", nargs="+", metavar="PHOTO")
+            command.add_argument("photos", nargs="+", type=files.user_path, metavar="PHOTO")
         if name == "convert":
             _add_convert_options(command)
     options = parser.parse_args()
@@ -269,14 +269,17 @@ def _epsilon(text: str) -> float:
 
 
 def _add_convert_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("-o", "--output", required=True, type=Path, metavar="OUT")
+    command.add_argument("-o", "--output", required=True, type=files.user_path, metavar="OUT")
     command.add_argument("--dtype", choices=("float32", "float16"), default="float32")
     command.add_argument("--preprocessing", choices=verify.PIXELS, help="instead of the file's")
     command.add_argument("--channels", choices=("rgb", "bgr"), help="instead of the file's")
     command.add_argument("--variant", choices=VARIANTS, help="where the stride is")
     command.add_argument("--epsilon", type=_epsilon, help="BatchNorm's")
     command.add_argument(
-        "--classes", type=Path, metavar="NAMES", help="a text file: the head's classes, one a line"
+        "--classes",
+        type=files.user_path,
+        metavar="NAMES",
+        help="a text file: the head's classes, one a line",
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from absl import logging
 
 from vtl.errors import UserError
+from vtl.files import user_path
 from vtl.models import HEAD
 from vtl.preprocessing import Preprocessing
 from vtl.untrusted import printable
@@ -46,7 +47,7 @@ def load(
         UserError: there is no head, or it is for other classes, weights or another layer.
     """
     where = f"head_from={printable(directory)}"
-    path = Path(directory).expanduser() / FILE_NAME
+    path = user_path(directory) / FILE_NAME
     if not path.exists():
         raise UserError(f"{where}: no finished probe there ({FILE_NAME} is missing)")
     file = formats.read(path)

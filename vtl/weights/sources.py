@@ -59,8 +59,19 @@ def _hugging_face(
         f"https://{host}/{model}/resolve/main/model.safetensors"
         for host in ("huggingface.co", "hf-mirror.com")
     )
-    download = fetch.Download(f"{model.rpartition('/')[2]}.safetensors", urls, sha256=sha256)
+    download = fetch.Download(
+        f"{model.rpartition('/')[2]}.safetensors", urls, sha256=sha256, complaint=_complaint
+    )
     return Source(download, depth, "v1.5", preprocessing, top1, licence)
+
+
+def _complaint(path: Path) -> str:
+    """Why a file can't be the weights: the check of a download whose hash nobody published."""
+    try:
+        formats.read(path)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _keras(url: str, filename: str, top1: float | None, **facts: Any) -> Source:
@@ -287,9 +298,8 @@ def locate(name_or_path: str) -> Path:
         if not source.download.urls:
             return _shipped(source)
         return fetch.fetch(source.download, place(source).parent)
-    path = Path(name_or_path)
-    with contextlib.suppress(OSError, RuntimeError):  # a name that is too long, no home directory
-        path = path.expanduser()
+    path = files.user_path(name_or_path)
+    with contextlib.suppress(OSError):  # such as for a name that is too long
         if path.is_dir():
             places = [path / name for name in stated.HUB_FILES]
             path = next((p for p in places if p.exists()), path / "model.safetensors")

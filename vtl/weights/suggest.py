@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from vtl.files import user_path
 from vtl.untrusted import printable
 
 WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".h5", ".hdf5", ".keras")
@@ -22,7 +23,7 @@ def absent(name: str, path: Path, depths: Mapping[str, int]) -> str:
     `depths` are those of the sources by name.
     """
     shown = f"weights={printable(name, 100)}"
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     with contextlib.suppress(OSError):
         if folder.is_dir():
             return "\n".join([f"{shown}: no model.safetensors there", *_lying(folder, "")])
