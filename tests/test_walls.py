@@ -17,13 +17,15 @@ ROOT = Path(vtl.__file__).parent
 
 BOTTOM = {"errors", "files", "console", "preprocessing", "stops", "untrusted", "schema"}
 EVERYTHING_BELOW_TASKS = BOTTOM | {
-    *("models", "data", "weights", "identity", "run_directory", "training", "evaluation"),
+    *("models", "data", "weights", "identity", "knobs", "run_directory", "training", "evaluation"),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     **{module: set() for module in BOTTOM},
     "untrusted": {"errors"},
     "schema": {"errors", "untrusted"},
     "identity": {"errors", "schema", "untrusted"},
+    "knobs": {"errors", "files", "untrusted"},
+    "compile_cache": set(),
     "models": set(),
     "data": BOTTOM - {"console"},
     "weights": BOTTOM - {"console"} | {"data", "models"},
@@ -33,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tasks": EVERYTHING_BELOW_TASKS,
     "relu_study": EVERYTHING_BELOW_TASKS - {"weights"},
     "report": {"errors", "files", "untrusted", "schema", "evaluation", "relu_study"},
-    "main": EVERYTHING_BELOW_TASKS | {"config_files", "tasks", "relu_study"},
+    "main": EVERYTHING_BELOW_TASKS | {"compile_cache", "config_files", "tasks", "relu_study"},
     "config_files": {"errors"},
     "cli": {"config_files", "errors", "main", "stops"},
 }

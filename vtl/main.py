@@ -11,20 +11,18 @@ if __name__ == "__main__":
 import difflib
 import errno
 import logging as python_logging
-import math
 import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from vtl import config_files, console, files
+from vtl import compile_cache, config_files, console, files, knobs
 from vtl.errors import FetchError, UserError, check_choice
 from vtl.relu_study import task as relu_study
 from vtl.tasks import classify, features, finetune, probe
@@ -50,9 +48,6 @@ WITHOUT_DOWNLOAD = {"relu_study": "digits"}
 
 PRECISIONS = ("default", "high", "highest")
 
-SEED_BITS = 32
-"""JAX keeps no more of a seed: two seeds that differ only above would give the same run."""
-
 # ml_collections loads config files this way; its warning must not become an error.
 warnings.filterwarnings("ignore", message=r"the load_module\(\) method is deprecated")
 
@@ -69,7 +64,8 @@ def main(argv: list[str]) -> None:
     try:
         check_choice("task", config.task, TASKS)
         check_choice("precision", config.precision, PRECISIONS)
-        _check_values(config)
+        knobs.check(config)
+        knobs.expand_paths(config)
         _set_up_jax()
         stops.interrupt()
         with jax.default_matmul_precision(config.precision):
@@ -98,9 +94,7 @@ def _set_up_jax() -> None:
     Raises:
         UserError: there is no device to compute on.
     """
-    jax.config.update("jax_compilation_cache_dir", str(files.cache_dir() / "xla"))
-    # A run has dozens of programs that compile in under a second, which JAX would not cache.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compile_cache.use(files.cache_dir() / "xla")
     # A CPU would start a step before it frees the memory of the last one, and need it twice.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.config.update("jax_enable_x64", False)
@@ -113,39 +107,6 @@ def _set_up_jax() -> None:
             f"JAX finds no device for {printable(platforms)} ({reason_of(error)})\n"
             "Unset JAX_PLATFORMS, or install what it names."
         ) from error
-
-
-def _check_values(config: ConfigDict) -> None:
-    """Check for values that no knob can have, and expand `~` to the home directory.
-
-    Raises:
-        UserError: a number is not finite, a seed has more bits than JAX keeps, or a text has
-            characters that no file name has.
-    """
-    for name, value in _knobs(config):
-        for item in value if isinstance(value, tuple | list) else (value,):
-            _check_value(name, item)
-        if isinstance(value, str) and value.startswith("~"):
-            with config.unlocked():
-                config.update_from_flattened_dict({name: str(files.user_path(value))})
-
-
-def _check_value(name: str, value: Any) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{name} must be a finite number, got {value}")
-    if isinstance(value, str) and not value.isprintable():
-        raise UserError(f"{name} must not have unprintable characters, got {printable(value)}")
-    is_seed = name.rpartition(".")[2] in ("seed", "seeds", "rate_seeds")
-    if is_seed and not (isinstance(value, int) and 0 <= value < 1 << SEED_BITS):
-        raise UserError(f"{name} must be a whole number from 0 to 2**{SEED_BITS} - 1, got {value}")
-
-
-def _knobs(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _knobs(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -170,10 +131,10 @@ def _nearest_knobs(name: str, argv: list[str]) -> list[str]:
     option = next((x for x in argv if x.startswith("--config=")), "")
     path, _, variant = option.removeprefix("--config=").partition(":")
     try:
-        knobs = config_files.knobs(config_files.load(Path(path)), variant)
+        declared = config_files.knobs(config_files.load(Path(path)), variant)
     except UserError:
         return []
-    by_last_word = {knob.name.rpartition(".")[2]: knob.name for knob in knobs}
+    by_last_word = {knob.name.rpartition(".")[2]: knob.name for knob in declared}
     nearest = difflib.get_close_matches(name, by_last_word, n=1)
     by_initials = [
         last for last in by_last_word if re.sub("_?([a-z])[a-z0-9]*", r"\1", last) == name

@@ -255,7 +255,7 @@ def test_variants():
         ({"lenet.learning_rates": ()}, r"lenet\.learning_rates must not be empty"),
         (
             {"lenet.learning_rates": (0.1, -1.0)},
-            r"lenet\.learning_rates must be above 0, got -1\.0",
+            r"lenet\.learning_rates must be at least 0, got -1\.0",
         ),
         ({"lenet.num_epochs": 0.0}, r"lenet\.num_epochs must be above 0, got 0\.0"),
         ({"seeds": ()}, "seeds must not be empty"),

@@ -3,7 +3,6 @@
 import concurrent.futures
 import functools
 import itertools
-import math
 import operator
 import os
 import time
@@ -16,9 +15,10 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from vtl import knobs
 from vtl.console import format_seconds, say
 from vtl.data import batches
-from vtl.errors import UserError, check_choice, check_least
+from vtl.errors import UserError, check_choice
 from vtl.evaluation import outcome
 from vtl.relu_study import activations, conclusion, curves, figures, mnist, study
 from vtl.relu_study.lenet import LeNet
@@ -103,6 +103,7 @@ def _content_by_path(config: ConfigDict) -> dict[str, Any]:
 
 
 def _check_options(config: ConfigDict) -> None:
+    knobs.check(config)
     for network in config.networks:
         check_choice("networks", network, NETWORKS)
     for activation in config.activations:
@@ -113,20 +114,16 @@ def _check_options(config: ConfigDict) -> None:
     _check_lists(config)
     for network in NETWORKS:
         for rate in config[network].learning_rates:
-            if not 0 < rate < math.inf:
+            if not rate:
                 raise UserError(f"{network}.learning_rates must be above 0, got {rate}")
         num_epochs = config[network].num_epochs
-        if not 0 < num_epochs < math.inf:
+        if not num_epochs:
             raise UserError(f"{network}.num_epochs must be above 0, got {num_epochs}")
     for threshold in config.thresholds:
         if not 0 < threshold <= 1:
             raise UserError(f"thresholds must be shares, such as 0.97, got {threshold}")
     if config.main_threshold not in config.thresholds:
         raise UserError(f"main_threshold must be one of thresholds, got {config.main_threshold}")
-    check_least(config, {"batch_size": 1, "measurements_per_epoch": 1, "loss_tolerance": 0})
-    check_least(config, {"num_resamples": 1, "data.num_held_out": 1, "seed": 0})
-    check_least(config, {"perceptron.num_hidden": 1, "lenet.num_hidden": 1})
-    check_least(config, {"lenet.kernel_size": 1, "lenet.padding": 0})
 
 
 def _check_lists(config: ConfigDict) -> None:
@@ -138,9 +135,6 @@ def _check_lists(config: ConfigDict) -> None:
             raise UserError(f"{option} must not be empty")
         if len(set(values)) < len(values):
             raise UserError(f"{option} must not repeat a value, got {values}")
-    for option in ("seeds", "rate_seeds"):
-        if min(config[option]) < 0:
-            raise UserError(f"{option} must be at least 0, got {min(config[option])}")
 
 
 def make_model(network: str, activation: str, config: ConfigDict) -> nn.Module:

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from vtl import knobs
 from vtl.console import say
 from vtl.data import glyphs
-from vtl.errors import UserError, check_choice, check_least
+from vtl.errors import UserError, check_choice
 from vtl.evaluation import evaluate, outcome
 from vtl.preprocessing import TORCHVISION
 from vtl.run_directory import RunDirectory
@@ -119,9 +120,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 
 def _check_options(config: ConfigDict) -> None:
+    knobs.check(config)
     check_choice("saved_dtype", config.saved_dtype, ("float16", "float32"))
-    check_least(config, {"num_images": 1, "num_held_out": 1, "epoch_size": 1})
-    check_least(config, {"log_every_steps": 1, "image_size": 16, "seed": 0})
+    if config.image_size < 16:
+        raise UserError(f"image_size must be at least 16, got {config.image_size}")
     if config.seed >= HELD_OUT_SEED:
         raise UserError(f"seed must be below {HELD_OUT_SEED}, got {config.seed}")
 

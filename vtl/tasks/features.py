@@ -17,12 +17,12 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from vtl import files, identity
+from vtl import files, identity, knobs
 from vtl.console import format_seconds, say
 from vtl.data import batches, deep_features, images, readers
 from vtl.data.decoded import DecodedPhotos
 from vtl.data.splits import describe_splits
-from vtl.errors import UserError, check_choice, check_least
+from vtl.errors import UserError, check_choice
 from vtl.evaluation import outcome
 from vtl.files import set_aside, write_json
 from vtl.models.resnet import STAGES
@@ -116,8 +116,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 
 def _check_options(config: ConfigDict) -> None:
+    knobs.check(config)
     check_choice("layer", config.layer, STAGES)
-    check_least(config, {"pool": 1})
     for role in ("train_split", "test_split"):
         if not config.data[role]:
             raise UserError(f"data.{role} is empty: name a split of the data, such as trainval")

@@ -14,12 +14,12 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vtl import identity
+from vtl import identity, knobs
 from vtl.console import say
 from vtl.data import images, readers
 from vtl.data.batches import Images
 from vtl.data.splits import Split, describe_splits
-from vtl.errors import UserError, check_choice, check_least
+from vtl.errors import UserError, check_choice
 from vtl.evaluation import evaluate, gallery, metrics, outcome
 from vtl.files import user_path
 from vtl.models import HEAD
@@ -148,11 +148,11 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 
 def _check_options(config: ConfigDict) -> None:
+    knobs.check(config)
     check_choice("augment", config.augment, augment.KINDS)
     check_choice("batch_norm", config.batch_norm, ("frozen", "batch"))
     check_choice("data.difficult", config.data.difficult, ("ignore", "negative"))
     check_choice("head", config.head, network.HEADS)
-    check_least(config, {"seed": 0, "num_epochs": 0, "log_every_steps": 1, "gallery_photos": 0})
     if config.head_from and config.head == "keep":
         raise UserError("head=keep and head_from name two heads: choose one")
     if not config.weights and (config.head in ("probe", "keep") or config.head_from):

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from vtl import knobs
 from vtl.console import say
 from vtl.data import deep_features
 from vtl.data.deep_features import DeepFeatures, FeatureSplit
-from vtl.errors import UserError, check_choice, check_least
+from vtl.errors import UserError, check_choice
 from vtl.evaluation import metrics, outcome
 from vtl.files import user_path
 from vtl.run_directory import RunDirectory
@@ -85,15 +86,14 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 
 def _check_options(config: ConfigDict) -> None:
+    knobs.check(config)
     check_choice("solver", config.solver, SOLVERS)
     check_choice("scaling", config.scaling, SCALINGS)
     check_choice("difficult", config.difficult, ("ignore", "negative"))
     if not config.features:
         raise UserError("no features: name them with --config.features=runs/features/FILE.npz")
-    check_least(config, {"seed": 0, "num_epochs": 0, "batch_size": 1})
     if config.solver == "sgd" and not config.num_epochs:
         raise UserError("num_epochs must be above 0: a head that isn't trained is a random one")
-    check_least(config, {"num_seeds": 1, "num_folds": 2})
     for option in ("learning_rates", "weight_decays", "l2s"):
         if not config[option]:
             raise UserError(f"{option} must not be empty")

@@ -10,7 +10,7 @@ import optax
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from vtl.errors import UserError, check_choice, check_least
+from vtl.errors import UserError, check_choice
 from vtl.models import HEAD
 
 Rules = tuple[tuple[str, float | None], ...]
@@ -113,7 +113,6 @@ def make_schedule(config: ConfigDict, num_steps: int) -> optax.Schedule:
         UserError: there is no such schedule, or the warm-up would not end within the run.
     """
     check_choice("optim.schedule", config.schedule, ("constant", "cosine"))
-    check_least(config, {"warmup_steps": 0})
     rate, warmup = config.learning_rate, config.warmup_steps
     if warmup >= num_steps > 0:
         raise UserError(

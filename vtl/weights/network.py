@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vtl.errors import UserError, check_choice, check_least
+from vtl.errors import UserError, check_choice
 from vtl.models import HEAD
 from vtl.models.resnet import DEPTHS, EPSILON, ResNet
 from vtl.preprocessing import RESIZE_RULES, TORCHVISION, Preprocessing
@@ -43,7 +43,6 @@ def from_config(config: ConfigDict, num_classes: int) -> Network:
     Raises:
         UserError: the weights can't be read, or a depth, width, dtype or size is invalid.
     """
-    check_least(config, {"data.image_size": 0})
     if config.data.resize:
         check_choice("data.resize", config.data.resize, RESIZE_RULES)
     changes = {"resize": config.data.resize, "image_size": config.data.image_size}
