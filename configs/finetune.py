@@ -2,7 +2,7 @@
 
     vtl finetune --workdir=runs/finetune
 
-A variant follows a colon, as in `vtl finetune:lab`; its docstring below says what it does.
+A variant follows a colon, as in `vtl finetune:lab`; all are listed below.
 experiments/finetune_animals.csv and docs/results.md have the measured results. A pass over 1,000
 photos takes about nine minutes on 2 CPU cores at 352 pixels, and four at 224.
 """

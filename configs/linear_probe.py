@@ -3,7 +3,7 @@
     vtl linear_probe --workdir=runs/probe \\
       --config.features=runs/features/DF_ResNet50_VOC2007.npz
 
-A variant follows a colon, as in `vtl linear_probe:lbfgs`; its docstring below says what it does. A
+A variant follows a colon, as in `vtl linear_probe:lbfgs`; all are listed below. A
 run takes seconds on a CPU.
 """
 

@@ -4,7 +4,7 @@
 
 Measures how many epochs each activation needs to converge on MNIST, at its own best learning rate
 and over five seeds, with intervals, figures and the conclusions that they support. A variant
-follows a colon, as in `vtl relu_study:digits`; its docstring below says what it does.
+follows a colon, as in `vtl relu_study:digits`; all are listed below.
 
 A run is measured at ten moments an epoch. There are two definitions of when it has converged:
 - at the first moment at which accuracy on the held-out digits reaches a threshold (95, 97, 98 %),
@@ -86,7 +86,7 @@ def _default(config: ConfigDict) -> None:
 
 
 def _digits(config: ConfigDict) -> None:
-    """scikit-learn's 1,797 digits of 8 x 8 pixels: needs no download, takes about a minute.
+    """scikit-learn's 1,797 digits of 8 x 8 pixels: needs no download, takes two to three minutes.
 
     LeNet's convolutions are 3 x 3 here.
     """

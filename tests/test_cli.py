@@ -322,3 +322,11 @@ def test_a_wheel_holds_the_configs_beside_the_package(tmp_path):
         command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
     )
     assert f"{tmp_path}/installed/vtl/configs/finetune.py" in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("task", "workdir"),
+    [("deep_features:demo", "runs/features_demo"), ("linear_probe", "runs/probe")],
+)
+def test_help_names_the_default_directory(task, workdir):
+    assert f"Without --workdir it writes to {workdir}.\n" in cli._help([task])

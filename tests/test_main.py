@@ -129,7 +129,9 @@ def test_stray_argument(vtl, options, workdir):
 
 
 def test_unknown_flag(vtl, options, workdir):
-    assert "wrokdir" in vtl(CONFIG, *options, "--wrokdir=x").error
+    assert "no option --wrokdir; see `vtl help`" in vtl(CONFIG, *options, "--wrokdir=x").error
+    error = vtl(CONFIG, *options, "--num_epochs=3").error
+    assert "no option --num_epochs: did you mean --config.num_epochs?" in error
     assert not workdir.exists()
 
 

@@ -35,8 +35,8 @@ vtl TASK[:VARIANT] [--workdir=DIRECTORY] [--config.KNOB=VALUE ...]
 vtl help TASK[:VARIANT]
 vtl VERB ...
 
-TASK may be the path of your own config file, as in `vtl mine.py:large`. A run writes to
---workdir, which is runs/TASK_VARIANT in the current directory by default."""
+TASK may be the path of your own config file, as in `vtl mine.py:large`. Without --workdir a run
+writes to a directory under runs/, which `vtl help TASK` names."""
 
 HELP_FLAGS = ("-h", "--help")
 COLUMN = 18
@@ -172,7 +172,9 @@ def _help(arguments: list[str]) -> str:
         rows = [_row(f":{name}" if name else task, text) for name, text in variants.items()]
         title = f"vtl {task}\n\n{doc}\n\n" + "\n".join(["Variants", *rows])
         heading = "Knobs"
-    return "\n".join([title, "", heading, *map(_describe_knob, knobs)])
+    workdir = config_files.workdir(module, variant)
+    lines = [title, "", f"Without --workdir it writes to {workdir}.", "", heading]
+    return "\n".join([*lines, *map(_describe_knob, knobs)])
 
 
 def _overview() -> str:

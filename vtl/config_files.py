@@ -58,6 +58,16 @@ def load(path: Path) -> ModuleType:
     return module
 
 
+def default_workdir(task: str, variant: str) -> str:
+    """Where a run goes without --workdir; `task` is the config's, as in features."""
+    return "runs/" + "_".join(filter(None, (task, variant)))
+
+
+def workdir(module: ModuleType, variant: str) -> str:
+    """Where a run of a config file's variant goes without --workdir."""
+    return default_workdir(module.get_config().task, variant)
+
+
 def variants(module: ModuleType) -> dict[str, str]:
     """Variant -> its docstring; the default is "". A file without VARIANTS has only the default."""
     functions = getattr(module, "VARIANTS", {"": None})

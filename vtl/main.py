@@ -58,9 +58,9 @@ def main(argv: list[str]) -> None:
         _fail(f"unexpected argument {argv[1]}: options look like --config.seed=1")
     console.outlive_readers()
     logging.set_verbosity(logging.WARNING)
-    logging.get_absl_handler().setFormatter(python_logging.Formatter("vtl: %(message)s"))
+    logging.get_absl_handler().setFormatter(python_logging.Formatter("vtl: note: %(message)s"))
     config = _read_config()
-    workdir = _WORKDIR.value or "runs/" + "_".join(filter(None, (config.task, config.variant)))
+    workdir = _WORKDIR.value or config_files.default_workdir(config.task, config.variant)
     try:
         check_choice("task", config.task, TASKS)
         check_choice("precision", config.precision, PRECISIONS)
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     except FetchError as error:
         config_file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
         variant = WITHOUT_DOWNLOAD.get(config.task, "demo")
-        _fail(f"{error}\n--config={config_file}:{variant} needs no download.")
+        _fail(f"{error}\n`vtl {Path(config_file).stem}:{variant}` needs no download.")
     except UserError as error:
         _fail(str(error))
     except OSError as error:
@@ -120,6 +120,11 @@ def parse_flags(argv: list[str]) -> list[str]:
         nearest += _nearest_knobs(name, argv)
         hint = f": did you mean {nearest[0]}?" if nearest else "; the config file lists them all"
         _fail(f"--config has no option '{name}'{hint}")
+    except flags.UnrecognizedFlagError as error:
+        name = error.flagname
+        nearest = _nearest_knobs(name, argv)
+        hint = f": did you mean --config.{nearest[0]}?" if nearest else "; see `vtl help`"
+        _fail(f"there is no option --{printable(name, 60)}{hint}")
     except (OSError, TypeError, ValueError, flags.Error, UserError) as error:
         # An error inside a config file comes with a traceback above it.
         last_line = str(error).strip().splitlines()[-1]

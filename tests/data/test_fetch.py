@@ -34,7 +34,8 @@ class Mirror(http.server.ThreadingHTTPServer):
         self.headers = dict(headers)
         self.validators: list[str | None] = []
         self.requested_ranges: list[str | None] = []
-        self.url = f"http://127.0.0.1:{self.server_port}/file.bin"
+        self.host = f"127.0.0.1:{self.server_port}"
+        self.url = f"http://{self.host}/file.bin"
 
 
 class MirrorHandler(http.server.BaseHTTPRequestHandler):
@@ -211,9 +212,9 @@ def test_error_names_every_mirror_and_the_way_out(serve, tmp_path):
     mirrors = [serve(status=404), serve(wrong), serve(drops=[10] * 4)]
     message = user_error(fetch, download(*[mirror.url for mirror in mirrors]), tmp_path)
     wrong_sha256 = hashlib.sha256(wrong).hexdigest()
-    assert f"{mirrors[0].url}: HTTP Error 404" in message
-    assert f"{mirrors[1].url}: the file has sha256 {wrong_sha256} (expected {SHA256})" in message
-    assert f"{mirrors[2].url}: connection closed after 40 of 1,000,000 bytes" in message
+    assert f"{mirrors[0].host}: HTTP Error 404" in message
+    assert f"{mirrors[1].host}: the file has sha256 {wrong_sha256} (expected {SHA256})" in message
+    assert f"{mirrors[2].host}: connection closed after 40 of 1,000,000 bytes" in message
     remedy = message.splitlines()[-1]
     assert f"(1,000,000 bytes, sha256 {SHA256})" in remedy
     assert f"at {tmp_path / 'file.bin'}" in remedy
@@ -224,8 +225,7 @@ def test_unreachable_mirror_is_not_tried_twice(serve, tmp_path):
     unreachable = Mirror()
     unreachable.server_close()
     message = user_error(fetch, download(unreachable.url), tmp_path)
-    assert f"{unreachable.url}: <urlopen error [Errno" in message
-    assert "Connection refused" in message
+    assert f"{unreachable.host}: Connection refused" in message
 
 
 def test_two_at_once_make_one_download(serve, tmp_path, monkeypatch):
@@ -519,9 +519,16 @@ def test_a_redirect_leads_to_the_web_or_nowhere(serve, tmp_path, target):
     assert not list(tmp_path.glob("file.bin*"))
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/x", "nonsense"])
-def test_an_address_is_of_the_web(tmp_path, url):
-    assert url in user_error(fetch, download(url, **UNCHECKED), tmp_path)
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("file:///etc/passwd", "file:///etc/passwd: unknown url type: file"),
+        ("ftp://127.0.0.1/x", "127.0.0.1: unknown url type: ftp"),
+        ("nonsense", "nonsense: unknown url type: 'nonsense'"),
+    ],
+)
+def test_an_address_is_of_the_web(tmp_path, url, reason):
+    assert reason in user_error(fetch, download(url, **UNCHECKED), tmp_path)
     assert not (tmp_path / "file.bin").exists()
 
 

@@ -174,10 +174,10 @@ def test_binary_cross_entropy_is_that_of_the_photo(given):
 @pytest.mark.parametrize(
     ("left_out", "expected"),
     [
-        ("relu", "configs/relu_study.py"),
-        ("probe", "configs/linear_probe.py"),
-        ("head", "configs/finetune.py:head --workdir=runs/head --config.weights=tiny"),
-        ("finetune", "configs/finetune.py --workdir=runs/finetune --config.weights=tiny"),
+        ("relu", "vtl relu_study:digits"),
+        ("probe", "vtl linear_probe"),
+        ("head", "vtl finetune:head --workdir=runs/head --config.weights=tiny"),
+        ("finetune", "vtl finetune --workdir=runs/finetune --config.weights=tiny"),
     ],
 )
 def test_a_missing_run_is_named_by_its_command(given, left_out, expected):
@@ -358,6 +358,31 @@ def test_text_from_files_can_not_break_the_page(tmp_path):
     write_run(tmp_path / "run", "full", data_name="<script>alert(1)</script>")
     _, html = make(tmp_path, ("run",))
     assert "<script>alert" not in html
+
+
+def test_edited_results_win_nothing(tmp_path):
+    for name, noise in (("better", 1.0), ("worse", 4.0)):
+        write_run(tmp_path / name, "full", noise=noise)
+    path = tmp_path / "worse" / "results.json"
+    results = json.loads(path.read_text())
+    results["map"]["test"]["lab"] = 0.999
+    path.write_text(json.dumps(results))
+    _, html = make(tmp_path, ("better", "worse"))
+    assert re.findall(r"<strong>(\w+)</strong> ★", html) == ["better"]
+    assert "99.9" in html  # in the table and in the warning
+
+
+def test_a_directory_of_runs_stands_for_them(tmp_path):
+    for name in ("a", "b"):
+        write_run(tmp_path / "runs" / name, "full")
+    features = tmp_path / "runs" / "features"
+    features.mkdir()
+    (features / "config.json").write_text('{"task": "features"}')
+    (tmp_path / "runs" / "notes").mkdir()
+    assert runs.runs_in(tmp_path / "runs") == [tmp_path / "runs" / name for name in ("a", "b")]
+    assert runs.runs_in(tmp_path / "runs" / "a") == [tmp_path / "runs" / "a"]
+    assert runs.runs_in(tmp_path / "runs" / "notes") == [tmp_path / "runs" / "notes"]
+    assert make(tmp_path, ("runs",))[0] == 0
 
 
 def test_as_a_command(given, tmp_path):

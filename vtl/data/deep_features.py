@@ -97,7 +97,7 @@ def read(path: str | Path) -> DeepFeatures:
     path = user_path(path)
     with schema.of_file(path):
         if not path.exists():
-            raise UserError("no such file; `vtl deep_features` makes one")
+            raise UserError("no such file; `vtl deep_features` makes one (:demo without data)")
         arrays = read_npz(path)
         roles = [key.removeprefix("X_") for key in arrays if key.startswith("X_")]
         splits = {role: _read_split(role, arrays) for role in dict.fromkeys(("train", *roles))}

@@ -7,6 +7,7 @@ import json
 import os
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from vtl.errors import FetchError, UserError
 from vtl.files import file_digest, file_sha256, write_json
-from vtl.untrusted import read_json, reason_of
+from vtl.untrusted import printable, read_json, reason_of
 
 try:
     import fcntl
@@ -85,17 +86,18 @@ def fetch(download: Download, directory: Path, *, instead: str = "") -> Path:
 def _fetch_from_mirrors(download: Download, path: Path, instead: str) -> None:
     part = path.with_name(path.name + ".part")
     is_offline = os.environ.get("VTL_OFFLINE", "0") not in ("", "0")
-    failures = ["VTL_OFFLINE is set"] if is_offline else []
+    failures: dict[str, list[str]] = {"VTL_OFFLINE is set": []} if is_offline else {}
     for url in () if is_offline else download.urls:
         reason = _fetch_from_mirror(download, url, part)
         if not reason:
             os.replace(part, path)
             _note_of_part(part).unlink(missing_ok=True)
             return
-        failures.append(f"{url}: {reason}")
+        failures.setdefault(reason, []).append(urllib.parse.urlsplit(url).netloc or url)
         logging.info("%s: %s", url, reason)
+    reasons = [": ".join(filter(None, (", ".join(hosts), why))) for why, hosts in failures.items()]
     raise FetchError(
-        f"could not fetch {download.filename} ({'; '.join(failures) or 'no mirror is known'})\n"
+        f"could not fetch {download.filename} ({'; '.join(reasons) or 'no mirror is known'})\n"
         f"Try again later, or {instead or _put_by_hand(download, path)}."
     )
 
@@ -121,7 +123,8 @@ def _fetch_from_mirror(download: Download, url: str, part: Path) -> str:
                 return reason
             part.unlink(missing_ok=True)
         except urllib.error.URLError as error:
-            return reason_of(error)
+            inner = error.reason
+            return reason_of(inner) if isinstance(inner, Exception) else printable(inner)
         except (OSError, http.client.HTTPException) as error:
             if _is_disk_full(error):
                 raise

@@ -116,6 +116,12 @@ def format_outcome(run_directory: RunDirectory, results: dict[str, Any]) -> str:
         accuracy, loss = results["binary_accuracy"][role], results["loss"][role]
         shown = ", ".join(parts) or "none, because no class has a positive"
         lines += [f"mAP on {role}: {shown}; binary accuracy {accuracy:.2%}, loss {loss:.4f}"]
-    lines += [f"Everything is in {run_directory.path}."]
-    lines += [f"To see it as a page: python -m vtl.report {run_directory.path} -o report.html"]
-    return "\n".join(lines)
+    return "\n".join([*lines, *where_it_is(run_directory)])
+
+
+def where_it_is(run_directory: RunDirectory) -> list[str]:
+    """The last lines of a run: where its files are, and what to do next."""
+    return [
+        f"Everything is in {run_directory.path}.",
+        f"To see it as a page: vtl report {run_directory.path} -o report.html",
+    ]

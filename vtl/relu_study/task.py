@@ -51,7 +51,6 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
     run_directory.begin(_content(data))
     run_directory.cut_metrics(-1)
-    say(study.definitions(config))
     measured: dict[tuple[str, str], study.Curves] = {}
     for number, ((network, activation), model) in enumerate(models.items(), start=1):
         path = workdir / f"curves_{network}_{activation}.npz"
@@ -85,8 +84,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 
 def _format_outcome(run_directory: RunDirectory, results: dict[str, Any]) -> str:
-    del run_directory
-    return conclusion.format_outcome(results)
+    return "\n".join([conclusion.format_outcome(results), *outcome.where_it_is(run_directory)])
 
 
 def _content(data: dict[str, Digits]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Run directories -> one HTML page.
 
-python -m vtl.report runs/relu runs/probe runs/finetune -o report.html
+vtl report runs/relu runs/probe runs/finetune -o report.html
 
 The page is one file that needs no network. A directory that holds no finished run is reported in
-one line and left out; the exit status is then 1.
+one line and left out; the exit status is then 1. For a directory that holds runs, the page shows
+all of them.
 """
 
 import argparse
@@ -15,14 +16,15 @@ from pathlib import Path
 from vtl.files import user_path, whole_file
 from vtl.report import compare, page
 from vtl.report.language import LANGUAGES, Language
-from vtl.report.runs import read_all
+from vtl.report.runs import read_all, runs_in
 from vtl.untrusted import printable
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the page; the exit status is 0 if every directory is in it."""
     options = _parse(arguments)
-    paths = [Path(path) for path in dict.fromkeys(map(os.path.abspath, options.runs))]
+    given = [Path(path) for path in dict.fromkeys(map(os.path.abspath, options.runs))]
+    paths = [path for directory in given for path in runs_in(directory)]
     runs, refused = read_all(paths)
     for line in refused:
         _complain(line)
@@ -48,9 +50,15 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         prog=sys.argv[0] if sys.argv[0].startswith("vtl ") else "python -m vtl.report",
         description="Run directories -> one HTML page.",
     )
-    parser.add_argument("runs", nargs="+", type=user_path, help="directories of finished runs")
     parser.add_argument(
-        "-o", "--output", type=user_path, default=Path("report.html"), help="the page to write"
+        "runs", nargs="+", type=user_path, help="finished runs' directories, or one that holds them"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=user_path,
+        default=Path("report.html"),
+        help="the page to write; the default is report.html",
     )
     parser.add_argument("--lang", choices=LANGUAGES, default="en", help="the page's language")
     return parser.parse_args(arguments)
@@ -61,7 +69,7 @@ def _command(options: argparse.Namespace) -> str:
     arguments = [*map(str, options.runs), "-o", str(options.output)]
     if options.lang != "en":
         arguments += ["--lang", options.lang]
-    return printable(f"python -m vtl.report {shlex.join(arguments)}", 4000)
+    return printable(f"vtl report {shlex.join(arguments)}", 4000)
 
 
 def _name_runs_compared_apart(data_sets: list[compare.DataSet]) -> None:

@@ -54,7 +54,7 @@ def all_answers(
 def _activation(study: Run | None, language: Language) -> Answer:
     answer = Answer(language("q_activation"))
     if study is None:
-        answer.commands = ["python -m vtl.main --config=configs/relu_study.py --workdir=runs/relu"]
+        answer.commands = ["vtl relu_study:digits"]
         return answer
     answer.paragraphs += relu_study.sentences(study, language)
     for network in study.config["networks"]:

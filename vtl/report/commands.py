@@ -15,24 +15,23 @@ DEMO_HEAD = (
 
 def to_make(kind: str, data_set: DataSet | None) -> list[str]:
     """The commands that make a run of this kind on this data: a probe, head or finetuning."""
-    main = "python -m vtl.main --config=configs"
     if data_set is not None and data_set.name == "demo":
         return {
-            "probe": [f"{main}/deep_features.py:demo", f"{main}/linear_probe.py:demo"],
-            "head": [f"{main}/finetune.py:demo --workdir=runs/head {DEMO_HEAD}"],
-            "finetuning": [f"{main}/finetune.py:demo"],
+            "probe": ["vtl deep_features:demo", "vtl linear_probe:demo"],
+            "head": [f"vtl finetune:demo --workdir=runs/head {DEMO_HEAD}"],
+            "finetuning": ["vtl finetune:demo"],
         }[kind]
     common, splits, features_file = "", "", "DF_ResNet50_VOC2007.npz"
     if data_set is not None:
         common, splits, features_file = _common(data_set)
     return {
         "probe": [
-            f"{main}/deep_features.py --workdir=runs/features{common}",
-            f"{main}/linear_probe.py --workdir=runs/probe "
+            f"vtl deep_features --workdir=runs/features{common}",
+            f"vtl linear_probe --workdir=runs/probe "
             f"--config.features=runs/features/{features_file}{splits}",
         ],
-        "head": [f"{main}/finetune.py:head --workdir=runs/head{common}"],
-        "finetuning": [f"{main}/finetune.py --workdir=runs/finetune{common}"],
+        "head": [f"vtl finetune:head --workdir=runs/head{common}"],
+        "finetuning": [f"vtl finetune --workdir=runs/finetune{common}"],
     }[kind]
 
 

@@ -184,7 +184,7 @@ def _gallery(data_set: DataSet, language: Language) -> dict[str, Any]:
     section = {"title": summary.data_set_title(data_set, language), "classes": [], "left_out": ""}
     with_gallery = [run for run in data_set.runs if run.gallery]
     if not with_gallery:
-        command = "python -m vtl.main --config=configs/finetune.py"
+        command = "vtl finetune"
         return section | {"note": language("photos_missing", command=command)}
     run = DataSet(with_gallery).best
     classes, num_left_out = photos.by_class(run)

@@ -86,6 +86,27 @@ class Run:
         )
 
 
+def runs_in(directory: Path) -> list[Path]:
+    """The directory itself if it holds a run, or else the directories in it whose runs are shown.
+
+    A directory without any such run is returned as it is, for `read` to say what is wrong.
+    """
+    if (directory / "config.json").exists():
+        return [directory]
+    try:
+        below = sorted(path.parent for path in directory.glob("*/config.json"))
+    except OSError:
+        below = []
+    return [path for path in below if _is_shown(path)] or [directory]
+
+
+def _is_shown(path: Path) -> bool:
+    try:
+        return run_files.read_config(path).get("task") in SHOWN_TASKS
+    except UserError:
+        return True
+
+
 def read_all(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """The runs that the page can show, and one line about each of the others."""
     runs, refused = [], []
@@ -127,7 +148,7 @@ def read(path: Path, name: str) -> Run:
     task = results.get("task")
     if task == "features":
         raise UserError(
-            f"{shown} holds deep features but no scores: give the run of configs/linear_probe.py"
+            f"{shown} holds deep features but no scores: give the run of `vtl linear_probe`"
         )
     if task not in SHOWN_TASKS:
         raise UserError(

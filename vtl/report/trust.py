@@ -6,12 +6,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vtl.evaluation import metrics
-from vtl.report.compare import PROTOCOL, VOC2007_IMAGES, DataSet
+from vtl.report.compare import (
+    PROTOCOL,
+    TOLERANCE,
+    VOC2007_IMAGES,
+    DataSet,
+    is_as_scored,
+    map_of_scores,
+)
 from vtl.report.runs import Run, Scores
-
-TOLERANCE = 1e-6
-"""Scores and averages that differ by less count as equal."""
 
 PROBABILITY_TOLERANCE = 1e-5
 """How far a score may be from the sigmoid of its logit, which float32 rounds."""
@@ -57,7 +60,7 @@ def _check_scores(run: Run) -> Checks:
     for role, scores in run.scores.items():
         yield from _check_constant(run, role, scores)
         yield from _check_rows(run, role, scores)
-        yield from _check_map(run, role, scores)
+        yield from _check_map(run, role)
         yield from _check_ranking(run, role, scores)
     if run.headline_split in ("train", "val"):
         yield f"warn_only_{run.headline_split}", {}
@@ -103,14 +106,10 @@ def _ids_sha256(run: Run, role: str) -> str | None:
     return ((run.results.get("data") or {}).get("ids_sha256") or {}).get(role)
 
 
-def _check_map(run: Run, role: str, scores: Scores) -> Checks:
+def _check_map(run: Run, role: str) -> Checks:
     """Compare the mAP in results.json with that of the scores beside it."""
-    computed = metrics.mean_average_precision(
-        scores.ranked_by, scores.labels, scores.difficult, run.classes, PROTOCOL
-    )
-    stated = run.results["map"][role][PROTOCOL]
-    agree = abs((computed or 0) - (stated or 0)) <= TOLERANCE
-    if (computed is None) != (stated is None) or not agree:
+    if not is_as_scored(run, role):
+        stated, computed = run.results["map"][role][PROTOCOL], map_of_scores(run, role)
         yield "warn_other_map", {"role": role, "stated": stated, "computed": computed}
 
 

@@ -91,7 +91,10 @@ def _check_options(config: ConfigDict) -> None:
     check_choice("scaling", config.scaling, SCALINGS)
     check_choice("difficult", config.difficult, ("ignore", "negative"))
     if not config.features:
-        raise UserError("no features: name them with --config.features=runs/features/FILE.npz")
+        raise UserError(
+            "no features: name a file of `vtl deep_features`, "
+            "as in --config.features=runs/features/DF_ResNet50_VOC2007.npz"
+        )
     if config.solver == "sgd" and not config.num_epochs:
         raise UserError("num_epochs must be above 0: a head that isn't trained is a random one")
     for option in ("learning_rates", "weight_decays", "l2s"):
