@@ -141,7 +141,7 @@ def test_what_cannot_be_fetched(vtl, tmp_path, workdir):
     error = vtl(CONFIG, f"--workdir={workdir}", **environment).error
     assert "could not fetch VOCtrainval_06-Nov-2007.tar" in error
     assert f"put VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar into {tmp_path}" in error
-    assert "--config=configs/finetune.py:demo needs no download" in error
+    assert "`vtl finetune:demo` needs no download" in error
     assert not workdir.exists()
 
 
@@ -396,7 +396,7 @@ def test_mnist_without_a_network(vtl, workdir, tmp_path):
     proxies = {name: closed for name in ("http_proxy", "https_proxy")} | {"no_proxy": ""}
     error = vtl(STUDY, f"--workdir={workdir}", VTL_CACHE=tmp_path / "cache", **proxies).error
     assert "could not fetch train-images-idx3-ubyte.gz" in error
-    assert "--config=configs/relu_study.py:digits needs no download" in error
+    assert "`vtl relu_study:digits` needs no download" in error
     assert not workdir.exists()
 
 
@@ -458,8 +458,8 @@ def test_the_study_on_idx_files(vtl, workdir, mnist):
     [
         ("optim.momentum=nan", "optim.momentum must be a finite number"),
         ("num_epochs=inf", "num_epochs must be a finite number"),
-        ("seed=4294967296", "seed must be a whole number"),
-        ("seed=-1", "seed must be a whole number"),
+        ("seed=4294967296", "seed must be at most 4294967295"),
+        ("seed=-1", "seed must be at least 0"),
         ("weights=a\x1bb", "weights must not have unprintable characters"),
     ],
 )
