@@ -1,10 +1,13 @@
 import dataclasses
+import errno
 import json
+import os
 import re
 import shutil
 import string
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -383,6 +386,18 @@ def test_a_directory_of_runs_stands_for_them(tmp_path):
     assert runs.runs_in(tmp_path / "runs" / "a") == [tmp_path / "runs" / "a"]
     assert runs.runs_in(tmp_path / "runs" / "notes") == [tmp_path / "runs" / "notes"]
     assert make(tmp_path, ("runs",))[0] == 0
+
+
+def test_a_directory_that_may_not_be_entered(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(Path, "exists", refuse)
+    (path,) = runs.runs_in(tmp_path)
+    found, refused = runs.read_all([path])
+    assert not found
+    assert refused == [f"{tmp_path} can't be read: Permission denied"]
 
 
 def test_as_a_command(given, tmp_path):

@@ -1,7 +1,9 @@
 """A run directory -> what the page needs from it."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 from vtl.errors import UserError
 from vtl.report import run_files, study_files
 from vtl.report.run_files import Scores
-from vtl.untrusted import printable
+from vtl.untrusted import printable, reason_of
 
 REGIMES = ("probe", "head", "partial", "full", "scratch")
 """What is trained: a head on features; a network's head, some or all of it; a random network."""
@@ -91,12 +93,11 @@ def runs_in(directory: Path) -> list[Path]:
 
     A directory without any such run is returned as it is, for `read` to say what is wrong.
     """
-    if (directory / "config.json").exists():
-        return [directory]
-    try:
+    below: list[Path] = []
+    with suppress(OSError):  # `read` says what is wrong
+        if (directory / "config.json").exists():
+            return [directory]
         below = sorted(path.parent for path in directory.glob("*/config.json"))
-    except OSError:
-        below = []
     return [path for path in below if _is_shown(path)] or [directory]
 
 
@@ -135,12 +136,16 @@ def read(path: Path, name: str) -> Run:
         UserError: it holds no run, an unfinished or damaged one, or one without anything to show.
     """
     shown = printable(path)
-    if not path.is_dir():
-        raise UserError(f"{shown}: no such directory")
-    if not (path / "config.json").exists():
+    try:
+        names = os.listdir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{shown}: no such directory") from None
+    except OSError as error:
+        raise UserError(f"{shown} can't be read: {reason_of(error)}") from error
+    if "config.json" not in names:
         raise UserError(f"{shown} holds no run: it has no config.json")
     config = run_files.read_config(path)
-    if not (path / "results.json").exists():
+    if "results.json" not in names:
         raise UserError(
             f"{shown} is not finished: it has no results.json; give its command again to resume it"
         )
