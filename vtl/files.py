@@ -27,7 +27,7 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp", re.DOTALL)
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:
-    """A path as a person gives it: `~` is the home directory, where there is one of that name."""
+    """A path as a person gives it: `~` is the home directory."""
     path = Path(text)
     try:
         return path.expanduser()
@@ -247,7 +247,7 @@ def unlock(directory: Path) -> None:
 
 
 def locked_by(directory: Path) -> str | None:
-    """The note of another process that has locked `directory`, None where there is none."""
+    """The note of another process that has locked `directory`, None if there is none."""
     path = directory.resolve() / LOCK_NAME
     if fcntl is None or path in _locks:
         return None
@@ -264,7 +264,7 @@ def locked_by(directory: Path) -> str | None:
 
 
 def _flock(descriptor: int, operation: int, wait_s: float) -> bool:
-    """Whether it is locked now, or can't be; False where another process has it."""
+    """Whether it is locked now, or can't be; False if another process has it."""
     end = time.monotonic() + wait_s
     while True:
         try:

@@ -90,7 +90,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
 
 
 def may_have_moved(changed: Changes) -> bool:
-    """Whether what differs is only where something lies, and not whether there is such a thing."""
+    """Whether the configs differ only in where something lies."""
     return all(
         knob in PATHS and (knob == "data.root" or all(pair)) and ABSENT not in pair
         for knob, pair in changed.items()
@@ -132,7 +132,7 @@ _MADE_OF: Check = record({"format_version": count, "run": text, "content": _cont
 
 
 def read(directory: Path) -> dict[str, Any] | None:
-    """The directory's made_of.json, None where there is none, as in those of vtl 0.1.
+    """The directory's made_of.json; None if there is none, as in runs of vtl 0.1.
 
     Raises:
         UserError: it is damaged.
@@ -173,7 +173,7 @@ def _words(key: str) -> str:
 
 
 def refuse_other(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise UserError where a run was begun with other content than there is now, by its name."""
+    """Raise UserError if a run was begun with other content; the message names what changed."""
     words = other_content(before, now)
     if words:
         more = f" and {len(words) - 2} more" if words[2:] else ""

@@ -10,7 +10,7 @@ from vtl.errors import UserError
 from vtl.untrusted import printable, reading
 
 Check = Callable[[Any, str], None]
-"""(value, its key) -> nothing, or UserError where the value is not what the key should hold."""
+"""(value, its key) -> nothing, or UserError if the value is not what the key should hold."""
 
 MAX_NUMBER = 1e38
 """About float32's largest, in which everything here was computed once."""

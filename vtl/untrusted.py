@@ -92,7 +92,7 @@ def open_plain(
     if inside is not None and not Path(path).resolve().is_relative_to(inside.resolve()):
         raise UserError(f"{name} is a link that leads out of {printable(inside)}: refused")
     try:
-        # Without waiting, where it is a pipe that nobody writes to.
+        # Non-blocking: it may be a pipe that nobody writes to.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except (OSError, ValueError) as error:
         raise UserError(f"{name} can't be opened: {reason_of(error)}") from error
@@ -121,7 +121,7 @@ def plain_sha256(
 def read_json(
     path: str | Path, *, max_bytes: int = MAX_JSON_BYTES, inside: Path | None = None
 ) -> Any:
-    """The value in a JSON file, of which nothing is known yet; UserError where it is none."""
+    """The value in a JSON file; UserError if the file is not JSON. `schema` checks the value."""
     with open_plain(path, max_bytes=max_bytes, inside=inside) as file, reading(path):
         return json.loads(file.read())
 

@@ -87,14 +87,13 @@ class DecodedPhotos:
         if not self._is_forgotten:
             self._is_forgotten = True
             logging.warning(
-                "%s is damaged: photos are decoded again where it is, and all of them by the "
-                "next run",
+                "%s is damaged: this run decodes the damaged photos again, and the next run all",
                 printable(self.filename),
             )
             with suppress(OSError):
                 self.filename.with_suffix(".json").unlink()
         pixels = self._decode(row)
-        # Where it is the record that is damaged, what was read is right.
+        # If only the recorded checksum is damaged, the pixels that were read are right.
         if zlib.crc32(pixels.data) != self._crcs[row] and not np.array_equal(pixels, photo):
             raise UserError(
                 f"{printable(self.filename)} is damaged, and photo {row} was changed since it was "
@@ -106,7 +105,7 @@ class DecodedPhotos:
 def open_decoded(
     path: Path, key: str, shape: tuple[int, ...], decode: Decode
 ) -> DecodedPhotos | None:
-    """The decoded photos at `path`; None where they aren't there, or are damaged.
+    """The decoded photos at `path`; None if they are missing or damaged.
 
     Raises:
         UserError: what is there is no plain file.

@@ -1,7 +1,7 @@
 """ImageSets/Main of a devkit: which files there are splits, and which say where a class is.
 
-Each file is used, passed over by a rule that names it, or refused. Otherwise a class whose files
-are not recognised, for a .TXT or a comma, would be a class less without a word.
+Each file is used, ignored by a named rule, or refused. Otherwise a class whose files are not
+recognised, because of a .TXT or a comma, would silently be missing.
 """
 
 import io
@@ -25,7 +25,7 @@ HEAD_BYTES = 1 << 16
 
 FLAGS = ("1", "-1", "0")
 
-PASSED_OVER = (
+IGNORED = (
     *(".*", "thumbs.db", "desktop.ini"),  # by operating systems
     *("*~", "*.bak", "*.orig", "*.swp"),  # by editors
     *("readme*", "license*", "*.md", "*.html", "*.pdf", "*.doc", "*.docx"),
@@ -51,7 +51,7 @@ class ImageSets:
         return tuple(sorted({name for files in self.class_files.values() for name in files}))
 
     def path(self, split: str) -> Path:
-        """The file of a split; UserError where there is no such split."""
+        """The file of a split; UserError if there is no such split."""
         path = self.directory / f"{split}.txt"
         if split in self.splits:
             return path
@@ -64,10 +64,10 @@ class ImageSets:
 def survey(directory: Path, classes_in: Callable[[str], Collection[str]] | None) -> ImageSets:
     """Read the beginning of each file in `directory`, and say what it is.
 
-    `classes_in` gives the classes in a photo by its annotation; None where there are none.
+    `classes_in` gives the classes in a photo by its annotation; None if there are none.
 
     Raises:
-        UserError: a file is neither a split, nor a class file of one, nor to be passed over.
+        UserError: a file is neither a split, nor a class file of one, nor ignored by a rule.
     """
     first_lines = {path: _first_line(path) for path in _text_files(directory)}
     lists = [path for path, line in first_lines.items() if len(line) < 2]
@@ -103,7 +103,7 @@ def _text_files(directory: Path) -> list[Path]:
         raise UserError(f"{printable(directory)} can't be read: {reason_of(error)}") from error
     for path in entries:
         is_text = path.suffix == ".txt" and not path.stem.lower().endswith(".txt")
-        if any(fnmatch(path.name.lower(), rule) for rule in PASSED_OVER):
+        if any(fnmatch(path.name.lower(), rule) for rule in IGNORED):
             continue
         if is_text and not path.stem.isprintable():
             raise UserError(f"{printable(path)}: its name can't be printed; rename it")
@@ -154,7 +154,7 @@ def _owner(path: Path, splits: Sequence[Path]) -> Path | None:
 def _check_leftover(path: Path, sets: ImageSets) -> None:
     """A class file of a split that is not there must be of a class that is."""
     if any(path.stem.startswith(f"{name}_") for name in sets.classes):
-        logging.info("%s is of a split that is not there, and passed over", path)
+        logging.info("%s is of a split that is not there, and is ignored", path)
         return
     raise UserError(
         f"{printable(path)} has flags, but its name is not CLASS_SPLIT.txt with one of the splits "

@@ -132,7 +132,7 @@ def check_root(root: Path) -> Path:
 
 
 def _devkits_below(root: Path) -> list[Path]:
-    """The devkits of the first level that has some; folders that can't be read are passed over."""
+    """The devkits of the first level that has some; folders that it can not read are skipped."""
     level = [root]
     for _ in range(LEVELS_SEARCHED):
         below: list[Path] = []

@@ -321,7 +321,7 @@ def _ranking(
 
 
 def _weighted_ap(ranking: _Ranking | None, counts: np.ndarray, name: str) -> np.ndarray:
-    """AP [R] with image n repeated counts[n, r] times; NaN where no positive was drawn."""
+    """AP [R] with image n repeated counts[n, r] times; NaN if no positive was drawn."""
     if ranking is None:
         return np.full(counts.shape[1], np.nan)
     num_hits = np.cumsum(counts[ranking.positives], axis=0)[ranking.num_positives - 1]

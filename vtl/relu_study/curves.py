@@ -74,7 +74,7 @@ def _phase(arrays: dict[str, np.ndarray], phase: str, num_runs: int) -> Curves:
 
 
 def read_before(path: Path, search: Sequence[Run], seeds: Sequence[int]) -> Curves | None:
-    """The curves that a run before this one has left, None where they must be measured again.
+    """The curves that a run before this one has left, None if they must be measured again.
 
     What can't be read is set aside under another name.
     """

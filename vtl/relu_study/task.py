@@ -94,7 +94,7 @@ def _content(data: dict[str, Digits]) -> dict[str, Any]:
 
 
 def _content_by_path(config: ConfigDict) -> dict[str, Any]:
-    """`_content`, where a path says where the digits lie."""
+    """`_content`, if the config says where the digits lie."""
     if not config.data.root:
         return {}
     return _content(_split(mnist.read(config.data.name, config.data.root), config))

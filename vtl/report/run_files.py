@@ -126,7 +126,7 @@ def _object(directory: Path, name: str, max_bytes: int) -> dict[str, Any]:
 
 
 def check_scored(directory: Path, config: dict[str, Any], results: dict[str, Any]) -> None:
-    """Raise UserError where config or results of a probe or a fine-tuning can't be shown."""
+    """Raise UserError if config or results of a probe or a fine-tuning can't be shown."""
     with schema.of_file(directory / "config.json"):
         CONFIG(config, "")
         if results["task"] == "finetune":
@@ -156,7 +156,7 @@ def _anything(value: Any, key: str) -> None:
 
 
 def _any_of_rule(value: Any, key: str) -> None:
-    """Of a pair: the pattern, or the multiplier, null where what it names is frozen."""
+    """Of a pair: the pattern, or the multiplier, null if the pattern's parameters are frozen."""
     (text if key.endswith("[0]") else maybe(number))(value, key)
 
 

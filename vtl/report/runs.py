@@ -79,7 +79,7 @@ class Run:
         return (self.results.get("data") or {}).get("name")
 
     def has_same_photos_as(self, other: "Run") -> bool:
-        """Whether classes and labels agree row by row, and ids where both runs have them."""
+        """Whether classes and labels agree row by row, and ids if both runs have them."""
         ours, theirs = self.headline_scores, other.headline_scores
         return (
             self.classes == other.classes

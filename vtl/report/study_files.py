@@ -19,7 +19,7 @@ ESTIMATE = re.compile(r"\S+ \[\S+, \S+\]")
 def check(
     directory: Path, config: dict[str, Any], results: dict[str, Any], lines: list[dict[str, Any]]
 ) -> None:
-    """Raise UserError where the files of a ReLU study can't be shown."""
+    """Raise UserError if the files of a ReLU study can't be shown."""
     with schema.of_file(directory / "config.json"):
         run_files.CONFIG(config, "")
         names = list_of(text, least=1)

@@ -148,7 +148,7 @@ def extract(
 ) -> tuple[np.ndarray, int]:
     """photos [N, H, W, 3] -> a memory map of features [N, D], and how many this call computed.
 
-    Goes on where `partial` stopped, if that was of the same photos and weights and is undamaged.
+    Resumes from `partial` if it has the same photos and weights and is undamaged.
     """
     shape = (batch_size, *photos.shape[1:])
     width = jax.eval_shape(feature_step, jax.ShapeDtypeStruct(shape, np.uint8)).shape[1]
@@ -197,7 +197,7 @@ def _done(
 ) -> tuple[int, Any]:
     """How many rows are there of what is `made_of` this, and the hash so far of their file.
 
-    None where something can't be believed, which is said, or is of something else.
+    None if it is damaged, which a warning says, or has other photos or weights.
     """
     digest = hashlib.sha256()
     if not os.path.lexists(done_path):

@@ -2,7 +2,7 @@
 
 orbax restores a file with a flipped byte without a word, so each checkpoint carries a manifest: the
 step and the run that it is of, and the sha256 of its files. One that does not match is set aside,
-and the one before takes its place. A file that the manifest doesn't know is none of ours.
+and the one before takes its place. Files that the manifest does not name are ignored.
 """
 
 import errno
@@ -49,12 +49,13 @@ _NEW_MANIFEST: Check = record({"step": count, "run": maybe(text), "files": dict_
 class Checkpoints:
     """The latest two states of a run, and the best by the score `best_by` if it names one.
 
-    When the directory is opened, those that are damaged or of something else are set aside in the
-    directory above it, saying so; what a kill left half written or half removed goes.
+    Opening the directory sets checkpoints that are damaged, or that belong to something else, aside
+    in the directory above, with a warning, and removes what a kill left half written or half
+    removed.
     """
 
     def __init__(self, directory: Path, *, best_by: str | None, run: str | None = None):
-        """`run` is the id of the run that checkpoints must be of, where they say so.
+        """`run` is the id of the run that made the checkpoints; those of vtl 0.1 name none.
 
         Raises:
             UserError: what is damaged can't be set aside.
@@ -194,7 +195,7 @@ python_logging.getLogger("absl").addFilter(_is_not_orbax)
 
 
 def _check_shapes(path: Path, like: Any) -> None:
-    """Raise UserError where a checkpoint is of another network: orbax makes that a long story."""
+    """Raise UserError if a checkpoint is of another network: orbax makes that a long story."""
     with ocp.StandardCheckpointer() as checkpointer:
         stored = _shapes(dict(checkpointer.metadata(path / "default").item_metadata))
     for name, shape in _shapes(like).items():
@@ -251,11 +252,11 @@ def _set_aside(path: Path, damage: str) -> None:
 
 
 def _damage(directory: Path, run: str | None) -> str | None:
-    """What is wrong with a checkpoint, None where every file is as it was written."""
+    """What is wrong with a checkpoint; None if every file is as it was written."""
     if directory.is_symlink():
         return "is a link"
     if not directory.is_dir() or len(directory.name) > _MAX_STEP_DIGITS:
-        return "is none of vtl's"
+        return "is not one that vtl wrote"
     if not (directory / _MANIFEST).exists():
         return "was never finished"
     try:

@@ -126,7 +126,7 @@ def _describe(p: Preprocessing) -> str:
 def convert(options: argparse.Namespace) -> None:
     """Write safetensors under torchvision's names, with what belongs to the weights inside."""
     weights = sources.load(options.file)
-    network.as_published(weights)  # UserError where tensors are missing or misshapen
+    network.as_published(weights)  # UserError if tensors are missing or misshapen
     preprocessing, architecture = weights.preprocessing, weights.architecture
     if options.preprocessing:
         pixels = verify.PIXELS[options.preprocessing]

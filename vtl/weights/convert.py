@@ -35,7 +35,7 @@ class Architecture:
     variant: str
     epsilon: float
     num_classes: int | None
-    """None where the file has no head."""
+    """None if the file has no head."""
 
 
 def _rename(file: WeightsFile) -> Tensors:
@@ -71,7 +71,7 @@ def _rename(file: WeightsFile) -> Tensors:
 
 
 def _others(renamed: Tensors) -> str:
-    """What to do about a few tensors beside a network; "" where there is none."""
+    """What to do about a few tensors beside a network; "" if there is none."""
     if len(renamed) < layouts.NETWORK:
         return ""
     return f"; the other {len(renamed)} are. Save the network without them"
@@ -164,7 +164,7 @@ def _architecture(
 
 
 def check_finite(tensors: Tensors, epsilon: float, path: object) -> None:
-    """Raise UserError where a tensor's numbers make every output NaN."""
+    """Raise UserError if a tensor's numbers make every output NaN."""
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise UserError(

@@ -83,7 +83,7 @@ def _tensors(file: formats.WeightsFile, num_classes: int) -> tuple[np.ndarray, n
 def _check_features(
     where: str, meta: metadata.HeadMeta, weights_sha256: str, width: int, num_features: int
 ) -> None:
-    """UserError where the head was fitted to other features than the network's."""
+    """UserError if the head was fitted to other features than the network's."""
     if meta.weights_sha256 is None:
         logging.warning(
             "%s: its features don't say of which weights they are; assuming that they are of these",

@@ -71,7 +71,7 @@ class Layout(NamedTuple):
 
     separator: str
     module_of: Callable[[str], str | None]
-    """Their module's name -> ours, or None where we have no such module."""
+    """Their module's name -> ours, or None if we have no such module."""
     leaves: dict[tuple[str, str], tuple[str, str]]
     """(kind of module, their leaf) -> (collection, our leaf)."""
 
@@ -119,7 +119,7 @@ def _wrappers(keys: Collection[str]) -> list[tuple[str, int]]:
 def wrapper_of(keys: Collection[str]) -> str | None:
     """What PyTorch modules around the network put before most of its names, such as `module.`.
 
-    None where no prefix is that of most.
+    None if no prefix is that of most.
     """
     wrappers = _wrappers(keys)
     if not wrappers or 2 * wrappers[0][1] <= sum(count for _, count in wrappers):
@@ -128,7 +128,7 @@ def wrapper_of(keys: Collection[str]) -> str | None:
 
 
 def _refuse_several(keys: Collection[str], path: object) -> None:
-    """UserError where whole networks lie side by side, as a student and its teacher."""
+    """UserError if whole networks lie side by side, as a student and its teacher."""
     held = {wrapper for wrapper, count in _wrappers(keys) if count >= NETWORK}
     if len(held) > 1:
         shown = " and ".join(repr(printable(wrapper, 40)) for wrapper in sorted(held)[:3])

@@ -60,7 +60,7 @@ def head_text(classes: tuple[str, ...], features: Mapping[str, Any]) -> str:
 
 
 def read_network(file: WeightsFile, implied: Architecture) -> NetworkMeta | None:
-    """What the file says of its network; None where something else wrote it.
+    """What the file says of its network; None if something else wrote it.
 
     Raises:
         UserError: it can't be, or doesn't fit the tensors, which imply an architecture.

@@ -174,7 +174,7 @@ class Weights:
     architecture: convert.Architecture
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None
-    """None where nothing says."""
+    """None if the file does not name them."""
     multi_label: bool
     """Whether a photo may have several classes: a sigmoid, not a softmax, gives probabilities."""
     format: str
@@ -282,7 +282,7 @@ def known_class_names(weights: Weights) -> tuple[str, ...] | None:
 
 
 def class_names(weights: Weights) -> tuple[str, ...]:
-    """As `known_class_names`, and numbers where they are not known."""
+    """As `known_class_names`, or numbers if the names are unknown."""
     numbers = tuple(f"class {i}" for i in range(weights.architecture.num_classes or 0))
     return known_class_names(weights) or numbers
 
@@ -338,7 +338,7 @@ def known_as(path: Path, sha256: str) -> str | None:
 
 
 def _preprocessing(file: formats.WeightsFile, sha256: str) -> tuple[Preprocessing, str]:
-    """Its source's where that is known, else what its layout's framework does; what says so."""
+    """The preprocessing of a known file or, failing that, of its framework; and who says so."""
     if name := known_as(file.path, sha256):
         return SOURCES[name].preprocessing, f"the source {name}"
     if any("embedder." in tensor for tensor in file.tensors):

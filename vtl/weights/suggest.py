@@ -18,7 +18,7 @@ _MAX_LISTED = 1000
 
 
 def absent(name: str, path: Path, depths: Mapping[str, int]) -> str:
-    """What to say where `weights=name`, which would be at `path`, is nothing.
+    """What to say if there are no weights of this name, nor a file at `path`.
 
     `depths` are those of the sources by name.
     """
@@ -58,7 +58,7 @@ def _close_sources(name: str, depths: Mapping[str, int]) -> list[str]:
 
 
 def _lying(folder: Path, name: str) -> list[str]:
-    """The weight files in a folder, the likeliest first, as a line; [] where there are none."""
+    """The weight files in a folder, the likeliest first, as a line; [] if there are none."""
     found = []
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for _, entry in zip(range(_MAX_LISTED), entries, strict=False):

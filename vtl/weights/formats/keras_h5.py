@@ -72,7 +72,7 @@ def read(path: Path) -> tuple[str, Tensors, dict[str, str]]:
 
 
 def _open(path: Path) -> tuple[Path | io.BytesIO, str]:
-    """What h5py opens, and the archive's config, "" where there is none."""
+    """What h5py opens, and the archive's config, "" if there is none."""
     with open_plain(path) as file:
         if file.read(2) != b"PK":
             return path, ""
@@ -86,7 +86,7 @@ def _open(path: Path) -> tuple[Path | io.BytesIO, str]:
 
 
 def _config_of(file: h5py.File) -> str:
-    """The attribute in which Keras keeps a model's config, "" where it is no single text."""
+    """The attribute in which Keras keeps a model's config, "" if it is no single text."""
     attribute = file.attrs.get_id(CONFIG)
     if attribute.shape != () or h5py.check_string_dtype(attribute.dtype) is None:
         return ""

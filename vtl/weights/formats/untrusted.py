@@ -23,7 +23,7 @@ Tensors = dict[str, np.ndarray]
 
 
 def check_present(what: str, promised: int, present: int) -> None:
-    """UserError where a file of `present` bytes speaks of more."""
+    """UserError if a file of `present` bytes speaks of more."""
     if promised > present:
         raise UserError(
             f"looks truncated: {what} promises {promised} bytes, file has {present}; fetch it again"
@@ -61,7 +61,7 @@ def _directory_bytes(file: BinaryIO) -> int:
 
 
 def check_stored(archive: zipfile.ZipFile, file: BinaryIO) -> None:
-    """UserError where a member is compressed, or all of them are larger than their file."""
+    """UserError if a member is compressed, or all of them are larger than their file."""
     if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
         raise UserError("is a compressed zip, which neither torch.save nor Keras writes; refused")
     promised = sum(member.file_size for member in archive.infolist())

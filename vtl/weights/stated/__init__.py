@@ -83,7 +83,7 @@ def _not_read(where: str, reason: str) -> Statement:
 
 
 def prepared(statement: Statement, otherwise: Preprocessing) -> tuple[Preprocessing, Statement]:
-    """The stated preprocessing, `otherwise` where nothing is said or it can't be done."""
+    """The stated preprocessing, `otherwise` if nothing is said or it can't be done."""
     values: dict[str, Any] = dataclasses.asdict(otherwise) | statement.preprocessing
     size = statement.preprocessing.get("crop_size")
     if size and "resize_size" not in statement.preprocessing:

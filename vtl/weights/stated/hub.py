@@ -158,7 +158,7 @@ def _processor(processor: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ..
 
 
 def _processor_sizes(processor: dict[str, Any]) -> dict[str, Any] | None:
-    """How it resizes and crops; None where that is none of our ways."""
+    """How it resizes and crops; None if that is none of our ways."""
     if processor.get("do_resize") is False:
         return None
     size, crop = processor.get("size"), processor.get("crop_size")
@@ -181,7 +181,7 @@ def _processor_sizes(processor: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _names(names: Any, implied: Architecture) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
-    """The names of the head's classes, None where there are none or they aren't its."""
+    """The names of the head's classes, None if there are none or they aren't its."""
     if not names or implied.num_classes is None:
         return None, ()
     is_list = isinstance(names, list) and all(isinstance(n, str) and n.isprintable() for n in names)

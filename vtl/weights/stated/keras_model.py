@@ -101,7 +101,7 @@ def _input_size(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_multi_label(layers: list[tuple[str, dict[str, Any]]]) -> bool | None:
-    """Whether the last layer's activation is a sigmoid; None where there is no dense one."""
+    """Whether the last layer's activation is a sigmoid; None if there is no dense one."""
     activations = [
         config.get("activation") for kind, config in layers if kind in ("Dense", "Activation")
     ]

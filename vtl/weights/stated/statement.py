@@ -8,7 +8,7 @@ class NotThisNetwork(Exception):
 
 
 class Statement(NamedTuple):
-    """What is said about a network; empty where nothing is."""
+    """What is said about a network; empty if nothing is."""
 
     where: str = ""
     """What says it, such as `config.json beside it`."""

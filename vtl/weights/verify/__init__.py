@@ -88,7 +88,7 @@ def static(weights: sources.Weights) -> list[Finding]:
     findings = []
     if weights.architecture.num_classes is None:
         findings.append(Finding("note", "top missing: there is no head, so it names no classes"))
-    network.complete(weights)  # UserError where tensors are missing or misshapen
+    network.complete(weights)  # UserError if tensors are missing or misshapen
     norms = misfit.norms_of(weights.tensors)
     for name, tensor in weights.tensors.items():
         if not np.isfinite(tensor).all():
