@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve
 
 from tests.report.synthetic import labels_of, noisy_scores, write_run, write_study
@@ -35,6 +36,18 @@ def given(tmp_path_factory):
     return root
 
 
+@pytest.fixture
+def drawn():
+    """For tests of the figures, which take most of the time to draw."""
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch, request):
+    """For all other tests."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(Figure, "savefig", lambda _, file, **options: file.write("<svg></svg>"))
+
+
 NAMES = ("relu", "probe", "head", "finetune", "scratch")
 
 
@@ -56,7 +69,7 @@ def prose(root, names, lang="en"):
     return re.sub(r"<[^>]*>", "", text).replace("\N{NO-BREAK SPACE}", " ")
 
 
-def test_every_section_is_there_and_nothing_is_fetched(given):
+def test_every_section_is_there_and_nothing_is_fetched(given, drawn):
     status, html = make(given, NAMES)
     assert status == 0
     for section in ("summary", "curves", "classes", "photos", "questions", "trust"):
@@ -193,7 +206,7 @@ def fields_of(words):
     return {field for _, field, _, _ in string.Formatter().parse(words)}
 
 
-def test_french_has_its_own_numbers_and_the_same_keys(given):
+def test_french_has_its_own_numbers_and_the_same_keys(given, drawn):
     _, html = make(given, NAMES, lang="fr", output="rapport.html")
     assert '<html lang="fr">' in html
     assert re.search(r"mAP \d+,\d \[\d+,\d\s; \d+,\d\]", html)
