@@ -6,6 +6,11 @@ The page is one file that needs no network. A directory that holds no finished r
 one line and left out; the exit status is then 1.
 """
 
+from vtl import stops
+
+if __name__ == "__main__":
+    stops.exit_at_once()  # before the imports below, which take seconds
+
 import argparse
 import os
 import shlex
@@ -76,4 +81,5 @@ def _complain(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with stops.in_one_line():
+        sys.exit(main())
