@@ -29,6 +29,16 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path, kind):
     assert [path.name for path in tmp_path.iterdir()] == [".mine.tmp"]
 
 
+@pytest.mark.parametrize("kind", ["whole_file", "whole_directory"])
+def test_whoever_writes_again_removes_what_a_killed_process_left(tmp_path, kind):
+    for name in ("target", "other"):
+        subprocess.run([sys.executable, "-c", KILLED, kind, tmp_path / name], check=False)
+    assert len(list(tmp_path.iterdir())) == 2
+    with getattr(files, kind)(tmp_path / "target"):
+        pass
+    assert sorted(path.name[:6] for path in tmp_path.iterdir()) == [".other", "target"]
+
+
 def test_what_is_being_written_stays(tmp_path):
     with (
         files.whole_file(tmp_path / "a") as file,

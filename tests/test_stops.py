@@ -12,8 +12,21 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 120
 
-BEGIN = "import sys, time; from vtl import stops; stops.{}(); print('ready', flush=True)"
-"""What a process does first, by one of the functions of stops."""
+BEGIN = """
+import sys, time
+from vtl import stops
+stops.exit_at_once()
+"""
+"""What a process does first."""
+
+IN_A_RUN = f"""{BEGIN}
+with stops.in_one_line():
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        CLEAR
+"""
 
 
 def start(code):
@@ -28,7 +41,7 @@ def start(code):
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_before_anything_is_begun_a_stop_ends_the_process(name):
-    code = BEGIN.format("exit_at_once") + "\ntry:\n    time.sleep(60)\nexcept BaseException: pass"
+    code = f"{BEGIN}\ntry:\n    print('ready', flush=True); time.sleep(60)\nexcept: pass"
     with start(code) as process:
         process.stdout.readline()
         process.send_signal(getattr(signal, name))
@@ -39,25 +52,74 @@ def test_before_anything_is_begun_a_stop_ends_the_process(name):
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_in_a_run_a_stop_clears_away_what_is_half_done(name):
-    code = BEGIN.format("interrupt").replace("print", "pass\ntry:\n    print") + (
-        "\n    time.sleep(60)\nfinally:\n    print('cleared', flush=True)"
-    )
-    with start(code) as process:
+    with start(IN_A_RUN.replace("CLEAR", "print('cleared')")) as process:
         process.stdout.readline()
         process.send_signal(getattr(signal, name))
-        output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert output == "cleared\n"
+        output, error = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, output, error) == (130, "cleared\n", "vtl: stopped\n")
+
+
+def test_a_second_stop_does_not_wait_for_what_is_cleared_away():
+    code = IN_A_RUN.replace("CLEAR", "print('clearing', flush=True); time.sleep(60)")
+    with start(code) as process:
+        for _ in range(2):
+            process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, error) == (130, "vtl: stopped\n")
+
+
+def test_a_stop_in_a_callback_is_not_lost():
+    code = f"""{BEGIN}
+import gc
+
+def callback(phase, info):
+    gc.callbacks.clear()
+    print("ready", flush=True)
+    time.sleep(60)
+
+gc.callbacks.append(callback)
+with stops.in_one_line():
+    gc.collect()
+    time.sleep(60)
+"""
+    with start(code) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, error) == (130, "vtl: stopped\n")
+
+
+def test_threads_that_a_stop_cuts_off_print_nothing():
+    code = IN_A_RUN.replace("CLEAR", "threading.Thread(target=lambda: 1 / 0).start()")
+    with start(f"import threading\n{code}") as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, error) == (130, "vtl: stopped\n")
 
 
 def test_what_nohup_ignores_stays_ignored():
-    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + (
-        BEGIN.format("interrupt") + "; time.sleep(0.5); print('whole')"
-    )
+    ignore = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    work = "time.sleep(0.5); print('whole')"
+    code = f"{ignore}\n{IN_A_RUN}".replace("time.sleep(60)", work).replace("CLEAR", "pass")
     with start(code) as process:
         process.stdout.readline()
         process.send_signal(signal.SIGHUP)
         output, _ = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, output) == (0, "whole\n")
+
+
+@pytest.mark.parametrize("verb", ["report", "weights"])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_program_is_stopped_while_it_imports(tmp_path, verb, sent):
+    command = [sys.executable, "-m", f"vtl.{verb}", "-h"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
+        time.sleep(0.5)  # JAX alone takes longer
+        process.send_signal(sent)
+        output, error = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, output, error) == (130, "", "vtl: stopped\n")
 
 
 def test_a_stop_while_importing(tmp_path):

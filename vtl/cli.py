@@ -58,8 +58,6 @@ def main(arguments: list[str] | None = None) -> None:
             sys.stdout.flush()
     except UserError as error:
         sys.exit(f"vtl: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
     except BrokenPipeError:
         # The reader, such as `head`, has gone. Python flushes at exit: let it flush into nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -104,7 +102,9 @@ def _check_config_is_given(options: list[str]) -> None:
 
 def _run_program(verb: str, arguments: list[str]) -> None:
     sys.argv = [f"vtl {verb}", *arguments]
-    sys.exit(importlib.import_module(f"vtl.{verb}.__main__").main())
+    program = importlib.import_module(f"vtl.{verb}.__main__")
+    with stops.in_one_line():
+        sys.exit(program.main())
 
 
 def _config_option(task: str) -> str:

@@ -23,7 +23,7 @@ try:
 except ImportError:  # Windows: what a killed process left behind stays there
     fcntl = None  # type: ignore[assignment]
 
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp", re.DOTALL)
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp", re.DOTALL)
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:
@@ -101,7 +101,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
     What is written goes to a temporary name beside it, is flushed to the disk and renamed at the
     end. Where anything fails, a full disk too, the temporary file goes and `path` stays as it was.
-    What a killed process left is for `remove_litter`.
+    What a killed process left of the same file goes first.
     """
     with _locked_beside(path, lambda new: new.touch(exist_ok=False)) as temporary:
         try:
@@ -136,6 +136,7 @@ def whole_directory(path: Path) -> Iterator[Path]:
 @contextmanager
 def _locked_beside(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     """A temporary name beside `path`, made and then locked, so that it shows who is at work."""
+    remove_litter(path.parent, path.name)
     descriptor = None
     while descriptor is None:
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -157,13 +158,14 @@ def _locked_beside(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
             os.close(descriptor)
 
 
-def remove_litter(directory: Path) -> None:
-    """Remove what was being written in `directory` when its process was killed.
+def remove_litter(directory: Path, name: str | None = None) -> None:
+    """Remove what was being written in `directory`, under `name`, when its process was killed.
 
     What a living process still writes is locked, and stays.
     """
     for temporary in directory.glob(".*.tmp") if fcntl else ():
-        if not _TEMPORARY.fullmatch(temporary.name):
+        match = _TEMPORARY.fullmatch(temporary.name)
+        if not match or name not in (None, match[1]):
             continue
         with suppress(OSError):
             # No waiting, neither for a writer's lock nor for a pipe of such a name.

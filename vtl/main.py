@@ -67,8 +67,7 @@ def main(argv: list[str]) -> None:
         knobs.check(config)
         knobs.expand_paths(config)
         _set_up_jax()
-        stops.interrupt()
-        with jax.default_matmul_precision(config.precision):
+        with stops.interrupting(), jax.default_matmul_precision(config.precision):
             TASKS[config.task](config, files.user_path(workdir))
     except FetchError as error:
         config_file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
@@ -84,8 +83,8 @@ def main(argv: list[str]) -> None:
             "Free some space, then run the same command again: it resumes."
         )
     except (Interrupted, KeyboardInterrupt) as stop:
-        console.say(f"{str(stop) or 'stopped'}; run the same command again to resume")
-        stops.leave_quietly()
+        again = "run the same command again to resume"
+        stops.leave(f"{str(stop) or 'stopped'}; {again}", sys.stdout)
 
 
 def _set_up_jax() -> None:

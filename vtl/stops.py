@@ -3,12 +3,15 @@
 Nothing here is slow to import, so that a stop counts from the first moment on.
 """
 
+import atexit
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn, TextIO
 
 EXIT_STATUS = 130
 """As a shell has it for what Ctrl-C ended."""
@@ -18,7 +21,14 @@ NUMBERS = [
 ]
 """The signals that stop a run; Windows has no SIGHUP."""
 
+TOLD = "vtl: stopped"
+
+_AGAIN_S = 0.01
+"""After this time a stop is raised again that Python had to ignore."""
+
 Handler = Callable[[int, FrameType | None], Any]
+
+_is_stopping = False
 
 
 def exit_at_once() -> None:
@@ -27,30 +37,109 @@ def exit_at_once() -> None:
     What was told to be ignored, as `nohup` does with SIGHUP, stays ignored.
     """
     _set(_leave)
+    # What is registered first comes last. After it Python would let signals kill the process.
+    atexit.register(_set, signal.SIG_IGN)
 
 
-def interrupt() -> None:
-    """From here on a stop raises KeyboardInterrupt, so that what is half done is cleared away."""
+@contextmanager
+def interrupting() -> Iterator[None]:
+    """Within it a stop raises KeyboardInterrupt, so that what is half done is cleared away.
+
+    A second stop ends the process at once.
+    """
+    global _is_stopping
+    _is_stopping = False
+    before = {number: signal.getsignal(number) for number in NUMBERS}
     _set(_raise)
+    try:
+        with _nothing_swallowed():
+            yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _set(handler: Handler) -> None:
+@contextmanager
+def _nothing_swallowed() -> Iterator[None]:
+    """Raise a stop again that came in a callback, such as JAX's of the garbage collector.
+
+    Python prints what callbacks raise, and goes on. Windows has no timer to raise it again.
+    """
+    before = sys.unraisablehook
+
+    def raise_again(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    def hook(ignored: Any) -> None:
+        if ignored.exc_type is KeyboardInterrupt:
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+        else:
+            before(ignored)
+
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, raise_again)
+        sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def _set(handler: Handler | signal.Handlers) -> None:
     for number in NUMBERS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    os.write(2, b"vtl: stopped\n")
+    os.write(2, f"{TOLD}\n".encode())
+    os._exit(EXIT_STATUS)
+
+
+def _leave_untold(number: int, frame: FrameType | None) -> None:
     os._exit(EXIT_STATUS)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
+    global _is_stopping
+    if _is_stopping:
+        _leave(number, frame)
+    _is_stopping = True
+    _silence_threads()
     raise KeyboardInterrupt
 
 
-def leave_quietly() -> None:
+def _silence_threads() -> None:
+    """From here on no error of a thread is printed: the stop has cut it off from the others."""
+    before = sys.excepthook
+
+    def hook(*error: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            before(*error)
+
+    sys.excepthook = hook
+    threading.excepthook = lambda error: None
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """As `interrupting`; a stop then ends the process in one line."""
+    try:
+        with interrupting():
+            yield
+    except KeyboardInterrupt:
+        leave(TOLD, sys.stderr)
+
+
+def leave(message: str, stream: TextIO) -> NoReturn:
     """End the process as stopped, whatever threads are still at work."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    _set(_leave_untold)  # another stop
+    with suppress(OSError, ValueError):  # its reader has gone, or it is closed
+        stream.write(f"{message}\n")
+    for each in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            each.flush()
     os._exit(EXIT_STATUS)

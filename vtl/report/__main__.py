@@ -7,6 +7,11 @@ one line and left out; the exit status is then 1. For a directory that holds run
 all of them.
 """
 
+from vtl import stops
+
+if __name__ == "__main__":
+    stops.exit_at_once()  # before the imports below, which take seconds
+
 import argparse
 import os
 import shlex
@@ -84,4 +89,5 @@ def _complain(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with stops.in_one_line():
+        sys.exit(main())

@@ -163,9 +163,9 @@ def extract(
         with array_path.open("xb") as new_file:
             new_file.write(header)
         digest = hashlib.sha256(header)
-    bar = tqdm(total=len(photos), initial=first, desc="deep features", unit="photo")
+    progress = tqdm(total=len(photos), initial=first, desc="deep features", unit="photo")
     # Written and not mapped: on a full disk a map is a SIGBUS, and this an OSError.
-    with array_path.open("r+b") as file:
+    with progress, array_path.open("r+b") as file:
         file.seek(len(header) + first * width * 4)
         file.truncate()
         done, unsaved = first, 0
@@ -174,13 +174,12 @@ def extract(
             file.write(rows)
             digest.update(rows)
             done, unsaved = done + size, unsaved + 1
-            bar.update(size)
+            progress.update(size)
             if unsaved == BATCHES_BETWEEN_SAVES or done == len(photos):
                 file.flush()
                 os.fsync(file.fileno())
                 write_json(done_path, made_of | {"done": done, "sha256": digest.hexdigest()})
                 unsaved = 0
-    bar.close()
     return np.load(array_path, mmap_mode="r"), done - first
 
 

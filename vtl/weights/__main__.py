@@ -11,6 +11,11 @@
 FILE is a weight file, the name of a source, or the directory of a finished run.
 """
 
+from vtl import stops
+
+if __name__ == "__main__":
+    stops.exit_at_once()  # before the imports below, which take seconds
+
 import argparse
 import dataclasses
 import sys
@@ -284,4 +289,5 @@ def _add_convert_options(command: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with stops.in_one_line():
+        main()
