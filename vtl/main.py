@@ -9,7 +9,6 @@ if __name__ == "__main__":
     stops.exit_at_once()  # before the imports below, which take seconds
 
 import difflib
-import errno
 import logging as python_logging
 import math
 import os
@@ -24,7 +23,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from vtl import config_files, console, files
+from vtl import config_files, console, disks, files
 from vtl.errors import FetchError, UserError, check_choice
 from vtl.relu_study import task as relu_study
 from vtl.tasks import classify, features, finetune, probe
@@ -72,21 +71,17 @@ def main(argv: list[str]) -> None:
         _check_values(config)
         _set_up_jax()
         stops.interrupt()
-        with jax.default_matmul_precision(config.precision):
+        with (
+            disks.refusals(workdir, "run the same command again: it resumes"),
+            jax.default_matmul_precision(config.precision),
+        ):
             TASKS[config.task](config, files.user_path(workdir))
     except FetchError as error:
         config_file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
         variant = WITHOUT_DOWNLOAD.get(config.task, "demo")
-        _fail(f"{error}\n--config={config_file}:{variant} needs no download.")
+        _give_up(f"{error}\n--config={config_file}:{variant} needs no download.")
     except UserError as error:
-        _fail(str(error))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        _fail(
-            f"the disk is full: no space left for {error.filename or workdir}\n"
-            "Free some space, then run the same command again: it resumes."
-        )
+        _give_up(str(error))
     except (Interrupted, KeyboardInterrupt) as stop:
         console.say(f"{str(stop) or 'stopped'}; run the same command again to resume")
         stops.leave_quietly()
@@ -194,6 +189,12 @@ def _read_config() -> ConfigDict:
 def _fail(message: str) -> NoReturn:
     print(f"vtl: {message}", file=sys.stderr)
     sys.exit(1)
+
+
+def _give_up(message: str) -> NoReturn:
+    """As `_fail`, but without waiting for threads: on a broken disk one may wait forever."""
+    print(f"vtl: {message}", file=sys.stderr)
+    stops.leave_quietly(1)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The run directory: config.json, metrics.jsonl, results.json, scores."""
 
-import errno
 import functools
 import json
 import os
@@ -20,7 +19,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from vtl import __version__, identity
+from vtl import __version__, disks, identity
 from vtl.errors import UserError
 from vtl.files import (
     LOCK_NAME,
@@ -92,15 +91,17 @@ class RunDirectory:
             self._made_of = identity.read(self.path)
             if self._moved and not (self._made_of and identity.may_have_moved(self._moved)):
                 self._refuse_config()
-        elif os.path.lexists(self.path) and not self._is_empty():
+        elif os.path.lexists(self.path) and not self.path.is_dir():
+            raise UserError(f"{printable(self.path)} is no directory: choose another --workdir")
+        elif not self._is_empty():
             raise UserError(
                 f"{printable(self.path)} is not empty and holds no run: choose another --workdir"
             )
 
     def _is_empty(self) -> bool:
-        return self.path.is_dir() and all(
-            _OWN.fullmatch(entry.name) or _OF_OTHERS.fullmatch(entry.name)
-            for entry in self.path.iterdir()
+        entries = self.path.iterdir() if self.path.is_dir() else ()
+        return all(
+            _OWN.fullmatch(entry.name) or _OF_OTHERS.fullmatch(entry.name) for entry in entries
         )
 
     def _refuse_config(self) -> NoReturn:
@@ -148,7 +149,7 @@ class RunDirectory:
             unlock(self.path)
             raise
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if disks.is_full(error):
                 raise
             raise UserError(
                 f"cannot write to --workdir={printable(self.path)}: {error.strerror}; choose "

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 EXIT_STATUS = 130
 """As a shell has it for what Ctrl-C ended."""
@@ -49,8 +49,8 @@ def _raise(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def leave_quietly() -> None:
-    """End the process as stopped, whatever threads are still at work."""
+def leave_quietly(status: int = EXIT_STATUS) -> NoReturn:
+    """End the process, as stopped if nothing else is said, whatever threads are still at work."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    os._exit(EXIT_STATUS)
+    os._exit(status)

@@ -89,7 +89,8 @@ def open_plain(
             `max_bytes`, or lies elsewhere.
     """
     name = printable(path)
-    if inside is not None and not Path(path).resolve().is_relative_to(inside.resolve()):
+    real = Path(os.path.realpath(path))
+    if inside is not None and not real.is_relative_to(os.path.realpath(inside)):
         raise UserError(f"{name} is a link that leads out of {printable(inside)}: refused")
     try:
         # Without waiting, where it is a pipe that nobody writes to.

@@ -163,9 +163,11 @@ def extract(
         with array_path.open("xb") as new_file:
             new_file.write(header)
         digest = hashlib.sha256(header)
-    bar = tqdm(total=len(photos), initial=first, desc="deep features", unit="photo")
     # Written and not mapped: on a full disk a map is a SIGBUS, and this an OSError.
-    with array_path.open("r+b") as file:
+    with (
+        tqdm(total=len(photos), initial=first, desc="deep features", unit="photo") as bar,
+        array_path.open("r+b") as file,
+    ):
         file.seek(len(header) + first * width * 4)
         file.truncate()
         done, unsaved = first, 0
@@ -180,7 +182,6 @@ def extract(
                 os.fsync(file.fileno())
                 write_json(done_path, made_of | {"done": done, "sha256": digest.hexdigest()})
                 unsaved = 0
-    bar.close()
     return np.load(array_path, mmap_mode="r"), done - first
 
 

@@ -7,6 +7,7 @@ and the one before takes its place. A file that the manifest doesn't know is non
 
 import errno
 import logging as python_logging
+import os
 import re
 import shutil
 import threading
@@ -18,6 +19,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.sharding import NamedSharding
 
+from vtl import disks
 from vtl.errors import UserError
 from vtl.files import file_sha256, set_aside, write_json
 from vtl.schema import Check, count, dict_of, maybe, of_file, record, text
@@ -65,12 +67,13 @@ class Checkpoints:
 
         self._best_by = best_by
         self._run = run
-        self._directory = directory.resolve()
+        self._directory = Path(os.path.realpath(directory))
         _clear(self._directory, run)  # before orbax reads what would make it fail
         # All are kept: `_thin_out` removes those that aren't needed, so that a kill leaves no half
         # of one. Without `best_fn` orbax writes no scores.
         options = ocp.CheckpointManagerOptions(best_fn=score if best_by else None)
-        with reading(directory):
+        with reading(directory), disks.refusals(directory):
+            self._directory.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(self._directory, options=options)
         self._sealing: threading.Thread | None = None
         self._failure: Exception | None = None
