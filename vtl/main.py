@@ -52,6 +52,8 @@ PRECISIONS = ("default", "high", "highest")
 SEED_BITS = 32
 """JAX keeps no more of a seed: two seeds that differ only above would give the same run."""
 
+# Without a cache of compiled programs JAX compiles again, and warns of each.
+warnings.filterwarnings("ignore", message=r"Error (reading|writing) persistent compilation cache")
 # ml_collections loads config files this way; its warning must not become an error.
 warnings.filterwarnings("ignore", message=r"the load_module\(\) method is deprecated")
 

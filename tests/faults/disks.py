@@ -9,6 +9,7 @@ a child, which runs `python -m MODULE ARGUMENTS`, and prints the child's exit st
 import contextlib
 import dataclasses
 import faulthandler
+import importlib
 import json
 import os
 import queue
@@ -34,7 +35,6 @@ OPERATIONS = ("open", "os.listdir", "os.mkdir", "os.remove", "os.rename", "os.sc
 """Python's names for what a run does in its directory."""
 
 _BAR = re.compile(r"[^:\r\n]*: +\d+%\|.*")
-_FOREIGN_WARNING = re.compile(r"\S+: \w*Warning: .*|  warnings\.warn\(|  \S.*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,8 @@ class Server:
         `vanishing` is a directory, how it goes (renamed or removed), and right before which of the
         operations in it.
         """
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         task = {
             "command": list(map(str, command)),
             "environment": {name: str(value) for name, value in env.items()},
@@ -122,9 +123,7 @@ class Server:
 
     def close(self) -> None:
         """End the process."""
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate()
 
 
 def each(servers: Sequence[Server], calls: Sequence[Callable[[Server], None]]) -> None:
@@ -194,17 +193,22 @@ def _child(task: dict[str, Any]) -> None:
 
 def _serve() -> None:
     for name in IMPORTS:
-        __import__(f"vtl.{name}")
+        importlib.import_module(f"vtl.{name}")
+    task = _next_task()
+    # Outside of all that could catch what it raises: it ends as a command ends.
+    if task:
+        _child(task)
+
+
+def _next_task() -> dict[str, Any] | None:
+    """Returns in a child, with what it is to do, and at the end in the server, with nothing."""
     for line in sys.stdin:
         child = os.fork()
         if not child:
-            break
+            return json.loads(line)
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
-    else:
-        return
-    # Outside of the loop and of all that could catch what it raises: it ends as a command ends.
-    _child(json.loads(line))
+    return None
 
 
 if __name__ == "__main__":

@@ -69,6 +69,8 @@ def write_features(directory: Path) -> None:
         labels=found["labels"],
         difficult=found["difficult"],
         classes=CLASSES,
+        name="train",
+        ids_sha256="",
     )
     features = {"train": rng.normal(size=(6, 5)).astype(np.float32)}
     meta = {"layer": "layer4", "pool": 1, "weights": None}
@@ -144,13 +146,13 @@ def read_checkpoints(directory: Path) -> Any:
 
 
 KINDS = {
-    "scores_test.npz": Kind(write_scores, read_scores, "scores_test.npz", 2000),
-    "features .npz": Kind(write_features, read_features, "DF.npz", 2000),
-    "model.safetensors": Kind(write_tiny_weights, read_weights, "model.safetensors", 300),
-    "head.safetensors": Kind(write_head, read_head, "head.safetensors", 1000),
+    "scores_test.npz": Kind(write_scores, read_scores, "scores_test.npz", 1000),
+    "features .npz": Kind(write_features, read_features, "DF.npz", 1000),
+    "model.safetensors": Kind(write_tiny_weights, read_weights, "model.safetensors", 200),
+    "head.safetensors": Kind(write_head, read_head, "head.safetensors", 500),
     "decoded photos": Kind(write_photos, read_photos, "cache/*.npy", 500),
-    "decoded photos' .json": Kind(write_photos, read_photos, "cache/*.json", 500),
-    "a checkpoint": Kind(write_checkpoints, read_checkpoints, "checkpoints/2/**/*", 100),
+    "decoded photos' .json": Kind(write_photos, read_photos, "cache/*.json", 300),
+    "a checkpoint": Kind(write_checkpoints, read_checkpoints, "checkpoints/2/**/*", 60),
 }
 
 
