@@ -117,7 +117,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
                     temporary.unlink()
     except OSError as error:
         # That of a write names no file, and nobody knows the temporary one.
-        if error.filename is None or _TEMPORARY.fullmatch(Path(str(error.filename)).name):
+        is_unnamed = error.filename is None and error.errno is not None
+        if is_unnamed or _TEMPORARY.fullmatch(Path(str(error.filename)).name):
             error.filename = str(path)
         raise
 

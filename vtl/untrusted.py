@@ -96,8 +96,7 @@ def open_plain(
             `max_bytes`, or lies elsewhere.
     """
     name = printable(path)
-    real = Path(os.path.realpath(path))
-    if inside is not None and not real.is_relative_to(os.path.realpath(inside)):
+    if inside is not None and not _lies_in(path, inside):
         raise UserError(f"{name} is a link that leads out of {printable(inside)}: refused")
     try:
         # Without waiting, where it is a pipe that nobody writes to.
@@ -113,6 +112,10 @@ def open_plain(
         os.close(descriptor)
         raise UserError(f"{name} has {status.st_size:,} bytes, and at most {max_bytes:,} can be")
     return os.fdopen(descriptor, "rb")
+
+
+def _lies_in(path: str | Path, directory: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
 
 
 def plain_sha256(

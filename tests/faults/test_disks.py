@@ -195,7 +195,7 @@ ODD_PLACES: dict[str, Fault] = {
     "a link to itself": a_link_to_itself,
     "too long a name": too_long_a_name,
 }
-OF_FILES = ODD_PLACES | {"full": full(0), "no inode": without_inodes(1)}
+OF_FILES = ODD_PLACES | {"full": full(8), "no inode": without_inodes(1)}
 OF_DIRECTORIES: dict[str, Fault] = {
     "read-only": read_only,
     "config.json a directory": a_directory_in_place_of("config.json"),
