@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -121,3 +122,15 @@ def test_a_path_of_a_person_may_begin_at_home(tmp_path, monkeypatch):
     assert files.user_path("~/photos") == tmp_path / "photos"
     assert files.user_path("a/~b") == Path("a/~b")
     assert files.user_path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
+
+
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path):
+    path = tmp_path / "missing" / "scores.npz"
+    with pytest.raises(FileNotFoundError) as caught, files.whole_file(path):
+        pass
+    assert caught.value.filename == str(path)
+    path = tmp_path / "scores.npz"
+    with pytest.raises(OSError, match=r"scores\.npz") as caught, files.whole_file(path):
+        raise OSError(errno.EIO, "Input/output error")  # as a write's, which names no file
+    assert caught.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []

@@ -315,6 +315,22 @@ def test_a_run_of_another_config(vtl, options, weights, workdir):
     assert "is finished" in vtl(CONFIG, *options).stdout
 
 
+def test_a_link_to_itself(vtl, options, workdir):
+    workdir.symlink_to(workdir)
+    assert f"{workdir} is no directory: choose another --workdir" in vtl(CONFIG, *options).error
+
+
+def test_whatever_the_file_system_refuses_is_a_message(vtl, options, workdir, weights):
+    """What nobody thought of: here a name that is too long for the head of another run."""
+    head = "head" * 100
+    options = [*options, f"--config.weights={weights}", f"--config.head_from={head}"]
+    error = vtl(CONFIG, *options).error
+    assert f"cannot read or write {head[:100]}" in error
+    assert (
+        "File name too long\nPut that right, then run the same command again: it resumes." in error
+    )
+
+
 # A full disk.
 
 

@@ -66,7 +66,39 @@ def test_looking_writes_nothing(tmp_path):
 
 def test_a_file_is_refused(tmp_path):
     (tmp_path / "run").write_text("")
-    assert "is not empty and holds no run" in error_of(tmp_path / "run", make_config())
+    assert "is no directory" in error_of(tmp_path / "run", make_config())
+
+
+@pytest.mark.parametrize("target", ["run", "nowhere"])
+def test_a_link_to_itself_or_to_nothing_is_refused(tmp_path, target):
+    (tmp_path / "run").symlink_to(tmp_path / target)
+    assert "is no directory" in error_of(tmp_path / "run", make_config())
+
+
+def test_nothing_is_written_where_the_directory_was(tmp_path):
+    run = begin(tmp_path / "run", make_config())
+    run.append_metrics([{"step": 1}])
+    (tmp_path / "run").rename(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError, match="run"):
+        run.append_metrics([{"step": 2}])
+    (tmp_path / "run").mkdir()
+    for write in (
+        lambda: run.append_metrics([{"step": 2}]),
+        lambda: run.cut_metrics(0),
+        lambda: run.write_arrays("curves", {}),
+        lambda: run.write_results({}),
+    ):
+        with pytest.raises(FileNotFoundError, match="renamed or removed, and this is another"):
+            write()
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_what_orbax_made_anew_is_in_nobodys_way(tmp_path):
+    (tmp_path / "run" / "checkpoints" / "2" / "default").mkdir(parents=True)
+    begin(tmp_path / "run", make_config())
+    (tmp_path / "other" / "checkpoints" / "2").mkdir(parents=True)
+    (tmp_path / "other" / "checkpoints" / "2" / "sha256.json").write_text("{}")
+    assert "holds no run" in error_of(tmp_path / "other", make_config())
 
 
 def test_an_empty_directory_is_as_good_as_none(tmp_path):

@@ -111,3 +111,18 @@ def test_a_bomb_is_not_unpacked(tmp_path):
 def test_an_npz_of_something_else_is_refused(tmp_path, members):
     with pytest.raises(UserError, match=r"a.npz can't be read: .+"):
         untrusted.read_npz(write_npz(tmp_path / "a.npz", members), max_bytes=1000)
+
+
+def test_arrays_that_a_flipped_bit_hides_are_missed(tmp_path):
+    """A larger comment of the first array's entry swallows the entry of the second."""
+    path = tmp_path / "a.npz"
+    np.savez(path, labels=np.eye(3), difficult=np.zeros(3))
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"PK\1\2")
+    length_of_comment = entry + 32
+    content[length_of_comment] ^= 1 << 6
+    path.write_bytes(content)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == ["labels.npy"]
+    with pytest.raises(UserError, match=r"a.npz can't be read: it lists 1 arrays of 2"):
+        untrusted.read_npz(path)

@@ -15,7 +15,7 @@ import vtl
 
 ROOT = Path(vtl.__file__).parent
 
-BOTTOM = {"errors", "files", "console", "preprocessing", "stops", "untrusted", "schema"}
+BOTTOM = {"errors", "files", "console", "preprocessing", "stops", "untrusted", "schema", "disks"}
 EVERYTHING_BELOW_TASKS = BOTTOM | {
     *("models", "data", "weights", "identity", "knobs", "run_directory", "training", "evaluation"),
 }
@@ -23,18 +23,28 @@ MAY_IMPORT: dict[str, set[str]] = {
     **{module: set() for module in BOTTOM},
     "untrusted": {"errors"},
     "schema": {"errors", "untrusted"},
+    "disks": {"errors", "untrusted"},
     "identity": {"errors", "schema", "untrusted"},
     "knobs": {"errors", "files", "untrusted"},
     "compile_cache": set(),
     "models": set(),
     "data": BOTTOM - {"console"},
     "weights": BOTTOM - {"console"} | {"data", "models"},
-    "run_directory": {"errors", "files", "identity", "schema", "untrusted"},
+    "run_directory": {"disks", "errors", "files", "identity", "schema", "untrusted"},
     "training": BOTTOM | {"models", "data", "run_directory"},
     "evaluation": BOTTOM | {"data", "run_directory"},
     "tasks": EVERYTHING_BELOW_TASKS,
     "relu_study": EVERYTHING_BELOW_TASKS - {"weights"},
-    "report": {"errors", "files", "stops", "untrusted", "schema", "evaluation", "relu_study"},
+    "report": {
+        "disks",
+        "errors",
+        "files",
+        "stops",
+        "untrusted",
+        "schema",
+        "evaluation",
+        "relu_study",
+    },
     "main": EVERYTHING_BELOW_TASKS | {"compile_cache", "config_files", "tasks", "relu_study"},
     "config_files": {"errors"},
     "cli": {"config_files", "errors", "main", "stops"},
@@ -189,6 +199,16 @@ def strangers_that_write_files(sources: Sources) -> list[str]:
     ]
 
 
+def links_that_are_believed(sources: Sources) -> list[str]:
+    """Of a link to itself Path.resolve raises RuntimeError; os.path.realpath returns a path."""
+    return [
+        f"{module} calls {name}"
+        for module, source in sources.items()
+        for name in calls(source)
+        if name.rpartition(".")[2] == "resolve"
+    ]
+
+
 def heads_by_another_name(sources: Sources) -> list[str]:
     """The head is called `vtl.models.HEAD`, never by its text."""
     return [
@@ -225,6 +245,7 @@ WALLS: dict[Wall, Sources] = {
     strangers_that_know_orbax: {"vtl.tasks.probe": "import orbax.checkpoint as ocp"},
     strangers_that_print: {"vtl.training.loop": "def run():\n    print('step')"},
     strangers_that_write_files: {"vtl.tasks.probe": "np.savez('scores.npz', scores=scores)"},
+    links_that_are_believed: {"vtl.tasks.probe": "workdir.resolve()"},
     heads_by_another_name: {"vtl.training.steps": "kernel = params['fc']['kernel']"},
     rooms_without_a_purpose: {"vtl.data.utils": ""},
 }

@@ -103,17 +103,24 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     end. Where anything fails, a full disk too, the temporary file goes and `path` stays as it was.
     What a killed process left of the same file goes first.
     """
-    with _locked_beside(path, lambda new: new.touch(exist_ok=False)) as temporary:
-        try:
-            with temporary.open("r+b") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            # The directory itself may be what is wrong; that error is the one to report.
-            with suppress(OSError):
-                temporary.unlink()
+    try:
+        with _locked_beside(path, lambda new: new.touch(exist_ok=False)) as temporary:
+            try:
+                with temporary.open("r+b") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            finally:
+                # The directory itself may be what is wrong; that error is the one to report.
+                with suppress(OSError):
+                    temporary.unlink()
+    except OSError as error:
+        # That of a write names no file, and nobody knows the temporary one.
+        is_unnamed = error.filename is None and error.errno is not None
+        if is_unnamed or _TEMPORARY.fullmatch(Path(str(error.filename)).name):
+            error.filename = str(path)
+        raise
 
 
 @contextmanager
@@ -215,7 +222,7 @@ def lock(directory: Path, note: str) -> str | None:
     """
     if fcntl is None:
         return None
-    path = directory.resolve() / LOCK_NAME
+    path = Path(os.path.realpath(directory)) / LOCK_NAME
     if path in _locks and _is_at(_locks[path], path):
         return None
     unlock(directory)
@@ -238,7 +245,7 @@ def lock(directory: Path, note: str) -> str | None:
 
 def unlock(directory: Path) -> None:
     """Give up `lock`, if this process has it, and remove its file."""
-    path = directory.resolve() / LOCK_NAME
+    path = Path(os.path.realpath(directory)) / LOCK_NAME
     descriptor = _locks.pop(path, None)
     if descriptor is None:
         return
@@ -250,7 +257,7 @@ def unlock(directory: Path) -> None:
 
 def locked_by(directory: Path) -> str | None:
     """The note of another process that has locked `directory`, None if there is none."""
-    path = directory.resolve() / LOCK_NAME
+    path = Path(os.path.realpath(directory)) / LOCK_NAME
     if fcntl is None or path in _locks:
         return None
     try:

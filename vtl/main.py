@@ -9,7 +9,6 @@ if __name__ == "__main__":
     stops.exit_at_once()  # before the imports below, which take seconds
 
 import difflib
-import errno
 import logging as python_logging
 import os
 import re
@@ -22,7 +21,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from vtl import compile_cache, config_files, console, files, knobs
+from vtl import compile_cache, config_files, console, disks, files, knobs
 from vtl.errors import FetchError, UserError, check_choice
 from vtl.relu_study import task as relu_study
 from vtl.tasks import classify, features, finetune, probe
@@ -48,6 +47,8 @@ WITHOUT_DOWNLOAD = {"relu_study": "digits"}
 
 PRECISIONS = ("default", "high", "highest")
 
+# Without a cache of compiled programs JAX compiles again, and warns of each.
+warnings.filterwarnings("ignore", message="Error writing persistent compilation cache")
 # ml_collections loads config files this way; its warning must not become an error.
 warnings.filterwarnings("ignore", message=r"the load_module\(\) method is deprecated")
 
@@ -67,21 +68,18 @@ def main(argv: list[str]) -> None:
         knobs.check(config)
         knobs.expand_paths(config)
         _set_up_jax()
-        with stops.interrupting(), jax.default_matmul_precision(config.precision):
+        with (
+            stops.interrupting(),
+            disks.refusals(workdir, "run the same command again: it resumes"),
+            jax.default_matmul_precision(config.precision),
+        ):
             TASKS[config.task](config, files.user_path(workdir))
     except FetchError as error:
         config_file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
         variant = WITHOUT_DOWNLOAD.get(config.task, "demo")
-        _fail(f"{error}\n`vtl {Path(config_file).stem}:{variant}` needs no download.")
+        _give_up(f"{error}\n`vtl {Path(config_file).stem}:{variant}` needs no download.")
     except UserError as error:
-        _fail(str(error))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        _fail(
-            f"the disk is full: no space left for {error.filename or workdir}\n"
-            "Free some space, then run the same command again: it resumes."
-        )
+        _give_up(str(error))
     except (Interrupted, KeyboardInterrupt) as stop:
         again = "run the same command again to resume"
         stops.leave(f"{str(stop) or 'stopped'}; {again}", sys.stdout)
@@ -159,6 +157,11 @@ def _read_config() -> ConfigDict:
 def _fail(message: str) -> NoReturn:
     print(f"vtl: {message}", file=sys.stderr)
     sys.exit(1)
+
+
+def _give_up(message: str) -> NoReturn:
+    """As `_fail`, but without waiting for threads: on a broken disk one may wait forever."""
+    stops.leave(f"vtl: {message}", sys.stderr, status=1)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from vtl import __version__, identity
+from vtl import __version__, disks, identity
 from vtl.errors import UserError
 from vtl.files import (
     LOCK_NAME,
@@ -81,6 +81,7 @@ class RunDirectory:
         """
         self.path = path
         self._config = json.loads(config.to_json())
+        self._begun_in: os.stat_result | None = None
         self._refuse_locked(locked_by(path))
         self._look()
 
@@ -92,15 +93,20 @@ class RunDirectory:
             self._made_of = identity.read(self.path)
             if self._moved and not (self._made_of and identity.may_have_moved(self._moved)):
                 self._refuse_config()
-        elif os.path.lexists(self.path) and not self._is_empty():
+        elif os.path.lexists(self.path) and not self.path.is_dir():
+            raise UserError(f"{printable(self.path)} is no directory: choose another --workdir")
+        elif not self._is_empty():
             raise UserError(
                 f"{printable(self.path)} is not empty and holds no run: choose another --workdir"
             )
 
     def _is_empty(self) -> bool:
-        return self.path.is_dir() and all(
-            _OWN.fullmatch(entry.name) or _OF_OTHERS.fullmatch(entry.name)
-            for entry in self.path.iterdir()
+        entries = self.path.iterdir() if self.path.is_dir() else ()
+        return all(
+            _OWN.fullmatch(entry.name)
+            or _OF_OTHERS.fullmatch(entry.name)
+            or (entry.name == "checkpoints" and _is_litter(entry))
+            for entry in entries
         )
 
     def _refuse_config(self) -> NoReturn:
@@ -144,11 +150,12 @@ class RunDirectory:
                 self._made_of = identity.made_of(self._config, content)
                 write_json(self.path / identity.FILE_NAME, self._made_of)
             write_json(self.path / "config.json", self._config)
+            self._begun_in = os.stat(self.path)
         except UserError:
             unlock(self.path)
             raise
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if disks.is_full(error):
                 raise
             raise UserError(
                 f"cannot write to --workdir={printable(self.path)}: {error.strerror}; choose "
@@ -235,6 +242,7 @@ class RunDirectory:
 
     def append_metrics(self, lines: list[dict[str, Any]]) -> None:
         """Add lines to metrics.jsonl. Raises ValueError for NaN and infinity."""
+        self._check_is_the_same()
         with (self.path / "metrics.jsonl").open("a") as file:
             file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
 
@@ -263,11 +271,13 @@ class RunDirectory:
     def cut_metrics(self, step: int) -> None:
         """Drop the lines after `step`; a resumed run writes them again."""
         kept = [json.dumps(line) + "\n" for line in self.read_metrics() if line["step"] <= step]
+        self._check_is_the_same()
         with whole_file(self.path / "metrics.jsonl") as file:
             file.write("".join(kept).encode())
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Write results.json, which marks the run as finished, and add where it comes from."""
+        self._check_is_the_same()
         names = [name for name in ("task", "variant", "seed") if name in self._config]
         of_every_run = {name: self._config[name] for name in names} | {"status": "finished"}
         written = {"files": self._hashes()} | _provenance()
@@ -305,7 +315,19 @@ class RunDirectory:
 
     def write_arrays(self, name: str, arrays: Mapping[str, Any]) -> None:
         """Write NAME.npz, which `np.load` reads without pickle."""
+        self._check_is_the_same()
         write_npz(self.path / f"{name}.npz", arrays)
+
+    def _check_is_the_same(self) -> None:
+        """Nothing of a run goes into what takes the place of a directory that went away."""
+        if self._begun_in and not os.path.samestat(self._begun_in, os.stat(self.path)):
+            reason = "the run's directory was renamed or removed, and this is another"
+            raise FileNotFoundError(errno.ENOENT, reason, str(self.path))
+
+
+def _is_litter(checkpoints: Path) -> bool:
+    """Whether it is what orbax made anew of a directory that went away: nothing there is sealed."""
+    return checkpoints.is_dir() and not any(checkpoints.glob("*/sha256.json"))
 
 
 def _check_config(value: Any, key: str) -> None:

@@ -134,12 +134,12 @@ def in_one_line() -> Iterator[None]:
         leave(TOLD, sys.stderr)
 
 
-def leave(message: str, stream: TextIO) -> NoReturn:
-    """End the process as stopped, whatever threads are still at work."""
+def leave(message: str, stream: TextIO, status: int = EXIT_STATUS) -> NoReturn:
+    """End the process with a message, whatever threads are still at work."""
     _set(_leave_untold)  # another stop
     with suppress(OSError, ValueError):  # its reader has gone, or it is closed
         stream.write(f"{message}\n")
     for each in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             each.flush()
-    os._exit(EXIT_STATUS)
+    os._exit(status)

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import stat
+import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,12 @@ MAX_RATIO, ALWAYS_UNPACKED_BYTES = 32, 1 << 26
 a bomb 1,000 times; a small file may take more than its share."""
 
 _NPY_MAGIC = b"\x93NUMPY"
+
+_ZIP_END = struct.Struct("<4s4xHHLLH")
+"""The last bytes of a zip file without a comment; the third value is the number of members."""
+
+_MANY_MEMBERS = 0xFFFF
+"""Their number stands elsewhere."""
 
 _KINDS = {
     stat.S_ISDIR: "a directory",
@@ -89,7 +96,7 @@ def open_plain(
             `max_bytes`, or lies elsewhere.
     """
     name = printable(path)
-    if inside is not None and not Path(path).resolve().is_relative_to(inside.resolve()):
+    if inside is not None and not _lies_in(path, inside):
         raise UserError(f"{name} is a link that leads out of {printable(inside)}: refused")
     try:
         # Non-blocking: it may be a pipe that nobody writes to.
@@ -105,6 +112,10 @@ def open_plain(
         os.close(descriptor)
         raise UserError(f"{name} has {status.st_size:,} bytes, and at most {max_bytes:,} can be")
     return os.fdopen(descriptor, "rb")
+
+
+def _lies_in(path: str | Path, directory: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
 
 
 def plain_sha256(
@@ -150,8 +161,10 @@ def npz_headers(file: BinaryIO) -> dict[str, ArrayHeader]:
     """
     headers: dict[str, ArrayHeader] = {}
     with zipfile.ZipFile(file) as archive:
-        if len(archive.infolist()) > MAX_ARRAYS:
-            raise UserError(f"it holds {len(archive.infolist()):,} arrays")
+        num_members = len(archive.infolist())
+        if num_members > MAX_ARRAYS:
+            raise UserError(f"it holds {num_members:,} arrays")
+        _check_all_are_listed(file, num_members)
         for member in archive.infolist():
             name = member.filename.removesuffix(".npy")
             shown = printable(name, 60)
@@ -173,6 +186,14 @@ def npz_headers(file: BinaryIO) -> dict[str, ArrayHeader]:
                     raise UserError(f"{shown} is not of the size that its header says")
             headers[name] = header
     return headers
+
+
+def _check_all_are_listed(file: BinaryIO, num_members: int) -> None:
+    """One flipped bit in the length of an entry hides those after it, which zipfile doesn't see."""
+    file.seek(-_ZIP_END.size, os.SEEK_END)
+    magic, _, written, *_ = _ZIP_END.unpack(file.read(_ZIP_END.size))
+    if magic == b"PK\5\6" and written not in (num_members, _MANY_MEMBERS):
+        raise UserError(f"it lists {num_members} arrays of {written}")
 
 
 def unpacked_bound(packed_bytes: int) -> int:

@@ -111,14 +111,18 @@ def test_a_file_without_its_record_is_not_used(path: Path, record: str | None) -
     assert open_again(path) is None
 
 
-@pytest.mark.parametrize("change", ["cut", "longer", "empty", "header", "missing", "no array"])
+# Of the second and third NumPy raises SyntaxError and tokenize.TokenError.
+HEADERS = [(b"|u1", b"|i1"), (b"}", b"{"), (b"'descr'", b"'descr("), (b"|u1", b"|q1")]
+
+
+@pytest.mark.parametrize("change", ["cut", "longer", "empty", "missing", "no array", *HEADERS])
 def test_a_file_of_another_size_or_kind_is_not_used(path: Path, change: str) -> None:
     content = path.read_bytes()
     changed = {
         "cut": content[:-1],
         "longer": content + b"x",
         "empty": b"",
-        "header": content.replace(b"|u1", b"|i1"),
+        **{change: content.replace(*change) for change in HEADERS},
         "no array": b"x" * len(content),
     }
     path.write_bytes(changed.get(change, content))

@@ -74,7 +74,9 @@ def what_is_left(workdir: Path) -> dict[str, Any]:
     """The hash of every output, the metrics, and what no finished run should leave."""
     outputs = [p for p in workdir.iterdir() if p.suffix in (".npz", ".safetensors")]
     metrics = workdir / "metrics.jsonl"
-    lines = [json.loads(line) for line in metrics.open()] if metrics.exists() else []
+    lines = (
+        [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+    )
     for line in lines:
         line.pop("images_per_second", None)
     return {

@@ -1,9 +1,11 @@
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ import pytest
 from tests.devices import environment
 from vtl.errors import UserError
 from vtl.training.checkpoint import _MANIFEST as MANIFEST
-from vtl.training.checkpoint import Checkpoints
+from vtl.training.checkpoint import Checkpoints, _without_orbax
 from vtl.training.state import TrainState, make_mesh, replicated
 
 BEST_BY = "val_map_lab"
@@ -375,6 +377,46 @@ def test_what_a_kill_left_half_done_goes_without_a_word(tmp_path, warnings):
     assert {p.name for p in directory.iterdir()} == {"1", "2"}
     assert not any(map(is_damaged, tmp_path.iterdir()))
     assert warnings == []
+
+
+def test_no_inodes_left_is_a_full_disk(tmp_path, monkeypatch):
+    """Before orbax finds out, whose threads print a traceback for each file."""
+    checkpoints = open_checkpoints(tmp_path)
+    space = dict.fromkeys(("f_blocks", "f_bfree", "f_bavail"), 1 << 20) | {"f_frsize": 4096}
+    status = SimpleNamespace(**space, f_files=1000, f_favail=20)
+    monkeypatch.setattr("vtl.training.checkpoint.os.statvfs", lambda path: status)
+    with pytest.raises(OSError, match="No space left") as caught:
+        checkpoints.save(make_state(1))
+    assert caught.value.errno == errno.ENOSPC
+    status.f_files = status.f_favail = 0  # as of file systems that don't count them
+    checkpoints.save(make_state(1))
+    checkpoints.close()
+    assert steps_on_disk(tmp_path) == {1}
+
+
+def test_what_orbax_makes_anew_of_a_directory_that_went_away_is_not_sealed(tmp_path):
+    checkpoints = open_checkpoints(tmp_path)
+    wait = checkpoints._manager.wait_until_finished
+
+    def wait_until_gone() -> None:
+        wait()
+        (tmp_path / "checkpoints" / ".1.unsealed").unlink(missing_ok=True)
+
+    checkpoints._manager.wait_until_finished = wait_until_gone
+    checkpoints.save(make_state(1))
+    with pytest.raises(FileNotFoundError):
+        checkpoints.wait()
+    assert not (tmp_path / "checkpoints" / "1" / MANIFEST).exists()
+    checkpoints._manager.close()
+
+
+def test_of_orbaxs_other_writes_nothing_is_printed_once_one_has_failed():
+    seen = []
+    hook = _without_orbax(seen.append)
+    hook(SimpleNamespace(exc_value=RuntimeError("Event loop is closed")))
+    other = SimpleNamespace(exc_value=RuntimeError("another"))
+    hook(other)
+    assert seen == [other]
 
 
 def test_of_equally_good_ones_the_newest_is_kept(tmp_path):

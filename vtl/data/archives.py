@@ -28,7 +28,7 @@ def unpack_tar(archive: Path, target: Path) -> None:
         UserError: the archive is damaged, holds a link or a device, would write outside `target`,
             or does not fit on the disk.
     """
-    target = target.resolve()
+    target = Path(os.path.realpath(target))
     marker = target / f".unpacked-{archive.name}"
     if marker.exists():
         return

@@ -21,7 +21,7 @@ from absl import logging
 
 from vtl.errors import UserError
 from vtl.files import whole_file, write_json
-from vtl.untrusted import open_plain, printable, read_json
+from vtl.untrusted import open_plain, printable, read_json, reading
 
 Decode = Callable[[int], np.ndarray]
 """The pixels uint8 [size, size, 3] of the photo in a row."""
@@ -114,7 +114,7 @@ def open_decoded(
     if not os.path.lexists(path) or not record_path.is_file():
         return None
     file = open_plain(path)
-    with suppress(UserError, ValueError, KeyError, TypeError):
+    with suppress(UserError), reading(path):
         record = read_json(record_path, max_bytes=(1 + shape[0]) * MAX_JSON_BYTES_PER_PHOTO)
         digits = record["crc32"]
         crcs = [int(digits[i : i + _CRC_DIGITS], 16) for i in range(0, len(digits), _CRC_DIGITS)]

@@ -1,7 +1,6 @@
 """Downloads that resume and are checked."""
 
 import contextlib
-import errno
 import http.client
 import json
 import os
@@ -18,6 +17,7 @@ from typing import Any
 from absl import logging
 from tqdm import tqdm
 
+from vtl import disks
 from vtl.errors import FetchError, UserError
 from vtl.files import file_digest, file_sha256, write_json
 from vtl.untrusted import printable, read_json, reason_of
@@ -126,7 +126,7 @@ def _fetch_from_mirror(download: Download, url: str, part: Path) -> str:
             inner = error.reason
             return reason_of(inner) if isinstance(inner, Exception) else printable(inner)
         except (OSError, http.client.HTTPException) as error:
-            if _is_disk_full(error):
+            if disks.is_full(error):
                 raise
             reason = reason_of(error)
         except ValueError as error:  # a malformed URL or header
@@ -328,12 +328,8 @@ def progress_bar(description: str, total: int | None, initial: int = 0) -> tqdm:
     return tqdm(desc=description, total=total, initial=initial, unit="B", unit_scale=True)
 
 
-def _is_disk_full(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
 def local_failure(action: str, error: OSError) -> UserError:
     """A UserError for a failure of this machine's disk during `action`."""
-    if _is_disk_full(error):
+    if disks.is_full(error):
         return UserError(f"{action}: the disk is full; free some space, or use another directory")
     return UserError(f"{action}: {reason_of(error)}")

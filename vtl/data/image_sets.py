@@ -5,6 +5,7 @@ recognised, because of a .TXT or a comma, would silently be missing.
 """
 
 import io
+import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -266,6 +267,6 @@ def open_label_file(path: Path, root: Path, max_bytes: int) -> io.BufferedReader
     """
     if not path.is_symlink():
         return open_plain(path, max_bytes=max_bytes)
-    folder = path.parent.resolve()
-    inside = root if folder.is_relative_to(root.resolve()) else folder
+    folder = Path(os.path.realpath(path.parent))
+    inside = root if folder.is_relative_to(os.path.realpath(root)) else folder
     return open_plain(path, max_bytes=max_bytes, inside=inside)

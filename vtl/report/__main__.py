@@ -18,6 +18,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from vtl import disks
+from vtl.errors import UserError
 from vtl.files import user_path, whole_file
 from vtl.report import compare, page
 from vtl.report.language import LANGUAGES, Language
@@ -28,6 +30,15 @@ from vtl.untrusted import printable
 def main(arguments: list[str] | None = None) -> int:
     """Write the page; the exit status is 0 if every directory is in it."""
     options = _parse(arguments)
+    try:
+        with disks.refusals(options.output):
+            return _write_page(options)
+    except UserError as error:
+        _complain(str(error))
+        return 1
+
+
+def _write_page(options: argparse.Namespace) -> int:
     given = [Path(path) for path in dict.fromkeys(map(os.path.abspath, options.runs))]
     paths = [path for directory in given for path in runs_in(directory)]
     runs, refused = read_all(paths)
@@ -38,12 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     _name_runs_compared_apart(compare.by_data_set(runs))
     html = page.make(runs, refused, _command(options), Language(options.lang)).encode()
-    try:
-        with whole_file(options.output) as file:
-            file.write(html)
-    except OSError as error:
-        _complain(f"cannot write {options.output}: {error.strerror}")
-        return 1
+    with whole_file(options.output) as file:
+        file.write(html)
     num_runs = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
     print(f"{num_runs}: {options.output} ({len(html) / 1e6:.1f} MB)")
     return 1 if refused else 0

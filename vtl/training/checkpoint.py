@@ -7,9 +7,12 @@ and the one before takes its place. Files that the manifest does not name are ig
 
 import errno
 import logging as python_logging
+import os
 import re
 import shutil
+import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,6 +21,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.sharding import NamedSharding
 
+from vtl import disks
 from vtl.errors import UserError
 from vtl.files import file_sha256, set_aside, write_json
 from vtl.schema import Check, count, dict_of, maybe, of_file, record, text
@@ -27,6 +31,8 @@ from vtl.untrusted import plain_sha256, printable, read_json, reading
 _MANIFEST = "sha256.json"
 _UNSCORED = -1.0
 _OVERHEAD_BYTES = 1 << 20
+_MAX_INODES = 200
+"""What a checkpoint takes: some 30 files and directories, more where it is large."""
 _MAX_FILE_BYTES = 1 << 36
 """Of a file of a checkpoint: all of a ResNet-152's state takes half a gigabyte."""
 
@@ -66,12 +72,13 @@ class Checkpoints:
 
         self._best_by = best_by
         self._run = run
-        self._directory = directory.resolve()
+        self._directory = Path(os.path.realpath(directory))
         _clear(self._directory, run)  # before orbax reads what would make it fail
         # All are kept: `_thin_out` removes those that aren't needed, so that a kill leaves no half
         # of one. Without `best_fn` orbax writes no scores.
         options = ocp.CheckpointManagerOptions(best_fn=score if best_by else None)
-        with reading(directory):
+        with reading(directory), disks.refusals(directory):
+            self._directory.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(self._directory, options=options)
         self._sealing: threading.Thread | None = None
         self._failure: Exception | None = None
@@ -88,7 +95,7 @@ class Checkpoints:
             return
         # Checked here, because orbax's threads print pages of tracebacks on a full disk.
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _OVERHEAD_BYTES
-        if shutil.disk_usage(self._directory).free < needed:
+        if shutil.disk_usage(self._directory).free < needed or _has_few_inodes(self._directory):
             raise OSError(errno.ENOSPC, "No space left on device", str(self._directory))
         self._mark(step).touch()
         scored = {"score": (scores or {}).get(self._best_by, _UNSCORED)} if self._best_by else None
@@ -165,6 +172,8 @@ class Checkpoints:
             directory = self._path(step)
             paths = sorted(p for p in directory.rglob("*") if p.is_file())
             hashes = {p.relative_to(directory).as_posix(): file_sha256(p) for p in paths}
+            if not self._mark(step).exists():  # orbax makes anew what is renamed or removed
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(directory))
             manifest = {"step": step, "run": self._run, "files": hashes}
             write_json(directory / _MANIFEST, manifest)
             self._mark(step).unlink()
@@ -184,6 +193,26 @@ class Checkpoints:
             self._manager.reload()
         for path in renamed:
             shutil.rmtree(path, ignore_errors=True)  # what is left goes with the next start
+
+
+def _has_few_inodes(directory: Path) -> bool:
+    if not hasattr(os, "statvfs"):  # Windows
+        return False
+    status = os.statvfs(directory)
+    return status.f_files > 0 and status.f_favail < _MAX_INODES
+
+
+def _without_orbax(hook: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """Keep out what becomes of orbax's other writes once one has failed: a traceback for each."""
+
+    def report(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            hook(unraisable)
+
+    return report
+
+
+sys.unraisablehook = _without_orbax(sys.unraisablehook)
 
 
 def _is_not_orbax(record: python_logging.LogRecord) -> bool:

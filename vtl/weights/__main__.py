@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from vtl import files
+from vtl import disks, files
 from vtl.data import images
 from vtl.errors import UserError
 from vtl.models.resnet import DEPTHS, VARIANTS
@@ -158,9 +158,8 @@ def convert(options: argparse.Namespace) -> None:
             multi_label=weights.multi_label,
             dtype=options.dtype,
         )
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot write {options.output}: {reason}") from error
+    except OverflowError as error:
+        raise UserError(f"cannot write {options.output}: {error}") from error
     print(f"{options.output}: {options.output.stat().st_size:,} bytes")
 
 
@@ -262,7 +261,8 @@ def main() -> None:
             _add_convert_options(command)
     options = parser.parse_args()
     try:
-        options.run(options)
+        with disks.refusals(getattr(options, "output", files.cache_dir())):
+            options.run(options)
     except UserError as error:
         sys.exit(f"vtl: {error}")
 

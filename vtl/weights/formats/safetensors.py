@@ -118,7 +118,7 @@ def shards_of(path: Path) -> tuple[dict[Path, set[str]], dict[str, str]]:
             raise UserError(f"lists the shard {shown}, which isn't a plain file name; refused")
         shards.setdefault(path.with_name(name), set()).add(tensor)
     for shard in shards:
-        if shard.resolve().parent != path.parent.resolve():
+        if Path(os.path.realpath(shard)).parent != Path(os.path.realpath(path.parent)):
             raise UserError(
                 f"shard {printable(shard.name, 80)} is a link to somewhere else; refused"
             )
