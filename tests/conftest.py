@@ -29,6 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(directory)
     # JAX would leave out what compiles in less than a second, which is nearly everything here.
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    # Else the keys have the directory's path in them, which is another for each test's VTL_CACHE.
+    os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
 
 
 @pytest.fixture(scope="session", autouse=True)
