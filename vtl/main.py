@@ -63,17 +63,14 @@ def main(argv: list[str]) -> None:
     config = _read_config()
     workdir = _WORKDIR.value or config_files.default_workdir(config.task, config.variant)
     try:
-        check_choice("task", config.task, TASKS)
-        check_choice("precision", config.precision, PRECISIONS)
-        knobs.check(config)
-        knobs.expand_paths(config)
-        _set_up_jax()
-        with (
-            stops.interrupting(),
-            disks.refusals(workdir, "run the same command again: it resumes"),
-            jax.default_matmul_precision(config.precision),
-        ):
-            TASKS[config.task](config, files.user_path(workdir))
+        with disks.refusals(workdir, "run the same command again: it resumes"):
+            check_choice("task", config.task, TASKS)
+            check_choice("precision", config.precision, PRECISIONS)
+            knobs.check(config)
+            knobs.expand_paths(config)
+            _set_up_jax()
+            with stops.interrupting(), jax.default_matmul_precision(config.precision):
+                TASKS[config.task](config, files.user_path(workdir))
     except FetchError as error:
         config_file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
         variant = WITHOUT_DOWNLOAD.get(config.task, "demo")

@@ -28,7 +28,14 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 HANG_S = 60
 
-IMPORTS = ("relu_study.task", "tasks.features", "tasks.finetune", "tasks.probe", "report.page")
+IMPORTS = (
+    "relu_study.task",
+    "tasks.finetune",
+    "tasks.features",
+    "tasks.probe",
+    "report.page",
+    "weights.verify",
+)
 """What is imported once. `vtl.main` isn't: it defines its flags when it is."""
 
 OPERATIONS = ("open", "os.listdir", "os.mkdir", "os.remove", "os.rename", "os.scandir")
@@ -47,7 +54,7 @@ class Ended:
 
     @property
     def lines(self) -> list[str]:
-        """Stderr without progress bars, and without the warnings of Python's own."""
+        """Stderr without progress bars."""
         lines = re.split(r"[\r\n]+", self.stderr)
         return [line for line in lines if line.strip() and not _BAR.fullmatch(line)]
 

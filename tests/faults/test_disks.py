@@ -259,7 +259,11 @@ TASKS = {
         "linear_probe.py",
     ),
     "relu_study": Task(
-        ONCE_BEGUN | {"full, 20 kB": full(20)} | times(11, 14, 17), 7, "relu_study.py:digits"
+        {"read-only once begun": read_only_once_begun, "full, 20 kB": full(20)}
+        | {"6 inodes": without_inodes(6)}
+        | times(14, 17),
+        5,
+        "relu_study.py:digits",
     ),
     "report": Task(OF_FILES, 5),
     "weights convert": Task(OF_FILES, 5),

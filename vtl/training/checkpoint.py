@@ -21,7 +21,6 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.sharding import NamedSharding
 
-from vtl import disks
 from vtl.errors import UserError
 from vtl.files import file_sha256, set_aside, write_json
 from vtl.schema import Check, count, dict_of, maybe, of_file, record, text
@@ -65,6 +64,7 @@ class Checkpoints:
 
         Raises:
             UserError: what is damaged can't be set aside.
+            OSError: the directory can't be made.
         """
 
         def score(scores: dict[str, float]) -> float:
@@ -77,8 +77,8 @@ class Checkpoints:
         # All are kept: `_thin_out` removes those that aren't needed, so that a kill leaves no half
         # of one. Without `best_fn` orbax writes no scores.
         options = ocp.CheckpointManagerOptions(best_fn=score if best_by else None)
-        with reading(directory), disks.refusals(directory):
-            self._directory.mkdir(parents=True, exist_ok=True)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with reading(directory):
             self._manager = ocp.CheckpointManager(self._directory, options=options)
         self._sealing: threading.Thread | None = None
         self._failure: Exception | None = None
@@ -196,10 +196,10 @@ class Checkpoints:
 
 
 def _has_few_inodes(directory: Path) -> bool:
+    """False where there are none: some file systems don't count them, others refuse the mark."""
     if not hasattr(os, "statvfs"):  # Windows
         return False
-    status = os.statvfs(directory)
-    return status.f_files > 0 and status.f_favail < _MAX_INODES
+    return 0 < os.statvfs(directory).f_favail < _MAX_INODES
 
 
 def _without_orbax(hook: Callable[[Any], Any]) -> Callable[[Any], None]:

@@ -261,7 +261,7 @@ def main() -> None:
             _add_convert_options(command)
     options = parser.parse_args()
     try:
-        with disks.refusals(getattr(options, "output", files.cache_dir())):
+        with disks.refusals(getattr(options, "output", "a file")):
             options.run(options)
     except UserError as error:
         sys.exit(f"vtl: {error}")
