@@ -90,6 +90,25 @@ with stops.in_one_line():
     assert (process.returncode, error) == (130, "vtl: stopped\n")
 
 
+def test_a_stop_that_something_catches_is_raised_again():
+    swallow = "except BaseException:\n        pass\n    try:\n        time.sleep(60)\n    finally:"
+    code = IN_A_RUN.replace("finally:", swallow).replace("CLEAR", "print('cleared')")
+    with start(code) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        output, error = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, output, error) == (130, "cleared\n", "vtl: stopped\n")
+
+
+def test_what_clears_away_is_given_its_time():
+    code = IN_A_RUN.replace("CLEAR", "time.sleep(0.5); print('cleared')")
+    with start(code) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        output, error = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, output, error) == (130, "cleared\n", "vtl: stopped\n")
+
+
 def test_threads_that_a_stop_cuts_off_print_nothing():
     code = IN_A_RUN.replace("CLEAR", "threading.Thread(target=lambda: 1 / 0).start()")
     with start(f"import threading\n{code}") as process:

@@ -23,8 +23,8 @@ NUMBERS = [
 
 TOLD = "vtl: stopped"
 
-_AGAIN_S = 0.01
-"""After this time a stop is raised again that Python had to ignore."""
+_AGAIN_S = 0.1
+"""How often it is looked whether a stop was swallowed."""
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -61,31 +61,36 @@ def interrupting() -> Iterator[None]:
 
 @contextmanager
 def _nothing_swallowed() -> Iterator[None]:
-    """Raise a stop again that came in a callback, such as JAX's of the garbage collector.
+    """Raise a stop again where something caught it and went on, for as long as it takes.
 
-    Python prints what callbacks raise, and goes on. Windows has no timer to raise it again.
+    JAX's callbacks of the garbage collector do so: Python prints what they raise, and that is all.
+    Windows has no timer to raise it again.
     """
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
     before = sys.unraisablehook
 
-    def raise_again(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
     def hook(ignored: Any) -> None:
-        if ignored.exc_type is KeyboardInterrupt:
-            signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
-        else:
+        if ignored.exc_type is not KeyboardInterrupt:
             before(ignored)
 
-    if hasattr(signal, "setitimer"):
-        signal.signal(signal.SIGALRM, raise_again)
-        sys.unraisablehook = hook
+    signal.signal(signal.SIGALRM, _raise_unless_clearing)
+    sys.unraisablehook = hook
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         sys.unraisablehook = before
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def _raise_unless_clearing(number: int, frame: FrameType | None) -> None:
+    handled = sys.exc_info()[1]  # in a `finally` too
+    while handled:
+        if isinstance(handled, KeyboardInterrupt):
+            return
+        handled = handled.__context__
+    raise KeyboardInterrupt
 
 
 def _set(handler: Handler | signal.Handlers) -> None:
@@ -109,6 +114,8 @@ def _raise(number: int, frame: FrameType | None) -> None:
         _leave(number, frame)
     _is_stopping = True
     _silence_threads()
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S, _AGAIN_S)
     raise KeyboardInterrupt
 
 
