@@ -454,6 +454,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.full
 def test_a_run_goes_on_with_the_same_content_alone(devkit, weights, tmp_path, monkeypatch, capsys):
     """Stopped; moved data goes on, changed data is refused by name, before and after the end."""
     places = {}
@@ -498,6 +499,7 @@ def val_curve(workdir: Path) -> dict[int, float]:
     return {x["step"]: x["val_map_lab"] for x in read_metrics(workdir) if "val_map_lab" in x}
 
 
+@pytest.mark.full
 def test_the_best_on_val_is_chosen(devkit, tmp_path, monkeypatch):
     config = make_config(devkit, "scratch", **(INTERRUPTIBLE | {"data.val_split": "val"}))
     workdir = run(config, tmp_path / "run")
@@ -572,7 +574,8 @@ class PowerCut(BaseException):
     """Ends a run at a moment of the test's choosing, with nothing saved on the way out."""
 
 
-@pytest.mark.parametrize("stop_after", [pytest.param(0, marks=pytest.mark.full), 2])
+@pytest.mark.full
+@pytest.mark.parametrize("stop_after", [0, 2])
 def test_stopped_in_the_first_epoch(devkit, uninterrupted, tmp_path, monkeypatch, stop_after):
     config = make_config(devkit, "scratch", **INTERRUPTIBLE)
     append = RunDirectory.append_metrics

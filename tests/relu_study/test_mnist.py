@@ -142,7 +142,7 @@ def test_without_a_network_it_says_what_to_put_where(tmp_path, monkeypatch):
     with pytest.raises(FetchError, match=r"could not fetch train-images-idx3-ubyte\.gz") as caught:
         mnist.read("mnist", "")
     assert "ossci-datasets" in str(caught.value)
-    assert "cvdf-datasets" in str(caught.value)
+    assert "storage.googleapis.com" in str(caught.value)
     assert f"t10k-labels-idx1-ubyte.gz into {tmp_path / 'mnist'}" in str(caught.value)
     assert "--config.data.root" in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 3

@@ -343,7 +343,7 @@ def test_a_head_for_something_else_is_refused(tmp_path, caplog):
             {"difficult": "ignore"},
             "(?s)difficult=ignore: .* no difficult flags.*difficult=negative",
         ),
-        ({"features": ""}, "no features: name them"),
+        ({"features": ""}, "no features: name a file"),
     ],
 )
 def test_bad_options_leave_nothing_behind(tmp_path, changes, message):

@@ -66,6 +66,7 @@ def test_a_peer_whose_first_call_fails_is_left_out_from_then_on(clock, capsys):
     assert capsys.readouterr().out == "compiled is left out: RuntimeError: no C++ compiler\n"
 
 
+@pytest.mark.full
 def test_our_steps_run_in_a_process_of_their_own(tmp_path, monkeypatch):
     table = tmp_path / "table.csv"
     options = ["--peers=", "--steps=evaluation", "--repetitions=1", "--batch-size=1"]
