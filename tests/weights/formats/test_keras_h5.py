@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tests.weights.files import assert_same, normal, refusal, saved
+from vtl.errors import UserError
 from vtl.weights import formats
 
 
@@ -373,3 +374,20 @@ def test_keras_3_own_files(tmp_path, keras, dtype):
         assert dtype in weights.dtypes
         assert_same({name: weights.tensors.pop(name) for name in expected}, expected)
         assert all(name.startswith("optimizer/vars/") for name in weights.tensors)
+
+
+@pytest.mark.parametrize("damage", ["endless text", "free space of no length"])
+def test_a_damaged_heap_of_texts_is_refused(tmp_path, damage):
+    """HDF5 itself runs on for ever."""
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = ["conv1_conv", "conv1_bn"]
+    content = bytearray(path.read_bytes())
+    text = content.index(b"GCOL") + 16
+    if damage == "endless text":
+        content[text + 8 : text + 16] = b"\xff" * 8
+    else:
+        content[text : text + 16] = bytes(16)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is damaged: its texts"):
+        formats.read(path)

@@ -53,10 +53,11 @@ def read(path: Path) -> tuple[str, Tensors, dict[str, str]]:
     tensors: Tensors = {}
     promised = 0
     hdf5, config = _open(path)
+    longest = _longest_text(hdf5)
     with h5py.File(hdf5, "r") as file:
         if CONFIG in file.attrs and not config:
             config = _config_of(file)
-        layout, weights = _weights(file, _longest_text(hdf5))
+        layout, weights = _weights(file, longest)
         for weight, dataset in weights:
             if not _is_plain(dataset):
                 raise UserError(f"{weight} isn't a plain array of numbers in this file; refused")
@@ -103,11 +104,29 @@ def _longest_text(hdf5: Path | io.BytesIO) -> int:
 
 
 def _longest_heap(content: mmap.mmap | memoryview) -> int:
-    sizes = (
-        int.from_bytes(content[match.end() : match.end() + 8], "little")
-        for match in re.finditer(re.escape(_HEAP), content)
-    )
-    return max((size for size in sizes if size <= len(content)), default=0)
+    longest = 0
+    for match in re.finditer(re.escape(_HEAP), content):
+        size = int.from_bytes(content[match.end() : match.end() + 8], "little")
+        if size <= len(content):
+            _check_heap(content, match.start(), size)
+            longest = max(longest, size)
+    return longest
+
+
+def _check_heap(content: mmap.mmap | memoryview, start: int, size: int) -> None:
+    """Raise UserError if the texts of a heap don't lie one after another: HDF5 may then never end.
+
+    Source: "Disk Format: Level 1E - Global Heap" of the HDF5 File Format Specification 3.0.
+    """
+    offset = start + 16
+    while offset + 16 <= start + size:
+        index = int.from_bytes(content[offset : offset + 2], "little")
+        length = int.from_bytes(content[offset + 8 : offset + 16], "little")
+        # Index 0 is free space, whose length counts its header.
+        step = length if index == 0 else 16 + (length + 7) // 8 * 8
+        if not 0 < step <= start + size - offset:
+            raise UserError("is damaged: its texts don't fit into the heap that holds them")
+        offset += step
 
 
 def _weights(file: h5py.File, longest: int) -> tuple[str, Iterator[tuple[str, Any]]]:
