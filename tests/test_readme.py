@@ -34,7 +34,7 @@ GUIDES = (
     *(ROOT / "docs" / f"{name}.md" for name in ("weights", "run_directory", "your_photos")),
     *(ROOT / "docs" / f"{name}.md" for name in ("results", "performance", "architecture")),
 )
-PAGES = (*GUIDES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md")
+PAGES = (*GUIDES, ROOT / "docs" / "reliability.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md")
 of_each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 BLOCK = re.compile(r"(<!-- not run: .+? -->\n)?```(\w+)\n(.*?)```", re.DOTALL)

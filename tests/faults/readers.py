@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,6 +153,11 @@ def _tar(directory: Path) -> None:
             tar.addfile(member, io.BytesIO(content))
 
 
+def _unpack(directory: Path) -> None:
+    shutil.rmtree(directory / "unpacked", ignore_errors=True)  # what is there is left alone
+    archives.unpack_tar(directory / "a.tar", directory / "unpacked")
+
+
 READERS = {
     "jpeg": _photo("p.jpg"),
     "png": _photo("p.png"),
@@ -169,7 +175,7 @@ READERS = {
     "head": Reader(_head, heads.FILE_NAME, _read_head),
     "features": Reader(_features, "f.npz", lambda d: deep_features.read(d / "f.npz")),
     "digits": Reader(_digits, "train-images-idx3-ubyte", lambda d: mnist.read("mnist", str(d))),
-    "tar": Reader(_tar, "a.tar", lambda d: archives.unpack_tar(d / "a.tar", d / "unpacked")),
+    "tar": Reader(_tar, "a.tar", _unpack),
 }
 
 
