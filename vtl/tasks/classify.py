@@ -20,7 +20,7 @@ from vtl.training.checkpoint import Checkpoints
 from vtl.training.state import (
     TrainState,
     by_batch,
-    check_batch_size,
+    check_batch_sizes,
     make_mesh,
     new_state,
 )
@@ -43,7 +43,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         return
     started = time.perf_counter()
     mesh = make_mesh()
-    check_batch_size("batch_size", config.batch_size, mesh)
+    check_batch_sizes({"batch_size": config.batch_size}, mesh)
     preprocessing = TORCHVISION.override(resize="squash", image_size=config.image_size)
     net = network.untrained(config.model, preprocessing, len(glyphs.CLASSES))
     multipliers = optim.resolve_rules(config.optim.rules, network.shapes_of(net.model)["params"])

@@ -29,7 +29,7 @@ from vtl.models.resnet import STAGES
 from vtl.run_directory import RunDirectory
 from vtl.schema import count, of_file, record, text
 from vtl.training import steps
-from vtl.training.state import by_batch, check_batch_size, make_mesh, replicated
+from vtl.training.state import by_batch, check_batch_sizes, make_mesh, replicated
 from vtl.untrusted import open_plain, printable, read_json, reading
 from vtl.weights import network, sources
 
@@ -55,7 +55,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         return
     started = time.perf_counter()
     mesh = make_mesh()
-    check_batch_size("batch_size", config.batch_size, mesh)
+    check_batch_sizes({"batch_size": config.batch_size}, mesh)
     splits = readers.read(config.data)
     # Features come from before the head, so any number of classes will do.
     net = network.from_config(config, num_classes=1)

@@ -29,7 +29,7 @@ from vtl.training.checkpoint import Checkpoints
 from vtl.training.state import (
     TrainState,
     by_batch,
-    check_batch_size,
+    check_batch_sizes,
     make_mesh,
     new_state,
     replicated,
@@ -56,8 +56,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         return
     seconds = {"start": time.perf_counter()}
     mesh = make_mesh()
-    for option in ("batch_size", "eval_batch_size"):
-        check_batch_size(option, config[option], mesh)
+    check_batch_sizes({name: config[name] for name in ("batch_size", "eval_batch_size")}, mesh)
 
     # Which photos, which network, what trains.
     splits = readers.read(config.data)
@@ -100,10 +99,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
             variables["params"][HEAD] = given_head
         elif config.head == "probe":
             say(f"logistic regression on the features of {len(train)} photos starts the head")
-            head = fit_linear.logistic_regression(
+            variables["params"][HEAD] = fit_linear.logistic_regression(
                 train_features(variables), train.labels, label_mask, config.head_l2
-            )
-            variables["params"][HEAD] = head._asdict()
+            )._asdict()
         return new_state(variables, optimizer)
 
     # The training.

@@ -1,5 +1,6 @@
 """The training state (arrays only), and the mesh it lives on."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -52,10 +53,11 @@ def by_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def check_batch_size(option: str, batch_size: int, mesh: Mesh) -> None:
-    """Raise UserError if a batch can't be split evenly over the devices."""
-    if batch_size < 1 or batch_size % mesh.size:
-        raise UserError(
-            f"{option} must be a positive multiple of the {mesh.size} devices here, "
-            f"got {batch_size}"
-        )
+def check_batch_sizes(sizes: Mapping[str, int], mesh: Mesh) -> None:
+    """Raise UserError if a batch, by its option's name, can't be split over the devices."""
+    for option, batch_size in sizes.items():
+        if batch_size < 1 or batch_size % mesh.size:
+            raise UserError(
+                f"{option} must be a positive multiple of the {mesh.size} devices here, "
+                f"got {batch_size}"
+            )
