@@ -143,6 +143,15 @@ def test_keeps_the_latest_two_and_the_best(tmp_path):
     checkpoints.close()
 
 
+def test_a_stop_between_equally_good_steps_does_not_decide_which_is_best(tmp_path):
+    save_all(tmp_path / "undisturbed", {2: 1.0, 4: 1.0})
+    save_all(tmp_path / "stopped", {2: 1.0, 3: None, 4: 1.0})
+    for run in ("undisturbed", "stopped"):
+        checkpoints = open_checkpoints(tmp_path / run)
+        assert checkpoints.best() == 4
+        checkpoints.close()
+
+
 def test_keeps_the_best_over_a_restart(tmp_path):
     save_all(tmp_path, {1: 0.9, 2: 0.5})
     save_all(tmp_path, {3: 0.6, 4: 0.7})

@@ -115,12 +115,15 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def best(self) -> int | None:
-        """The undamaged step with the highest `best_by`, or None if none has that score."""
+        """The undamaged step with the highest `best_by`, or None if none has that score.
+
+        Of several that are equally good, it is the newest.
+        """
         if not self._best_by:
             return None
         steps = self._manager.all_steps()
         whole = [step for step in steps if not _damage(self._path(step), self._run)]
-        best = max(whole, key=self._score, default=None)
+        best = max(whole, key=self._rank, default=None)
         return None if best is None or self._score(best) == _UNSCORED else best
 
     def restore(self, step: int, like: TrainState, sharding: NamedSharding) -> TrainState:
@@ -158,6 +161,9 @@ class Checkpoints:
     def _score(self, step: int) -> float:
         return self._manager.metrics(step)["score"]
 
+    def _rank(self, step: int) -> tuple[float, int]:
+        return self._score(step), step
+
     def _seal(self, step: int) -> None:
         try:
             self._manager.wait_until_finished()
@@ -176,7 +182,7 @@ class Checkpoints:
         steps = list(self._manager.all_steps())
         kept = set(steps[-2:])
         if self._best_by:
-            kept.add(max(steps, key=lambda step: (self._score(step), step)))
+            kept.add(max(steps, key=self._rank))
         obsolete = [self._path(step) for step in steps if step not in kept]
         renamed = [path.rename(path.with_name(f".{path.name}.obsolete")) for path in obsolete]
         if renamed:
