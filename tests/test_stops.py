@@ -100,6 +100,15 @@ def test_a_stop_that_something_catches_is_raised_again():
     assert (process.returncode, output, error) == (130, "cleared\n", "vtl: stopped\n")
 
 
+def test_a_stop_that_becomes_another_error_is_one():
+    become = "except BaseException:\n        raise ValueError('nonsense') from None\n    finally:"
+    with start(IN_A_RUN.replace("finally:", become).replace("CLEAR", "pass")) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, error) == (130, "vtl: stopped\n")
+
+
 def test_what_clears_away_is_given_its_time():
     code = IN_A_RUN.replace("CLEAR", "time.sleep(0.5); print('cleared')")
     with start(code) as process:

@@ -54,6 +54,10 @@ def interrupting() -> Iterator[None]:
     try:
         with _nothing_swallowed():
             yield
+    except Exception:
+        if _is_stopping:  # compiled code may turn a stop into an error of its own
+            raise KeyboardInterrupt from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -17,6 +17,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -24,7 +25,7 @@ from typing import Any
 import pytest
 
 from tests.faults.commands import Command, make, serve_slowly, what_is_left
-from tests.faults.processes import Warm, make_directory, start_cold
+from tests.faults.processes import Running, Warm, make_directory, start_cold
 from tests.tiny import write_weights
 
 pytestmark = [
@@ -58,12 +59,20 @@ class Bench:
     def new_directory(self, name: str) -> Path:
         return make_directory(self.directory / name, self.xla)
 
-    def run_warm(self, command: Command, directory: Path) -> int:
+    @contextmanager
+    def started_warm(self, command: Command, directory: Path) -> Iterator[Running]:
+        """A command, which another may follow once it has ended."""
         warm = self.warm.get()
+        process = warm.start(command, directory)
         try:
-            return warm.start(command, directory).wait()
+            yield process
         finally:
+            process.wait()
             self.warm.put(warm)
+
+    def run_warm(self, command: Command, directory: Path) -> int:
+        with self.started_warm(command, directory) as process:
+            return process.wait()
 
     def measure(self, name: str) -> None:
         """Run a command undisturbed."""
@@ -125,27 +134,30 @@ class Outcome:
         return "FAULT" if self.fault else f"status {self.status}"
 
 
+@contextmanager
+def started_cold(command: Command, directory: Path) -> Iterator[Running]:
+    yield start_cold(command, directory)
+
+
 def stop(bench: Bench, name: str, phase: str, delay_s: float, number: int) -> Outcome:
     """Stop a command so long after a phase began, and run it again if it had begun to write."""
     command = bench.commands[name]
     directory = bench.new_directory(f"stop {number} {name} {phase}")
     sent = SIGNALS[number % len(SIGNALS)]
     is_cold = phase == "starting" or number % 2 == 0
-    warm = None if is_cold else bench.warm.get()
-    process = warm.start(command, directory) if warm else start_cold(command, directory)
-    process.reach(phase, delay_s)
-    phase = process.phase()
-    since = time.monotonic()
-    if process.poll() is None:
-        process.send(sent)
-    if number % 3 == 0:
-        time.sleep(AGAIN_S)
+    start = started_cold if is_cold else bench.started_warm
+    with start(command, directory) as process:
+        process.reach(phase, delay_s)
+        phase = process.phase()
+        since = time.monotonic()
         if process.poll() is None:
             process.send(sent)
-    status = process.wait()
-    seconds = time.monotonic() - since
-    if warm:
-        bench.warm.put(warm)
+        if number % 3 == 0:
+            time.sleep(AGAIN_S)
+            if process.poll() is None:
+                process.send(sent)
+        status = process.wait()
+        seconds = time.monotonic() - since
     log = process.log()
     fault = bad_end(status, log, is_over=phase == "over")
     how = sent.name + (" twice" if number % 3 == 0 else "")
@@ -225,18 +237,17 @@ def kill(bench: Bench, name: str, number: int, at: float) -> Outcome:
     command = bench.commands[name]
     directory = bench.new_directory(f"kill {number} {name}")
     lasts = bench.lasts[name]
-    warm = bench.warm.get()
-    process = warm.start(command, directory)
-    if at:
-        process.reach("starting", at * sum(s for phase, s in lasts.items() if phase != "starting"))
-    else:
-        while process.poll() is None and not any(directory.glob("run/*")):
-            time.sleep(0.0005)
-    phase = process.phase()
-    if process.poll() is None:
-        process.send(signal.SIGKILL)
-    status = process.wait()
-    bench.warm.put(warm)
+    with bench.started_warm(command, directory) as process:
+        if at:
+            total = sum(seconds for phase, seconds in lasts.items() if phase != "starting")
+            process.reach("starting", at * total)
+        else:
+            while process.poll() is None and not any(directory.glob("run/*")):
+                time.sleep(0.0005)
+        phase = process.phase()
+        if process.poll() is None:
+            process.send(signal.SIGKILL)
+        status = process.wait()
     fault = "" if status in (-signal.SIGKILL, 0) else f"status {status}"
     fault = fault or run_again(bench, name, directory)
     return Outcome(name, phase, "SIGKILL", status, 0.0, fault)
