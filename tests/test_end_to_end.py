@@ -27,6 +27,7 @@ from tests.devices import environment
 from tests.devkit import write_devkit
 from tests.tiny import write_weights
 from vtl.errors import UserError
+from vtl.files import unlock
 from vtl.models.resnet import EPSILON
 from vtl.preprocessing import TORCHVISION
 from vtl.run_directory import RunDirectory
@@ -129,6 +130,7 @@ def stop_in_process(monkeypatch, config: ConfigDict, workdir: Path, step: int) -
         patch.setattr(RunDirectory, "append_metrics", append_and_stop)
         with pytest.raises(Interrupted):
             run(config, workdir)
+    unlock(workdir)  # as the end of a process does
 
 
 def read_metrics(workdir: Path) -> list[dict]:

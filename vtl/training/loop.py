@@ -177,7 +177,7 @@ def run(
                 flush(done)
             if ends_epoch:
                 score_and_save(done)
-            if interrupted.is_set() and done < plan.num_steps:
+            if interrupted.is_set():  # at the last step too: evaluating takes long
                 checkpoints.save(train_state)
                 checkpoints.wait()
                 raise Interrupted(f"stopped after step {done}, which is saved")
