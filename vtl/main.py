@@ -42,8 +42,12 @@ TASKS = {
     "probe": probe.run,
     "relu_study": relu_study.run,
 }
-WITHOUT_DOWNLOAD = {"relu_study": "digits"}
-"""Task -> the variant of its config that needs no download; for other tasks it is `demo`."""
+WITHOUT_DOWNLOAD = {
+    "features": "vtl deep_features:demo",
+    "finetune": "vtl finetune:demo",
+    "relu_study": "vtl relu_study:digits",
+}
+"""What a task that may fetch something offers to those who can't."""
 
 PRECISIONS = ("default", "high", "highest")
 
@@ -66,15 +70,12 @@ def main(argv: list[str]) -> None:
         with disks.refusals(workdir, "run the same command again: it resumes"):
             check_choice("task", config.task, TASKS)
             check_choice("precision", config.precision, PRECISIONS)
-            knobs.check(config)
             knobs.expand_paths(config)
             _set_up_jax()
             with stops.interrupting(), jax.default_matmul_precision(config.precision):
                 TASKS[config.task](config, files.user_path(workdir))
     except FetchError as error:
-        config_file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
-        variant = WITHOUT_DOWNLOAD.get(config.task, "demo")
-        _give_up(f"{error}\n`vtl {Path(config_file).stem}:{variant}` needs no download.")
+        _give_up(f"{error}\n`{WITHOUT_DOWNLOAD[config.task]}` needs no download.")
     except UserError as error:
         _give_up(str(error))
     except (Interrupted, KeyboardInterrupt) as stop:

@@ -36,6 +36,9 @@ from vtl.files import (
 from vtl.schema import Check, dict_of, list_of, maybe, number, of_file, record, text
 from vtl.untrusted import open_plain, plain_sha256, printable, read_json
 
+MANIFEST = "sha256.json"
+"""In a checkpoint that is whole: its step, its run, and the sha256 of its files."""
+
 OUTPUTS = ("scores_*.npz", "gallery_*.npz", "curves_*.npz", "DF_*.npz", "*.safetensors")
 """The files whose sha256 results.json records."""
 
@@ -327,7 +330,7 @@ class RunDirectory:
 
 def _is_litter(checkpoints: Path) -> bool:
     """Whether it is what orbax made anew of a directory that went away: nothing there is sealed."""
-    return checkpoints.is_dir() and not any(checkpoints.glob("*/sha256.json"))
+    return checkpoints.is_dir() and not any(checkpoints.glob(f"*/{MANIFEST}"))
 
 
 def _check_config(value: Any, key: str) -> None:

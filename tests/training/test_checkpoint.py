@@ -14,7 +14,7 @@ import pytest
 
 from tests.devices import environment
 from vtl.errors import UserError
-from vtl.training.checkpoint import _MANIFEST as MANIFEST
+from vtl.run_directory import MANIFEST
 from vtl.training.checkpoint import Checkpoints, _without_orbax
 from vtl.training.state import TrainState, make_mesh, replicated
 

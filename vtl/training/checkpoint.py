@@ -23,11 +23,11 @@ from jax.sharding import NamedSharding
 
 from vtl.errors import UserError
 from vtl.files import file_sha256, set_aside, write_json
+from vtl.run_directory import MANIFEST
 from vtl.schema import Check, count, dict_of, maybe, of_file, record, text
 from vtl.training.state import TrainState
 from vtl.untrusted import plain_sha256, printable, read_json, reading
 
-_MANIFEST = "sha256.json"
 _UNSCORED = -1.0
 _OVERHEAD_BYTES = 1 << 20
 _MAX_INODES = 200
@@ -181,7 +181,7 @@ class Checkpoints:
             if not self._mark(step).exists():  # orbax makes anew what is renamed or removed
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(directory))
             manifest = {"step": step, "run": self._run, "files": hashes}
-            write_json(directory / _MANIFEST, manifest)
+            write_json(directory / MANIFEST, manifest)
             self._mark(step).unlink()
             self._thin_out()
         except Exception as error:  # for the thread that waits
@@ -260,7 +260,7 @@ def _clear(directory: Path, run: str | None) -> None:
             shutil.rmtree(path, ignore_errors=True)
         elif unsealed := _UNSEALED.fullmatch(path.name):
             checkpoint = directory / unsealed[1]
-            if not checkpoint.is_symlink() and not (checkpoint / _MANIFEST).exists():
+            if not checkpoint.is_symlink() and not (checkpoint / MANIFEST).exists():
                 shutil.rmtree(checkpoint, ignore_errors=True)
             path.unlink(missing_ok=True)
     for path in entries:
@@ -292,12 +292,12 @@ def _damage(directory: Path, run: str | None) -> str | None:
         return "is a link"
     if not directory.is_dir() or len(directory.name) > _MAX_STEP_DIGITS:
         return "is not one that vtl wrote"
-    if not (directory / _MANIFEST).exists():
+    if not (directory / MANIFEST).exists():
         return "was never finished"
     try:
         manifest = _read_manifest(directory)
     except UserError:
-        return f"is damaged ({_MANIFEST} is unreadable)"
+        return f"is damaged ({MANIFEST} is unreadable)"
     if manifest.get("step", int(directory.name)) != int(directory.name):
         return f"is a copy of checkpoint {manifest['step']}"
     if run is not None and manifest.get("run") not in (None, run):
@@ -309,7 +309,7 @@ def _damage(directory: Path, run: str | None) -> str | None:
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
-    path = directory / _MANIFEST
+    path = directory / MANIFEST
     with of_file(path):
         manifest = read_json(path, inside=directory)
         if isinstance(manifest, dict) and "files" not in manifest:

@@ -177,10 +177,12 @@ def run(
                 flush(done)
             if ends_epoch:
                 score_and_save(done)
-            if interrupted.is_set():  # at the last step too: evaluating takes long
-                checkpoints.save(train_state)
-                checkpoints.wait()
-                raise Interrupted(f"stopped after step {done}, which is saved")
+            if interrupted.is_set():
+                break
+    if interrupted.is_set():  # after the last step too: evaluating takes long
+        checkpoints.save(train_state)
+        checkpoints.wait()
+        raise Interrupted(f"stopped after step {int(train_state.step)}, which is saved")
     checkpoints.wait()
     return train_state
 
