@@ -40,8 +40,10 @@ def _base() -> ConfigDict:
     config.model.dtype = "float32"  # of the activations: float32 or bfloat16
     config.precision = "default"  # of float32 products: default (TF32 on GPUs), high or highest
 
-    config.layer = "layer4"  # the stage whose output is averaged: layer1 to layer4
-    config.pool = 1  # averages over pool x pool cells: 1 gives 2048 numbers, 2 gives 8192
+    config.layer = "layer4"  # the stage whose output is pooled: layer1 to layer4
+    # What becomes of a channel: its average, maximum, both, or cells: the largest average of 2 x 2.
+    config.pooling = "average"
+    config.pool = 1  # pools each of pool x pool cells: 1 gives 2048 numbers, 2 gives 8192
     config.batch_size = 32  # photos a step, on all devices together
     return config
 

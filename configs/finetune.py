@@ -47,10 +47,24 @@ def _base() -> ConfigDict:
     # The new head: zeros, random, keep (the one of the weights), or probe, which is first fitted to
     # the frozen features by logistic regression (LP-FT, Kumar et al. 2022).
     config.head = "probe"
-    config.head_l2 = 0.01  # L2 of the logistic regression of head=probe
+    config.head_l2 = 0.01  # L2 of head=probe's logistic regression; 0: cross-validation chooses it
     config.head_from = ""  # a run of `vtl linear_probe` whose head to start from instead
+    # What the head sees of a channel: its average, maximum, both, or cells: the largest average of
+    # 2 x 2. Heads of head_from and head=keep say so themselves, and how they transform it.
+    config.pooling = "average"
+    # What the head does to that first: none, l2 (divides by the norm), or sqrt_l2 (takes square
+    # roots, and divides them by their norm).
+    config.transform = "none"
+    # The head also sees each of regions x regions cells: a class's logit is the mean of the whole
+    # photo's and of its best cell's. 0 is the photo alone.
+    config.regions = 0
 
     config.num_epochs = 2.0  # passes over the training split; may be a fraction
+    # Which state is the outcome: best (by val, or else as the held-out photos say) or last.
+    config.keep = "best"
+    # The share of train on which keep=best tries first how far to train, without a val split; 0
+    # trains all passes.
+    config.held_out = 0.0
     config.batch_size = 32  # photos a training step, on all devices together
     config.eval_batch_size = 32  # photos a scoring step, on all devices together
     config.augment = "flip"  # none, flip or crop_flip

@@ -35,7 +35,10 @@ def _base() -> ConfigDict:
     config.classes = ()  # what the features' meta, if any, must say; () accepts all
 
     config.solver = "sgd"  # sgd or lbfgs
-    config.scaling = "none"  # of the features: none, standardise (by train) or l2 (each row)
+    # Of the features: none, standardise (by train), l2 (each row by its norm), or sqrt_l2 (its
+    # square roots by theirs).
+    config.transform = "none"
+    config.scaling = ""  # the name of `transform` in vtl 0.1, read if it is not empty
     config.difficult = "negative"  # difficult objects in the training loss: ignore or negative
 
     config.num_epochs = 20.0  # sgd: passes over train

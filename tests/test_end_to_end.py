@@ -532,6 +532,125 @@ def test_the_start_may_be_the_best_on_val(finished, devkit, tmp_path):
     assert_same_arrays(read_scores(workdir, "test"), before)
 
 
+# Tried first on a held-out part of train.
+
+TRIED = TINY | {
+    "data.resize": "squash",
+    "held_out": 0.3,
+    "num_epochs": 3.0,
+    "transform": "sqrt_l2",
+    "regions": 2,
+    "head_l2": 0.0,
+    "optim.learning_rate": 0.03,
+}
+
+
+@pytest.fixture(scope="module")
+def tried(devkit, weights, tmp_path_factory):
+    config = make_config(devkit, **(TRIED | {"weights": str(weights)}))
+    return run(config, tmp_path_factory.mktemp("tried") / "run")
+
+
+def test_how_far_to_train_is_tried_first(tried):
+    results, trial = read_results(tried), read_results(tried / "held_out")
+    found = results["held_out"]
+    assert found == {name: trial[name] for name in found}
+    assert 5 <= found["num_images"] <= 16
+    assert found["steps"][0] == 0
+    assert len(found["steps"]) == 4
+    best = found["steps"][int(np.argmax(found["maps"]))]
+    assert found["best_step"] == best
+    num_steps = round(3 * SPLITS["train"] / BATCH_SIZE)
+    assert results["chosen_step"] == round(best / found["num_steps"] * num_steps)
+    assert not (tried / "held_out" / "checkpoints").exists()
+    assert (tried / "checkpoints").exists()
+
+
+def test_the_start_stands_beside_the_end(tried, weights, devkit, capsys):
+    results = read_results(tried)
+    capsys.readouterr()
+    run(make_config(devkit, **(TRIED | {"weights": str(weights)})), tried)
+    out = capsys.readouterr().out
+    assert f"mAP on {results['held_out']['num_images']} photos held out of train (lab): " in out
+    if results["chosen_step"]:
+        assert list(results["start"]) == ["test"]
+        start, end = results["start"]["test"], results["map"]["test"]["lab"]
+        assert f"mAP on test (lab): {100 * start:.1f} before training, {100 * end:.1f}" in out
+
+
+def test_a_head_with_regions_is_saved_scored_and_read_back(tried, devkit, tmp_path):
+    """The file alone gives the run's scores, and its maps add up to them."""
+    model = sources.load(str(tried))
+    own = model.architecture
+    assert (own.pooling, own.transform, own.regions) == ("average", "sqrt_l2", 2)
+    changes = {"weights": str(tried), "head": "keep", "num_epochs": 0.0, "data.image_size": 0}
+    workdir = run(make_config(devkit, **(TINY | changes)), tmp_path / "again")
+    assert_same_arrays(read_scores(workdir, "test"), read_scores(tried, "test"))
+    with np.load(tried / "gallery_test.npz") as file:
+        gallery = dict(file)
+    scores = gallery["scores"][gallery["photo"], gallery["column"]]
+    logits = gallery["map"].mean(axis=(1, 2)) + gallery["bias"][gallery["column"]]
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), scores, atol=1e-5)
+
+
+def test_where_training_does_harm_the_start_is_kept(finished, devkit, tmp_path, capsys):
+    """Trained at a rate that ruins it, and scored on photos that it has seen."""
+    changes = {"weights": str(finished("scratch")), "head": "keep", "data.image_size": 0}
+    changes |= {"held_out": 0.3, "optim.learning_rate": 0.5, "num_epochs": 1.0}
+    workdir = run(make_config(devkit, **(TINY | changes)), tmp_path / "run")
+    results = read_results(workdir)
+    assert (results["chosen_step"], results["start"]) == (0, None)
+    assert "model.safetensors holds the start" in capsys.readouterr().out
+    before, after = (sources.load(str(path)) for path in (finished("scratch"), workdir))
+    assert_same_arrays(after.tensors, before.tensors)
+
+    last = {"keep": "last"}
+    workdir = run(make_config(devkit, **(TINY | changes | last)), tmp_path / "last")
+    assert read_results(workdir)["held_out"] is None
+    assert read_results(workdir)["chosen_step"] == round(SPLITS["train"] / BATCH_SIZE)
+
+
+def test_keep_last_takes_the_last_though_val_says_otherwise(finished, devkit, tmp_path):
+    changes = {"weights": str(finished("scratch")), "head": "keep", "data.image_size": 0}
+    changes |= {"data.train_split": "val", "data.val_split": "train", "keep": "last"}
+    changes |= {"optim.learning_rate": 0.5, "num_epochs": 1.0}
+    workdir = run(make_config(devkit, **(TINY | changes)), tmp_path / "run")
+    assert max(val_curve(workdir), key=val_curve(workdir).__getitem__) == 0
+    results = read_results(workdir)
+    assert results["chosen_step"] == max(val_curve(workdir))
+    assert results["start"].keys() == {"val", "test"}
+    assert results["start"]["val"] == val_curve(workdir)[0]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("where", ["held_out", "train"])
+def test_a_run_stopped_in_either_part_ends_as_it_would_have(
+    tried, devkit, weights, tmp_path, monkeypatch, where
+):
+    config = make_config(devkit, **(TRIED | {"weights": str(weights), "log_every_steps": 1}))
+    whole = run(config, tmp_path / "whole")
+    append, num_lines = RunDirectory.append_metrics, {"held_out": 0, "train": 0}
+
+    def append_and_stop(self, lines):
+        append(self, lines)
+        part = "held_out" if self.path.name == "held_out" else "train"
+        num_lines[part] += len(lines)
+        if part == where and num_lines[part] == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    if where == "train" and not read_results(whole)["chosen_step"]:
+        pytest.skip("nothing is trained there")
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "append_metrics", append_and_stop)
+        with pytest.raises(Interrupted):
+            run(config, tmp_path / "run")
+    for directory in (tmp_path / "run", tmp_path / "run" / "held_out"):
+        unlock(directory)  # as the end of a process does
+    run(config, tmp_path / "run")
+    assert read_results(tmp_path / "run")["held_out"] == read_results(whole)["held_out"]
+    assert_same_run(tmp_path / "run", whole, read_results(whole)["chosen_step"])
+
+
 # Stopped and started again.
 
 

@@ -33,7 +33,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "run_directory": {"disks", "errors", "files", "identity", "schema", "untrusted"},
     "training": BOTTOM | {"models", "data", "run_directory"},
     "evaluation": BOTTOM | {"data", "run_directory"},
-    "tasks": EVERYTHING_BELOW_TASKS,
+    "finetuning": EVERYTHING_BELOW_TASKS,
+    "tasks": EVERYTHING_BELOW_TASKS | {"finetuning"},
     "relu_study": EVERYTHING_BELOW_TASKS - {"weights"},
     "report": {
         "disks",

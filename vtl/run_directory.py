@@ -33,7 +33,7 @@ from vtl.files import (
     write_json,
     write_npz,
 )
-from vtl.schema import Check, dict_of, list_of, maybe, number, of_file, record, text
+from vtl.schema import Check, count, dict_of, list_of, maybe, number, of_file, record, text
 from vtl.untrusted import open_plain, plain_sha256, printable, read_json
 
 MANIFEST = "sha256.json"
@@ -67,6 +67,14 @@ _RESULTS: dict[str, dict[str, Check]] = {
     "relu_study": {"networks": dict_of(record({"activations": dict_of(record({}))}))},
 }
 """What a task's results.json must hold for its outcome to be shown."""
+
+
+_MAY_HOLD: dict[str, Check] = {
+    "files": dict_of(text),
+    "start": maybe(dict_of(number)),
+    "held_out": maybe(record({"num_images": count, "maps": list_of(number)})),
+}
+"""What an outcome is shown with, too, if it is there."""
 
 
 class RunDirectory:
@@ -234,7 +242,7 @@ class RunDirectory:
     def read_results(self) -> dict[str, Any]:
         """The outcome of a finished run."""
         shown = _RESULTS.get(self._config.get("task", ""), {})
-        return self._read("results.json", record(shown, {"files": dict_of(text)}))
+        return self._read("results.json", record(shown, _MAY_HOLD))
 
     def _read(self, name: str, check: Check) -> dict[str, Any]:
         path = self.path / name

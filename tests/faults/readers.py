@@ -119,7 +119,7 @@ def _read_head(directory: Path) -> Any:
         directory,
         classes=("a", "b"),
         weights_sha256="0" * 64,
-        num_features=8,
+        num_channels=8,
         preprocessing=TORCHVISION,
     )
 

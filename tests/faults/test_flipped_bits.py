@@ -104,7 +104,7 @@ def read_head(directory: Path) -> Any:
         directory,
         classes=CLASSES,
         weights_sha256="0" * 64,
-        num_features=8,
+        num_channels=8,
         preprocessing=TORCHVISION,
     )
 

@@ -28,7 +28,9 @@ def outputs(model: ResNet, variables: dict, images: np.ndarray) -> Outputs:
 
     def apply(variables: dict, images: jax.Array) -> dict[str, jax.Array]:
         logits, outputs = model.apply(variables, images, norms_by_batch=())
-        blocks = {name: output for name, output in outputs.items() if name not in STAGES}
+        blocks = {
+            name: output for name, output in outputs.items() if name not in (*STAGES, "views")
+        }
         return blocks | {"logits": logits}
 
     with jax.default_matmul_precision("highest"):

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, log_loss
 
 from configs.linear_probe import get_config
-from vtl.data import deep_features, splits
+from vtl.data import deep_features, splits, voc
 from vtl.errors import UserError
 from vtl.preprocessing import LAB, TORCHVISION
 from vtl.tasks import probe
@@ -49,9 +49,9 @@ def load_head(workdir, classes, num_features=NUM_FEATURES, sha256="any"):
         workdir,
         classes=tuple(classes),
         weights_sha256=sha256,
-        num_features=num_features,
+        num_channels=num_features,
         preprocessing=TORCHVISION,
-    )
+    ).params
 
 
 def test_the_labs_own_file(tmp_path):
@@ -113,7 +113,8 @@ def test_lbfgs_chooses_l2_on_train_and_reaches_scikit_learns_minimum(tmp_path):
     arrays = make_arrays()
     path = write(tmp_path / "f.npz", arrays)
     results = run(path, tmp_path / "run", "lbfgs", l2s=(0.01, 1.0))
-    assert set(results["l2"].values()) <= {0.01, 1.0}
+    steps = np.log(list(results["l2"].values())) / np.log(100)  # the grid goes on by its own ratio
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-6)
     head = load_head(tmp_path / "run", results["classes"])
     features, labels = arrays["X_train"], arrays["Y_train"]
     for c, l2 in enumerate(results["l2"].values()):
@@ -153,7 +154,7 @@ def test_a_standardised_head_is_saved_for_the_unscaled_features(tmp_path):
     # is in test.
     arrays["X_train"][:, 3] = 0.1
     arrays["X_test"][:, 3] = np.linspace(0, 1, 40)
-    results = run(write(tmp_path / "f.npz", arrays), tmp_path / "run", scaling="standardise")
+    results = run(write(tmp_path / "f.npz", arrays), tmp_path / "run", transform="standardise")
     head = load_head(tmp_path / "run", results["classes"])
     logits = arrays["X_test"] @ head["kernel"] + head["bias"]
     scores = np.load(tmp_path / "run" / "scores_test.npz")["scores"]
@@ -164,16 +165,26 @@ def test_a_standardised_head_is_saved_for_the_unscaled_features(tmp_path):
     assert again["loss"]["test"] == pytest.approx(results["loss"]["test"], rel=0.3)
 
 
-def test_l2_scaling_ignores_the_length_of_a_row(tmp_path):
+def test_l2_ignores_the_length_of_a_row(tmp_path):
     arrays = make_arrays()
-    run(write(tmp_path / "f.npz", arrays), tmp_path / "run", scaling="l2")
+    run(write(tmp_path / "f.npz", arrays), tmp_path / "run", transform="l2")
     arrays["X_test"] = arrays["X_test"] * np.linspace(0.1, 10, 40)[:, None]
     run(write(tmp_path / "g.npz", arrays), tmp_path / "longer", scaling="l2")
     one, other = (
         np.load(tmp_path / name / "scores_test.npz")["scores"] for name in ("run", "longer")
     )
     np.testing.assert_allclose(one, other, atol=1e-5)
-    assert not (tmp_path / "run" / heads.FILE_NAME).exists()
+    head = heads.load(
+        tmp_path / "run",
+        classes=voc.CLASSES,
+        weights_sha256="any",
+        num_channels=NUM_FEATURES,
+        preprocessing=TORCHVISION,
+    )
+    assert head.transform == "l2"
+    rows = arrays["X_test"] / np.linalg.norm(arrays["X_test"], axis=1, keepdims=True)
+    logits = rows @ head.params["kernel"] + head.params["bias"]
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), one, atol=1e-5)
 
 
 def test_classes_without_positives_are_named(tmp_path):
@@ -330,7 +341,8 @@ def test_a_head_for_something_else_is_refused(tmp_path, caplog):
     ("changes", "message"),
     [
         ({"solver": "adam"}, "solver is 'adam': choose one of sgd"),
-        ({"scaling": "max"}, "scaling is 'max': choose one of none"),
+        ({"transform": "max"}, "transform is 'max': choose one of none"),
+        ({"scaling": "max"}, "transform is 'max': choose one of none"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"num_epochs": -5.0}, r"num_epochs must be at least 0, got -5\.0"),

@@ -209,12 +209,13 @@ def test_labels_that_do_not_count_teach_nothing():
 def test_evaluation_is_the_centre_crop_by_running_averages():
     images = np.asarray(make_batch()["images"])
     eval_step = steps.make_eval_step(MODEL, PREPROCESSING, MESH)
-    logits, features = eval_step(variables(), images)
+    (logits,) = eval_step(variables(), images)
+    (views,) = steps.make_head_step(MODEL, PREPROCESSING, MESH)(variables(), images)
     pixels = (images[:, 2:34, 2:34] / 255 - PREPROCESSING.mean) / PREPROCESSING.std
     apply = jax.jit(functools.partial(MODEL.apply, norms_by_batch=()))
     expected_logits, outputs = apply(variables(), pixels.astype(np.float32))
     np.testing.assert_allclose(logits, expected_logits, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(features, outputs["features"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(views[:, 0], outputs["features"], rtol=1e-4, atol=1e-5)
 
 
 def run_two_steps():
@@ -243,15 +244,3 @@ np.savez({str(tmp_path / "eight.npz")!r}, losses=losses, **arrays)
     np.testing.assert_allclose(eight["losses"], losses, rtol=1e-5)
     for path, array in arrays.items():
         np.testing.assert_allclose(eight[path], array, rtol=1e-3, atol=1e-5, err_msg=path)
-
-
-@pytest.mark.parametrize(("side", "cells"), [(7, ((0, 4), (3, 7))), (14, ((0, 7), (7, 14)))])
-def test_cells_of_a_grid_are_those_of_adaptive_pooling(side, cells):
-    """Rows of the grid first, then columns; both halves of an odd side have its middle row."""
-    maps = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
-    means = np.asarray(steps._grid_means(jnp.array(maps), 2))
-    assert means.shape == (2, 2, 2, 3)
-    for row, (top, bottom) in enumerate(cells):
-        for column, (left, right) in enumerate(cells):
-            expected = maps[:, top:bottom, left:right].mean(axis=(1, 2))
-            np.testing.assert_allclose(means[:, row, column], expected, atol=1e-6)

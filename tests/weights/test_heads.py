@@ -27,9 +27,9 @@ def load(directory, classes=CLASSES, width=4):
         directory,
         classes=classes,
         weights_sha256="a" * 64,
-        num_features=width,
+        num_channels=width,
         preprocessing=TORCHVISION,
-    )
+    ).params
 
 
 def refusal(call, *arguments, **options):
@@ -127,7 +127,7 @@ def test_damaged_metadata_of_a_head_is_one_line(tmp_path, change):
     ],
 )
 def test_damaged_tensors_of_a_head_are_named(tmp_path, tensors, message):
-    meta = {"vtl_head": metadata.head_text(CLASSES, {})}
+    meta = {"vtl_head": metadata.head_text(CLASSES, {}, "none")}
     safetensors.write(tmp_path / heads.FILE_NAME, tensors, meta)
     assert message in refusal(load, tmp_path)
 
@@ -144,7 +144,7 @@ def test_a_file_of_something_else_is_no_head(tmp_path):
 def test_a_kept_heads_columns_go_by_name(tmp_path):
     weights = sources.load(str(write_weights(tmp_path / "tiny.safetensors")))
     order = weights.classes[::-1]
-    same, reversed_ = (heads.keep(weights, classes) for classes in (weights.classes, order))
+    same, reversed_ = (heads.keep(weights, names).params for names in (weights.classes, order))
     np.testing.assert_array_equal(same["kernel"], weights.tensors["params/fc/kernel"])
     np.testing.assert_array_equal(reversed_["kernel"], same["kernel"][:, ::-1])
     np.testing.assert_array_equal(reversed_["bias"], same["bias"][::-1])
@@ -173,7 +173,7 @@ def test_a_thousand_columns_without_names_are_imagenets(tmp_path):
     weights = sources.load(str(tmp_path / "plain.safetensors"))
     names = sources.known_class_names(weights)
     moved = names[1:] + names[:1]
-    kept = heads.keep(weights, moved)
+    kept = heads.keep(weights, moved).params
     np.testing.assert_array_equal(kept["bias"], np.roll(tensors["fc.bias"], -1))
 
 

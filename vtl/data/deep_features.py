@@ -82,6 +82,7 @@ META = schema.record(
         ),
         "layer": schema.text,
         "pool": schema.count,
+        "pooling": schema.text,
     },
 )
 """What meta holds, all of which may be missing."""

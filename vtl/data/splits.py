@@ -1,5 +1,6 @@
 """What a split is: the photos of one part of a data set, and their labels."""
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,6 +30,18 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def rows(self, rows: np.ndarray) -> "Split":
+        """Some of its photos, in a given order."""
+        ids = tuple(self.ids[row] for row in rows)
+        return dataclasses.replace(
+            self,
+            ids=ids,
+            paths=tuple(self.paths[row] for row in rows),
+            labels=self.labels[rows],
+            difficult=self.difficult[rows],
+            ids_sha256=ids_sha256(ids),
+        )
 
 
 def describe_splits(name: str, splits: dict[str, Split]) -> dict[str, Any]:

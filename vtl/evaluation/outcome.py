@@ -12,6 +12,9 @@ from vtl.run_directory import RunDirectory
 from vtl.schema import of_file
 from vtl.untrusted import escaped
 
+MAP_PROTOCOL = "lab"
+"""The protocol of the mAP by which anything is chosen."""
+
 
 class Labelled(Protocol):
     """What a split needs to be scored; ids and difficult may be None."""
@@ -116,7 +119,32 @@ def format_outcome(run_directory: RunDirectory, results: dict[str, Any]) -> str:
         accuracy, loss = results["binary_accuracy"][role], results["loss"][role]
         shown = ", ".join(parts) or "none, because no class has a positive"
         lines += [f"mAP on {role}: {shown}; binary accuracy {accuracy:.2%}, loss {loss:.4f}"]
+    lines += _what_training_brought(results)
     return "\n".join([*lines, *where_it_is(run_directory)])
+
+
+def _what_training_brought(results: dict[str, Any]) -> list[str]:
+    """The mAP before training beside that after it; [] of a run that has none."""
+    lines, trial, start = [], results.get("held_out"), results.get("start") or {}
+    if trial and trial["maps"]:
+        before, *after = (100 * mean_ap for mean_ap in trial["maps"])
+        lines.append(
+            f"mAP on {trial['num_images']} photos held out of train ({MAP_PROTOCOL}): {before:.1f} "
+            f"before training, at best {max(after, default=before):.1f} after a pass of it"
+        )
+    for role, before in start.items():
+        after = results["map"].get(role, {}).get(MAP_PROTOCOL)
+        if after is not None:
+            lines.append(
+                f"mAP on {role} ({MAP_PROTOCOL}): {100 * before:.1f} before training, "
+                f"{100 * after:.1f} after it"
+            )
+    if results.get("chosen_step") == 0 and (trial or start):
+        lines.append(
+            "Training was no better than its start: model.safetensors holds the start, the network "
+            "as it was under the head that was fitted to it."
+        )
+    return lines
 
 
 def where_it_is(run_directory: RunDirectory) -> list[str]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from vtl.models import HEAD
+from vtl.models import HEAD, head
 from vtl.models.layers import BatchNorm, Conv, conv_norm
 from vtl.models.ops import max_pool, relu
 
@@ -84,8 +84,9 @@ class ResNet(nn.Module):
     """A residual network of any depth in `DEPTHS`.
 
     `width` multiplies every stage's channels. `dtype` is that of the activations; parameters,
-    BatchNorm statistics and logits are float32. `conv` makes the convolutions: `layers.Conv`, or
-    another module with the same arguments and parameters.
+    BatchNorm statistics and logits are float32. `pooling`, `transform` and `regions` are those of
+    `models.head`. `conv` makes the convolutions: `layers.Conv`, or another module with the same
+    arguments and parameters.
     """
 
     num_classes: int
@@ -93,6 +94,9 @@ class ResNet(nn.Module):
     variant: str = "v1.5"
     width: float = 1.0
     epsilon: float = 1e-5
+    pooling: str = "average"
+    transform: str = "none"
+    regions: int = 0
     dtype: DTypeLike = jnp.float32
     conv: Callable[..., Conv] = Conv
 
@@ -106,8 +110,9 @@ class ResNet(nn.Module):
         their running statistics; all others use their running averages. Empty for evaluation.
 
         The outputs are those of the `stem`, of each block (`layer1_0`, ...) and of each stage
-        (`layer1` to `layer4`), all [B, h, w, C] in `dtype`, and the head's input, `features` [B, C]
-        float32. jit drops what isn't used.
+        (`layer1` to `layer4`), all [B, h, w, C] in `dtype`; of what the head sees, `views`
+        [B, 1 + regions * regions, D] float32, and of the first of these, the whole photo,
+        `features` [B, D]. jit drops what isn't used.
         """
         bottleneck, blocks = DEPTHS[self.depth]
         stem = round(64 * self.width)
@@ -130,6 +135,6 @@ class ResNet(nn.Module):
                 x = block(x, norms_by_batch)
                 outputs[f"{name}_{i}"] = x
             outputs[name] = x
-        features = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
-        outputs["features"] = features
-        return nn.Dense(self.num_classes, name=HEAD)(features), outputs
+        views = head.transformed(head.views(x, self.pooling, self.regions), self.transform)
+        outputs |= {"views": views, "features": views[:, 0]}
+        return head.logits_of(nn.Dense(self.num_classes, name=HEAD)(views)), outputs

@@ -123,10 +123,14 @@ WORDS = {
     "best-scored photos with it, its best-scored photos without it, and its worst-scored photos "
     "with it.",
     "maps": "Show where the evidence for the class is",
-    "maps_note": "The colour is the class activation map. It is exact, because the head sees only "
-    "the mean of the last stage’s output: the map’s mean plus the class’s bias is the photo’s "
-    "logit. Only evidence for the class is coloured, on a scale that ends at each photo’s own "
-    "maximum. One cell of the map sees a large part of the photo.",
+    "maps_note": "The colour is the class activation map. Only evidence for the class is coloured, "
+    "on a scale that ends at each photo’s own maximum. One cell of the map sees a large part of "
+    "the photo.",
+    "maps_exact": "The maps are exact, because the head sees only the mean of the last stage’s "
+    "output: a map’s mean plus the class’s bias is the photo’s logit.",
+    "maps_approximate": "The maps are approximate: a map’s mean plus the class’s bias is the "
+    "photo’s logit, but the head transforms what it sees or looks at parts of the photo, so that "
+    "where the logit comes from is shared out by a rule.",
     "kind_hit": "Hits",
     "kind_false alarm": "False alarms",
     "kind_miss": "Misses",
@@ -219,6 +223,7 @@ WORDS = {
     "fact_digits": "sha256 of the digits in {role}",
     "fact_preprocessing": "preprocessing",
     "fact_features": "features",
+    "fact_head": "head",
     "fact_versions": "versions",
     "fact_devices": "devices",
     "fact_commit": "commit",

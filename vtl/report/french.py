@@ -127,10 +127,14 @@ WORDS = {
     "classe : les photos les mieux notées qui l’ont, les mieux notées qui ne l’ont pas, et les "
     "moins bien notées qui l’ont.",
     "maps": "Montrer où se trouve ce qui parle pour la classe",
-    "maps_note": "La couleur est la carte d’activation de la classe. Elle est exacte, car la tête "
-    "ne voit que la moyenne de la sortie du dernier étage : la moyenne de la carte plus le biais "
-    "de la classe donne le logit de la photo. Seul ce qui parle pour la classe est coloré, selon "
-    "le maximum propre à chaque photo. Une case de la carte voit une grande partie de la photo.",
+    "maps_note": "La couleur est la carte d’activation de la classe. Seul ce qui parle pour la "
+    "classe est coloré, selon le maximum propre à chaque photo. Une case de la carte voit une "
+    "grande partie de la photo.",
+    "maps_exact": "Les cartes sont exactes, car la tête ne voit que la moyenne de la sortie du "
+    "dernier étage : la moyenne d’une carte plus le biais de la classe donne le logit de la photo.",
+    "maps_approximate": "Les cartes sont approchées : la moyenne d’une carte plus le biais de la "
+    "classe donne le logit de la photo, mais la tête transforme ce qu’elle voit ou regarde des "
+    "parties de la photo, si bien qu’une règle répartit l’origine du logit.",
     "kind_hit": "Trouvées",
     "kind_false alarm": "Fausses alarmes",
     "kind_miss": "Manquées",
@@ -228,6 +232,7 @@ WORDS = {
     "fact_digits": "sha256 des chiffres de {role}",
     "fact_preprocessing": "prétraitement",
     "fact_features": "descripteurs",
+    "fact_head": "tête",
     "fact_versions": "versions",
     "fact_devices": "matériel",
     "fact_commit": "commit",

@@ -191,7 +191,8 @@ def _gallery(data_set: DataSet, language: Language) -> dict[str, Any]:
     if num_left_out:
         section["left_out"] = language("photos_left_out", count=num_left_out)
     note = language("photos_note", run=run.name, split=run.headline_split)
-    return section | {"note": note, "classes": classes}
+    maps = language("maps_approximate" if run.special_head else "maps_exact")
+    return section | {"note": note + " " + maps, "classes": classes}
 
 
 def _warnings(
@@ -229,6 +230,8 @@ def _facts(run: Run, language: Language) -> dict[str, Any]:
         named = f"{weights.get('name') or '–'}, sha256 {weights.get('sha256') or '–'}"
         facts.append((language("fact_weights"), named))
         facts.append((language("fact_preprocessing"), json.dumps(weights.get("preprocessing"))))
+    if run.special_head:
+        facts.append((language("fact_head"), json.dumps(run.special_head)))
     if results.get("features"):
         file = f"{results['features']}, sha256 {results.get('features_sha256') or '–'}"
         facts.append((language("fact_features"), file))

@@ -46,7 +46,9 @@ OF_EVERY_RUN = record(
         "resumed_from": maybe(count),
         "features": text,
         "features_sha256": text,
-        "network": record({}, {"depth": count}),
+        "network": record(
+            {}, {"depth": count, "pooling": text, "transform": text, "regions": count}
+        ),
         "data": maybe(
             record(
                 {},

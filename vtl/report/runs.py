@@ -55,6 +55,13 @@ class Run:
         return "head" if all(pattern.startswith("fc") for pattern in trained) else "partial"
 
     @property
+    def special_head(self) -> dict[str, Any]:
+        """What the head does beside a dense layer on the mean; {} of a run of vtl 0.1."""
+        plain = {"pooling": "average", "transform": "none", "regions": 0}
+        own = plain | (self.results.get("network") or {})
+        return {name: own[name] for name, value in plain.items() if own[name] != value}
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The names of the columns of the scores."""
         return tuple(self.results["classes"])

@@ -73,7 +73,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     held_out_images = held_out[np.arange(len(held_out))]
 
     def top1(state: TrainState) -> dict[str, float]:
-        logits, _ = evaluate.predict(
+        (logits,) = evaluate.predict(
             eval_step,
             state.variables,
             held_out_images,

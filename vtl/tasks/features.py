@@ -25,6 +25,7 @@ from vtl.data.splits import describe_splits
 from vtl.errors import UserError, check_choice
 from vtl.evaluation import outcome
 from vtl.files import set_aside, write_json
+from vtl.models.head import POOLINGS
 from vtl.models.resnet import STAGES
 from vtl.run_directory import RunDirectory
 from vtl.schema import count, of_file, record, text
@@ -68,7 +69,12 @@ def run(config: ConfigDict, workdir: Path) -> None:
     variables = network.starting_variables(net.model, weights, head="zeros", seed=0)
     variables = jax.device_put(variables, replicated(mesh))
     feature_step = steps.make_feature_step(
-        net.model, net.preprocessing, mesh, layer=config.layer, grid=config.pool
+        net.model,
+        net.preprocessing,
+        mesh,
+        layer=config.layer,
+        grid=config.pool,
+        pooling=config.pooling,
     )
     content = {
         "data": identity.of_splits(splits),
@@ -95,6 +101,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         "data": describe_splits(config.data.name, splits),
         "layer": config.layer,
         "pool": config.pool,
+        "pooling": config.pooling,
     }
     deep_features.write(path, features, splits, meta)
     seconds = time.perf_counter() - started
@@ -118,6 +125,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 def _check_options(config: ConfigDict) -> None:
     knobs.check(config)
     check_choice("layer", config.layer, STAGES)
+    check_choice("pooling", config.pooling, POOLINGS)
     for role in ("train_split", "test_split"):
         if not config.data[role]:
             raise UserError(f"data.{role} is empty: name a split of the data, such as trainval")

@@ -1,16 +1,14 @@
 """Exercise 4: photos -> trained network -> mAP."""
 
 import dataclasses
-import functools
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -20,28 +18,18 @@ from vtl.data import images, readers
 from vtl.data.batches import Images
 from vtl.data.splits import Split, describe_splits
 from vtl.errors import UserError, check_choice
-from vtl.evaluation import evaluate, gallery, metrics, outcome
+from vtl.evaluation import gallery, outcome
+from vtl.evaluation.outcome import MAP_PROTOCOL
 from vtl.files import user_path
+from vtl.finetuning import trial
+from vtl.finetuning.job import Job, checkpoints_of, training_set_of
 from vtl.models import HEAD
 from vtl.run_directory import RunDirectory
-from vtl.training import augment, fit_linear, loop, optim, steps
+from vtl.training import augment, optim, steps
 from vtl.training.checkpoint import Checkpoints
-from vtl.training.state import (
-    TrainState,
-    by_batch,
-    check_batch_sizes,
-    make_mesh,
-    new_state,
-    replicated,
-)
+from vtl.training.state import TrainState, check_batch_sizes, make_mesh, replicated
 from vtl.untrusted import plain_sha256
 from vtl.weights import heads, network, sources
-
-MAP_PROTOCOL = "lab"
-"""The protocol of each epoch's mAP, by which the best checkpoint is chosen."""
-
-Predict = Callable[[steps.EvalStep, Any, Images], tuple[np.ndarray, ...]]
-"""`evaluate.predict` of a run's batch size and sharding: (step, variables, images) -> arrays."""
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -61,70 +49,59 @@ def run(config: ConfigDict, workdir: Path) -> None:
     # Which photos, which network, what trains.
     splits = readers.read(config.data)
     train = splits["train"]
-    net = network.from_config(config, len(train.classes))
-    given_head = _given_head(config, net, train.classes)
+    net, given_head = _network_and_head(config, train.classes)
     params = network.shapes_of(net.model)["params"]
     multipliers = optim.resolve_rules(config.optim.rules, params)
     say(f"{network.describe(net.architecture)}, weights: {config.weights or 'random'}")
+    if not net.architecture.has_plain_head:
+        say(f"the head sees {network.describe_head(net.architecture)}")
     say(optim.rules_table(config.optim.rules, params))
+    job = Job(config, net, given_head, multipliers, mesh)
     content = _content(config, splits, net)
     run_directory.compare(content)  # before the photos are decoded, which takes long
     photos = images.decode_splits(splits, net.preprocessing, crops=config.augment == "crop_flip")
-    label_mask = _label_mask(train, config.data.difficult)
-    training_set = loop.TrainingSet(photos["train"], train.labels, label_mask)
     seconds["data"] = time.perf_counter()
 
-    # The steps.
-    plan = loop.make_plan(config, num_images=len(train), num_epochs=config.num_epochs, mesh=mesh)
-    optimizer = optim.make_optimizer(config.optim, plan.learning_rate, multipliers)
-    train_step = _train_step(config, net, optimizer, multipliers, mesh)
-    eval_step = steps.make_eval_step(net.model, net.preprocessing, mesh)
-    predict: Predict = functools.partial(
-        evaluate.predict, batch_size=config.eval_batch_size, sharding=by_batch(mesh)
-    )
-
-    def predict_logits(variables: Any, role: str) -> np.ndarray:  # [N, C]
-        return predict(eval_step, variables, photos[role])[0]
-
-    def train_features(variables: Any) -> np.ndarray:
-        # Placed as training places them, so that the step is compiled only once.
-        placed = jax.device_put(variables, replicated(mesh))
-        return predict(eval_step, placed, photos["train"])[1]
-
-    def first_state() -> TrainState:
-        variables = network.starting_variables(
-            net.model, net.weights, head=config.head, seed=config.seed
-        )
-        if given_head:
-            variables["params"][HEAD] = given_head
-        elif config.head == "probe":
-            say(f"logistic regression on the features of {len(train)} photos starts the head")
-            variables["params"][HEAD] = fit_linear.logistic_regression(
-                train_features(variables), train.labels, label_mask, config.head_l2
-            )._asdict()
-        return new_state(variables, optimizer)
+    # How far to train.
+    plan = job.plan(len(train))
+    run_directory.begin(content)
+    tried = None
+    if config.held_out and config.keep == "best" and "val" not in splits and plan.num_steps:
+        tried = trial.run(job, photos["train"], train, content, workdir)
+        share = tried["best_step"] / tried["num_steps"]
+        plan = dataclasses.replace(plan, num_steps=round(share * plan.num_steps))
+    seconds["held_out"] = time.perf_counter()
 
     # The training.
-    run_directory.begin(content)
-    best_by = f"val_map_{MAP_PROTOCOL}" if "val" in splits else None
-    checkpoints = Checkpoints(workdir / "checkpoints", best_by=best_by, run=run_directory.run_id)
-    like = jax.eval_shape(lambda v: new_state(v, optimizer), network.shapes_of(net.model))
-    train_state, resumed_from = loop.start(first_state, like, plan, run_directory, checkpoints)
-    seconds["head"] = time.perf_counter()
-    score_epoch = functools.partial(_score_epoch, config, splits, predict_logits)
-    train_state = loop.run(
-        train_state, train_step, training_set, plan, run_directory, checkpoints, score_epoch
+    best_by = f"val_map_{MAP_PROTOCOL}" if "val" in splits and config.keep == "best" else None
+    checkpoints = checkpoints_of(run_directory, best_by)
+    scores_start = job.starts_fitted and plan.num_steps > 0
+
+    def score_epoch(state: TrainState) -> dict[str, float]:
+        roles = {"val"} | ({"test"} if config.test_every_epoch else set())
+        if scores_start and int(state.step) == 0:
+            roles = {"val", "test"}
+        maps = {
+            role: job.mean_ap(state.variables, photos[role], splits[role])
+            for role in splits
+            if role in roles
+        }
+        return {f"{role}_map_{MAP_PROTOCOL}": m for role, m in maps.items() if m is not None}
+
+    training_set = training_set_of(photos["train"], train, config.data.difficult)
+    train_state, resumed_from = job.train(
+        training_set, plan, run_directory, checkpoints, score_epoch
     )
     seconds["train"] = time.perf_counter()
 
     # The outcome.
     train_state = _chosen(checkpoints, train_state, mesh)
     variables = train_state.variables
-    logits = {role: predict_logits(variables, role) for role in splits}
+    logits = {role: job.logits(variables, photos[role]) for role in splits}
     quantities = outcome.score_splits(run_directory, logits, splits, train.classes, config.seed)
     if config.gallery_photos:
         role = outcome.headline_split(splits)
-        arrays = _gallery(config, net, splits[role], logits[role], photos[role], variables, predict)
+        arrays = _gallery(job, splits[role], logits[role], photos[role], variables)
         run_directory.write_arrays(f"gallery_{role}", arrays)
     network.save(workdir / "model.safetensors", variables, net, train.classes, multi_label=True)
     seconds["evaluate"] = time.perf_counter()
@@ -134,6 +111,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
             **quantities,
             "chosen_step": int(train_state.step),
             "resumed_from": resumed_from,
+            "start": _start(run_directory) if scores_start else None,
+            "held_out": tried,
             "trainable_parameters": optim.count_trainable(multipliers, params),
             "images_per_second": run_directory.last_metric("images_per_second"),
             "seconds": _phases(seconds),
@@ -151,6 +130,7 @@ def _check_options(config: ConfigDict) -> None:
     check_choice("batch_norm", config.batch_norm, ("frozen", "batch"))
     check_choice("data.difficult", config.data.difficult, ("ignore", "negative"))
     check_choice("head", config.head, network.HEADS)
+    check_choice("keep", config.keep, ("best", "last"))
     if config.head_from and config.head == "keep":
         raise UserError("head=keep and head_from name two heads: choose one")
     if not config.weights and (config.head in ("probe", "keep") or config.head_from):
@@ -189,69 +169,35 @@ def _head(config: ConfigDict) -> dict[str, Any]:
     return {"head_from": plain_sha256(user_path(config.head_from) / heads.FILE_NAME)}
 
 
-def _label_mask(split: Split, difficult: str) -> np.ndarray:
-    """Which labels [N, C] count in the loss."""
-    return 1 - split.difficult if difficult == "ignore" else np.ones_like(split.labels)
+def _network_and_head(
+    config: ConfigDict, classes: tuple[str, ...]
+) -> tuple[network.Network, heads.Head | None]:
+    """The network of the config, and the head that `head_from` or head=keep names, by `classes`.
+
+    Such a head says itself what it sees, but for the regions of a probe's.
+    """
+    net, given, regions = network.from_config(config, len(classes)), None, config.regions
+    if net.weights and config.head_from:
+        given = heads.load(
+            config.head_from,
+            classes=classes,
+            weights_sha256=net.weights.sha256,
+            num_channels=net.architecture.num_channels,
+            preprocessing=net.preprocessing,
+        )
+    elif net.weights and config.head == "keep":
+        given = heads.keep(net.weights, classes)
+        regions = given.regions
+    sees = given or config
+    net = network.with_head(net, pooling=sees.pooling, transform=sees.transform, regions=regions)
+    return net, given
 
 
-def _given_head(
-    config: ConfigDict, net: network.Network, classes: tuple[str, ...]
-) -> dict[str, np.ndarray] | None:
-    """The params of the head that `head_from` or head=keep names, its columns by `classes`."""
-    if net.weights is None:
-        return None
-    if not config.head_from:
-        return heads.keep(net.weights, classes) if config.head == "keep" else None
-    return heads.load(
-        config.head_from,
-        classes=classes,
-        weights_sha256=net.weights.sha256,
-        num_features=network.shapes_of(net.model)["params"][HEAD]["kernel"].shape[0],
-        preprocessing=net.preprocessing,
-    )
-
-
-def _train_step(
-    config: ConfigDict,
-    net: network.Network,
-    optimizer: optax.GradientTransformation,
-    multipliers: optim.Multipliers,
-    mesh: Mesh,
-) -> steps.TrainStep:
-    return steps.make_train_step(
-        net.model,
-        optimizer,
-        multipliers,
-        batch_norm=config.batch_norm,
-        preprocessing=net.preprocessing,
-        augmentation=config.augment,
-        seed=config.seed,
-        mesh=mesh,
-    )
-
-
-def _score_epoch(
-    config: ConfigDict,
-    splits: Mapping[str, Split],
-    predict_logits: Callable[[Any, str], np.ndarray],
-    state: TrainState,
-) -> dict[str, float]:
-    """The mAP of the val split and, if the config asks for it, of test."""
-    roles = [role for role in ("val", "test") if role in splits]
-    if not config.test_every_epoch:
-        roles = [role for role in roles if role != "test"]
-    scores = {}
-    for role in roles:
-        mean_ap = _mean_ap(predict_logits(state.variables, role), splits[role])
-        if mean_ap is not None:
-            scores[f"{role}_map_{MAP_PROTOCOL}"] = mean_ap
-    return scores
-
-
-def _mean_ap(logits: np.ndarray, split: Split) -> float | None:
-    return metrics.mean_average_precision(
-        logits, split.labels, split.difficult, split.classes, MAP_PROTOCOL
-    )
+def _start(run_directory: RunDirectory) -> dict[str, float]:
+    """The mAP of each split before the first step, which metrics.jsonl has."""
+    first = run_directory.read_metrics()[0]
+    ending = f"_map_{MAP_PROTOCOL}"
+    return {name.removesuffix(ending): m for name, m in first.items() if name.endswith(ending)}
 
 
 def _chosen(checkpoints: Checkpoints, last: TrainState, mesh: Mesh) -> TrainState:
@@ -264,20 +210,16 @@ def _chosen(checkpoints: Checkpoints, last: TrainState, mesh: Mesh) -> TrainStat
 
 
 def _gallery(
-    config: ConfigDict,
-    net: network.Network,
-    split: Split,
-    logits: np.ndarray,
-    photos: Any,  # as Images
-    variables: Any,
-    predict: Predict,
+    job: Job, split: Split, logits: np.ndarray, photos: Images, variables: Any
 ) -> dict[str, np.ndarray]:
     """What gallery_SPLIT.npz holds: the chosen photos, and each class's activation maps."""
-    choices = gallery.choose(logits, split.labels, split.difficult, config.gallery_photos)
+    net = job.net
+    choices = gallery.choose(logits, split.labels, split.difficult, job.config.gallery_photos)
     rows = gallery.chosen_rows(choices)
-    crops = np.asarray(augment.centre_crop(photos[rows], net.preprocessing.crop_size))
-    map_step = steps.make_map_step(net.model, net.preprocessing, make_mesh())
-    (maps,) = predict(map_step, variables, crops)
+    size = net.preprocessing.crop_size
+    crops = np.asarray(augment.centre_crop(jnp.asarray(photos[rows]), size))
+    map_step = steps.make_map_step(net.model, net.preprocessing, job.mesh)
+    maps = job.predict(map_step, variables, crops)
     return gallery.pack(choices, crops, maps, np.asarray(variables["params"][HEAD]["bias"])) | {
         "ids": np.array(split.ids)[rows],
         "scores": outcome.probabilities(logits[rows]),

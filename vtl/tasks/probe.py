@@ -18,18 +18,14 @@ from vtl.data import deep_features
 from vtl.data.deep_features import DeepFeatures, FeatureSplit
 from vtl.errors import UserError, check_choice
 from vtl.evaluation import metrics, outcome
+from vtl.evaluation.outcome import MAP_PROTOCOL
 from vtl.files import user_path
+from vtl.models.head import TRANSFORMS, transformed
 from vtl.run_directory import RunDirectory
-from vtl.training import fit_linear
+from vtl.training import choose_l2, fit_linear
 from vtl.training.fit_linear import Linear
 from vtl.untrusted import plain_sha256, printable
 from vtl.weights import heads
-
-MAP_PROTOCOL = "lab"
-"""The protocol of the mAP that chooses the best point of a grid."""
-
-CROSS_VALIDATION_TOLERANCE = 1e-2
-"""A fraction of the objective, which varies far more from one L2 to the next."""
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -49,8 +45,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
         raise UserError(
             f"difficult=ignore: {config.features} has no difficult flags\nchoose difficult=negative"
         )
-    shift, scale = _scaling(config.scaling, train.features)
-    data = _scaled(raw, config.scaling, shift, scale)
+    transform = _transform(config)
+    shift, scale = _scaling(transform, train.features)
+    data = _transformed(raw, transform, shift, scale)
 
     content = _content(config)
     run_directory.begin(content)
@@ -60,15 +57,15 @@ def run(config: ConfigDict, workdir: Path) -> None:
     seconds = time.perf_counter() - started
     logits = {role: predict(head, split.features) for role, split in data.splits.items()}
     quantities = outcome.score_splits(run_directory, logits, data.splits, data.classes, config.seed)
-    if config.scaling != "l2":  # with l2 no linear head gives the same on unscaled features
-        kernel = np.asarray(head.kernel) / scale[:, None]
-        heads.save(
-            workdir,
-            kernel,
-            np.asarray(head.bias) - shift @ kernel,
-            classes=data.classes,
-            features=data.meta,
-        )
+    kernel = np.asarray(head.kernel) / scale[:, None]
+    heads.save(
+        workdir,
+        kernel,
+        np.asarray(head.bias) - shift @ kernel,
+        classes=data.classes,
+        features=data.meta,
+        transform="none" if transform == STANDARDISE else transform,
+    )
     run_directory.write_results(
         {
             "classes": list(data.classes),
@@ -88,7 +85,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 def _check_options(config: ConfigDict) -> None:
     knobs.check(config)
     check_choice("solver", config.solver, SOLVERS)
-    check_choice("scaling", config.scaling, SCALINGS)
+    check_choice("transform", _transform(config), (*TRANSFORMS, STANDARDISE))
     check_choice("difficult", config.difficult, ("ignore", "negative"))
     if not config.features:
         raise UserError(
@@ -129,13 +126,18 @@ def _check_meta(data: DeepFeatures, config: ConfigDict) -> None:
             )
 
 
-SCALINGS = ("none", "standardise", "l2")
+STANDARDISE = "standardise"
+"""Beside those of `models.head`: what it does can be done to the head's weights instead."""
+
+
+def _transform(config: ConfigDict) -> str:
+    return config.scaling or config.transform
 
 
 def _scaling(kind: str, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What to subtract and divide by: the train split's mean and deviation, or 0 and 1."""
     width = features.shape[1]
-    if kind != "standardise":
+    if kind != STANDARDISE:
         return np.zeros(width, np.float32), np.ones(width, np.float32)
     mean = features.mean(axis=0, dtype=np.float64)
     deviation = features.std(axis=0, dtype=np.float64)
@@ -143,12 +145,13 @@ def _scaling(kind: str, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), np.where(is_constant, 1, deviation).astype(np.float32)
 
 
-def _scaled(data: DeepFeatures, kind: str, shift: np.ndarray, scale: np.ndarray) -> DeepFeatures:
+def _transformed(
+    data: DeepFeatures, kind: str, shift: np.ndarray, scale: np.ndarray
+) -> DeepFeatures:
     def transform(features: np.ndarray) -> np.ndarray:
-        if kind == "l2":
-            norms = np.linalg.norm(features, axis=1, keepdims=True)
-            return features / np.where(norms > 0, norms, 1)
-        return (features - shift) / scale
+        if kind == STANDARDISE:
+            return (features - shift) / scale
+        return np.asarray(transformed(jnp.asarray(features), kind))
 
     splits = {
         role: dataclasses.replace(split, features=transform(split.features))
@@ -261,35 +264,18 @@ def _lbfgs(
     del run_directory
     train = data.splits["train"]
     label_mask = _label_mask(train, config.difficult)
-    l2 = np.full(len(data.classes), config.l2s[0])
+    l2 = choose_l2.by_cross_validation(
+        train.features,
+        train.labels,
+        label_mask,
+        config.l2s,
+        num_folds=config.num_folds,
+        seed=config.seed,
+    )
     if len(config.l2s) > 1:
-        losses = [_cross_validate(train, label_mask, value, config) for value in config.l2s]
-        l2 = np.array(config.l2s)[np.argmin(losses, axis=0)]
+        say(f"L2 by cross-validation: {choose_l2.describe(l2)}")
     head = fit_linear.logistic_regression(train.features, train.labels, label_mask, l2)
     return head, {"l2": dict(zip(data.classes, l2.tolist(), strict=True))}
-
-
-def _cross_validate(
-    train: FeatureSplit, label_mask: np.ndarray, l2: float, config: ConfigDict
-) -> np.ndarray:
-    """The held-out cross-entropy [C] of one L2; every row is held out once."""
-    num_rows, num_folds = len(train.features), config.num_folds
-    folds = np.random.default_rng(config.seed).permutation(num_rows) % num_folds
-    is_held_out = (folds[:, None] == np.arange(num_folds))[:, :, None]  # [N, F, 1]
-    # Each class of each fold is a column; its mask leaves out the held-out labels.
-    labels = np.broadcast_to(train.labels[:, None], (num_rows, num_folds, label_mask.shape[1]))
-    columns = num_rows, num_folds * label_mask.shape[1]
-    column_mask = (label_mask[:, None] * ~is_held_out).reshape(columns)
-    head = fit_linear.logistic_regression(
-        train.features,
-        labels.reshape(columns),
-        column_mask,
-        l2 * num_folds / (num_folds - 1),
-        tolerance=CROSS_VALIDATION_TOLERANCE,
-    )
-    logits = predict(head, train.features).reshape(labels.shape)
-    losses = np.logaddexp(0, logits) - labels * logits
-    return np.sum(losses * label_mask[:, None] * is_held_out, axis=(0, 1))
 
 
 Solver = Callable[[DeepFeatures, ConfigDict, RunDirectory], tuple[Linear, dict[str, Any]]]

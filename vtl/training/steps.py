@@ -1,6 +1,5 @@
 """The pure training and evaluation steps, jitted over a mesh."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from vtl.models import HEAD
+from vtl.models import HEAD, head
 from vtl.models.resnet import STAGES, ResNet
 from vtl.preprocessing import Preprocessing, normalise
 from vtl.training import augment, losses, optim, state
@@ -82,36 +81,47 @@ def make_train_step(
 
 
 def make_feature_step(
-    model: ResNet, preprocessing: Preprocessing, mesh: Mesh, *, layer: str, grid: int
+    model: ResNet,
+    preprocessing: Preprocessing,
+    mesh: Mesh,
+    *,
+    layer: str,
+    grid: int,
+    pooling: str = "average",
 ) -> Callable[[Any, jax.Array], jax.Array]:
-    """(variables, images [B, H, W, 3] uint8) -> float32 features [B, grid * grid * C] of a stage.
+    """(variables, images [B, H, W, 3] uint8) -> float32 features [B, grid * grid * D] of a stage.
 
-    Averages the stage's output over the cells of a grid x grid partition. The features are ordered
-    by the cell's row, its column, and the channel. In a ResNet-50, layer 4 with a grid of 1 gives
-    the 2048 features that the head sees.
+    Pools the stage's output in each cell of a grid x grid partition, by `pooling` of `models.head`.
+    The features are ordered by the cell's row, its column, and the channel. In a ResNet-50, layer 4
+    with a grid of 1 gives the 2048 features that a head of that pooling sees.
     """
 
     def feature_step(variables: Any, images: jax.Array) -> jax.Array:
         _, outputs = _evaluate(model, preprocessing, variables, images)
-        return _grid_means(outputs[layer].astype(jnp.float32), grid).reshape(len(images), -1)
+        return head.pooled_cells(outputs[layer], grid, pooling).reshape(len(images), -1)
 
     replicated, by_batch = state.replicated(mesh), state.by_batch(mesh)
     return jax.jit(feature_step, in_shardings=(replicated, by_batch), out_shardings=by_batch)
 
 
 def make_map_step(model: ResNet, preprocessing: Preprocessing, mesh: Mesh) -> EvalStep:
-    """(variables, images [B, H, W, 3] uint8) -> the class activation maps [B, h, w, C], float32.
+    """(variables, images [B, H, W, 3] uint8) -> each class's evidence [B, h, w, C], float32.
 
-    A map's mean plus its class's bias is exactly the class's logit, because the head sees means
-    (Zhou et al. 2016, "Learning Deep Features for Discriminative Localization").
+    A map's mean plus its class's bias is the class's logit; see `head.evidence`.
     """
 
     def map_step(variables: Any, images: jax.Array) -> tuple[jax.Array]:
         _, outputs = _evaluate(model, preprocessing, variables, images)
-        return (outputs[STAGES[-1]].astype(jnp.float32) @ variables["params"][HEAD]["kernel"],)
+        maps = head.evidence(
+            outputs[STAGES[-1]],
+            variables["params"][HEAD]["kernel"],
+            pooling=model.pooling,
+            transform=model.transform,
+            regions=model.regions,
+        )
+        return (maps,)
 
-    replicated, by_batch = state.replicated(mesh), state.by_batch(mesh)
-    return jax.jit(map_step, in_shardings=(replicated, by_batch), out_shardings=(by_batch,))
+    return _by_batch(map_step, mesh)
 
 
 def _evaluate(
@@ -123,31 +133,30 @@ def _evaluate(
     return logits, outputs
 
 
-def _grid_means(maps: jax.Array, grid: int) -> jax.Array:
-    """Means [B, grid, grid, C] over cells of maps [B, H, W, C], as torch's adaptive pooling."""
-
-    def cells(side: int) -> list[slice]:
-        return [slice(i * side // grid, math.ceil((i + 1) * side / grid)) for i in range(grid)]
-
-    height, width = maps.shape[1:3]
-    means = []
-    for rows in cells(height):
-        by_column = [jnp.mean(maps[:, rows, columns], axis=(1, 2)) for columns in cells(width)]
-        means.append(jnp.stack(by_column, axis=1))
-    return jnp.stack(means, axis=1)
-
-
 def make_eval_step(model: ResNet, preprocessing: Preprocessing, mesh: Mesh) -> EvalStep:
-    """(variables, images [B, H, W, 3] uint8) -> (logits [B, C], features [B, D]).
+    """(variables, images [B, H, W, 3] uint8) -> (logits [B, C],).
 
     Logits, not probabilities: a float32 sigmoid is 1 from 17 on, and ties have no order.
     """
 
-    def eval_step(variables: Any, images: jax.Array) -> tuple[jax.Array, Any]:
-        logits, outputs = _evaluate(model, preprocessing, variables, images)
-        return logits, outputs["features"]
+    def eval_step(variables: Any, images: jax.Array) -> tuple[jax.Array]:
+        return (_evaluate(model, preprocessing, variables, images)[0],)
 
+    return _by_batch(eval_step, mesh)
+
+
+def make_head_step(model: ResNet, preprocessing: Preprocessing, mesh: Mesh) -> EvalStep:
+    """(variables, images [B, H, W, 3] uint8) -> (what the head sees [B, V, D],).
+
+    V is 1 for the whole photo, and 1 for each region of the head.
+    """
+
+    def head_step(variables: Any, images: jax.Array) -> tuple[jax.Array]:
+        return (_evaluate(model, preprocessing, variables, images)[1]["views"],)
+
+    return _by_batch(head_step, mesh)
+
+
+def _by_batch(step: EvalStep, mesh: Mesh) -> EvalStep:
     replicated, by_batch = state.replicated(mesh), state.by_batch(mesh)
-    return jax.jit(
-        eval_step, in_shardings=(replicated, by_batch), out_shardings=(by_batch, by_batch)
-    )
+    return jax.jit(step, in_shardings=(replicated, by_batch), out_shardings=(by_batch,))

@@ -97,6 +97,7 @@ def inspect(options: argparse.Namespace) -> None:
         "network": f"{network.describe(architecture)}, {architecture.variant} stride, "
         f"eps {architecture.epsilon:g}",
         "classes": architecture.num_classes or "none: there is no head",
+        "head": network.describe_head(architecture),
         "parameters": f"{parameters:,}, and {statistics:,} running statistics",
         "preprocessing": _describe(weights.preprocessing),
         "sha256": weights.sha256 + (f" ({source})" if source else ""),
@@ -108,7 +109,8 @@ def inspect(options: argparse.Namespace) -> None:
     elif weights.multi_label:
         lines["class names"] = "none are stated (several per photo)"
     for what, value in lines.items():
-        print(f"{what + ':':<15}{value}")
+        if value:
+            print(f"{what + ':':<15}{value}")
     for finding in verify.static(weights):
         print(f"{_MARKS[finding.kind]} {finding.text}")
 
@@ -228,6 +230,8 @@ def summarise(options: argparse.Namespace) -> None:
     model, _ = network.as_published(weights)
     has_head = weights.architecture.num_classes is not None
     print(summary.summary(model, weights.preprocessing.crop_size, has_head=has_head))
+    if has_head and (seen := network.describe_head(weights.architecture)):
+        print(f"the head sees {seen}")
 
 
 def main() -> None:

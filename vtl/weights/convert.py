@@ -15,6 +15,7 @@ from flax import traverse_util
 
 from vtl.errors import UserError
 from vtl.models import HEAD
+from vtl.models.head import features_per_channel
 from vtl.models.resnet import DEPTHS, EPSILON
 from vtl.untrusted import printable
 from vtl.weights import families, layouts
@@ -28,7 +29,7 @@ _HEAD_PREFIX = f"params/{HEAD}/"
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """The arguments of `models.resnet.ResNet` that a file's tensors imply."""
+    """The arguments of `models.resnet.ResNet`: what a file's tensors imply, and its head's."""
 
     depth: int
     width: float
@@ -36,6 +37,24 @@ class Architecture:
     epsilon: float
     num_classes: int | None
     """None if the file has no head."""
+    pooling: str = "average"
+    transform: str = "none"
+    regions: int = 0
+
+    @property
+    def num_channels(self) -> int:
+        """Of the last stage's output."""
+        return 8 * round(64 * self.width) * (4 if DEPTHS[self.depth].bottleneck else 1)
+
+    @property
+    def num_features(self) -> int:
+        """What the head's kernel has a row for."""
+        return self.num_channels * features_per_channel(self.pooling)
+
+    @property
+    def has_plain_head(self) -> bool:
+        """Whether the head is torchvision's: a dense layer on the mean."""
+        return (self.pooling, self.transform, self.regions) == ("average", "none", 0)
 
 
 def _rename(file: WeightsFile) -> Tensors:

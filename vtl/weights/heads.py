@@ -1,7 +1,7 @@
 """The head that fine-tuning starts from: a probe's, in a file of its own, or the weights' own."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -9,12 +9,22 @@ from absl import logging
 from vtl.errors import UserError
 from vtl.files import user_path
 from vtl.models import HEAD
+from vtl.models.head import features_per_channel
 from vtl.preprocessing import Preprocessing
 from vtl.untrusted import printable
 from vtl.weights import convert, formats, metadata, sources
 from vtl.weights.formats import safetensors
 
 FILE_NAME = "head.safetensors"
+
+
+class Head(NamedTuple):
+    """A head {kernel [D, C], bias [C]}, and what it sees, by the names of `models.head`."""
+
+    params: dict[str, np.ndarray]
+    pooling: str
+    transform: str
+    regions: int
 
 
 def save(
@@ -24,12 +34,17 @@ def save(
     *,
     classes: tuple[str, ...],
     features: dict[str, Any],
+    transform: str = "none",
 ) -> None:
-    """Write kernel [D, C] and bias [C] by torchvision's names, with the meta of their features."""
+    """Write kernel [D, C] and bias [C] by torchvision's names, with the meta of their features.
+
+    `transform` is what the head does to the features first.
+    """
+    text = metadata.head_text(classes, features, transform)
     safetensors.write(
         directory / FILE_NAME,
         {f"{HEAD}.weight": np.ascontiguousarray(kernel.T), f"{HEAD}.bias": bias},
-        {"format": "pt", metadata.HEAD_KEY: metadata.head_text(classes, features)},
+        {"format": "pt", metadata.HEAD_KEY: text},
     )
 
 
@@ -38,10 +53,12 @@ def load(
     *,
     classes: tuple[str, ...],
     weights_sha256: str,
-    num_features: int,
+    num_channels: int,
     preprocessing: Preprocessing,
-) -> dict[str, np.ndarray]:
-    """The params {kernel [D, C], bias [C]} of a probe's head, in the order of `classes`.
+) -> Head:
+    """A probe's head, its columns in the order of `classes`.
+
+    `num_channels` is that of the network's last stage.
 
     Raises:
         UserError: there is no head, or it is for other classes, weights or another layer.
@@ -53,14 +70,15 @@ def load(
     file = formats.read(path)
     meta = metadata.read_head(file)
     kernel, bias = _tensors(file, len(meta.classes))
-    _check_features(where, meta, weights_sha256, len(kernel), num_features)
+    _check_features(where, meta, weights_sha256, len(kernel), num_channels)
     if meta.preprocessing and meta.preprocessing != preprocessing:
         logging.warning(
             "%s: its features were computed with other preprocessing (%s)",
             where,
             meta.preprocessing,
         )
-    return _ordered(where, kernel, bias, meta.classes, classes)
+    params = _ordered(where, kernel, bias, meta.classes, classes)
+    return Head(params, meta.pooling, meta.transform, regions=0)
 
 
 def _tensors(file: formats.WeightsFile, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +99,7 @@ def _tensors(file: formats.WeightsFile, num_classes: int) -> tuple[np.ndarray, n
 
 
 def _check_features(
-    where: str, meta: metadata.HeadMeta, weights_sha256: str, width: int, num_features: int
+    where: str, meta: metadata.HeadMeta, weights_sha256: str, width: int, num_channels: int
 ) -> None:
     """UserError if the head was fitted to other features than the network's."""
     if meta.weights_sha256 is None:
@@ -94,6 +112,7 @@ def _check_features(
             f"{where}: its features came from other weights "
             f"(sha256 {printable(meta.weights_sha256[:8])}… instead of {weights_sha256[:8]}…)"
         )
+    num_features = num_channels * features_per_channel(meta.pooling)
     if (meta.layer, meta.pool) != ("layer4", 1) or width != num_features:
         raise UserError(
             f"{where}: its features are {width} numbers of {printable(meta.layer, 20)} with "
@@ -118,8 +137,8 @@ def _ordered(
     return {"kernel": kernel[:, order], "bias": bias[order]}
 
 
-def keep(weights: sources.Weights, classes: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The params {kernel [D, C], bias [C]} of the weights' own head, in the order of `classes`.
+def keep(weights: sources.Weights, classes: tuple[str, ...]) -> Head:
+    """The weights' own head, its columns in the order of `classes`.
 
     Raises:
         UserError: they have no head, it is for other classes, or nothing says for which.
@@ -137,7 +156,9 @@ def keep(weights: sources.Weights, classes: tuple[str, ...]) -> dict[str, np.nda
         )
     prefix = f"params/{HEAD}/"
     head = {name: t for name, t in weights.tensors.items() if name.startswith(prefix)}
-    convert.check_finite(head, weights.architecture.epsilon, weights.path)
+    own = weights.architecture
+    convert.check_finite(head, own.epsilon, weights.path)
     if missing := {f"{prefix}kernel", f"{prefix}bias"} - head.keys():
         raise UserError(f"{where} lacks {missing.pop()}: {otherwise}")
-    return _ordered(where, head[f"{prefix}kernel"], head[f"{prefix}bias"], names, classes)
+    params = _ordered(where, head[f"{prefix}kernel"], head[f"{prefix}bias"], names, classes)
+    return Head(params, own.pooling, own.transform, own.regions)

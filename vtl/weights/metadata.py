@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from vtl.errors import UserError
+from vtl.models.head import MAX_REGIONS, POOLINGS, TRANSFORMS
 from vtl.models.resnet import VARIANTS
 from vtl.preprocessing import Preprocessing
 from vtl.untrusted import printable
@@ -30,7 +31,7 @@ class NetworkMeta(NamedTuple):
 
 
 class HeadMeta(NamedTuple):
-    """Of a head: what its columns are, and which features it was fitted to.
+    """Of a head: what its columns are, and which features it was fitted to, transformed how.
 
     What the features' file did not say is None.
     """
@@ -40,6 +41,8 @@ class HeadMeta(NamedTuple):
     preprocessing: Preprocessing | None
     layer: str
     pool: int
+    pooling: str
+    transform: str
 
 
 def network_text(meta: NetworkMeta) -> str:
@@ -54,9 +57,9 @@ def network_text(meta: NetworkMeta) -> str:
     )
 
 
-def head_text(classes: tuple[str, ...], features: Mapping[str, Any]) -> str:
+def head_text(classes: tuple[str, ...], features: Mapping[str, Any], transform: str) -> str:
     """What `read_head` reads: the meta of the features as their file has it."""
-    return json.dumps({"classes": list(classes), "features": features})
+    return json.dumps({"classes": list(classes), "features": features, "transform": transform})
 
 
 def read_network(file: WeightsFile, implied: Architecture) -> NetworkMeta | None:
@@ -70,9 +73,11 @@ def read_network(file: WeightsFile, implied: Architecture) -> NetworkMeta | None
     with _damage(file, NETWORK_KEY):
         meta = _object(json.loads(file.metadata[NETWORK_KEY]))
         own = Architecture(**_object(_of(meta, "architecture")))
-        of_tensors = dataclasses.replace(implied, variant=own.variant, epsilon=own.epsilon)
+        stated = {name: getattr(own, name) for name in _NOT_IN_TENSORS}
+        of_tensors = dataclasses.replace(implied, **stated)
         if own != of_tensors or own.variant not in VARIANTS or not 0 < own.epsilon < 1:
             raise ValueError(f"it says {own}, its tensors are of {implied}")
+        _check_head(own.pooling, own.transform, own.regions)
         names = _of(meta, "classes")
         return NetworkMeta(
             own,
@@ -104,13 +109,27 @@ def read_head(file: WeightsFile) -> HeadMeta:
             or type(pool) is not int
         ):
             raise ValueError("its sha256, layer or pool are none")
+        pooling, transform = features.get("pooling", "average"), meta.get("transform", "none")
+        _check_head(pooling, transform, 0)
         return HeadMeta(
             class_names(_of(meta, "classes")),
             sha256,
             None if before is None else Preprocessing.from_dict(_object(before)),
             layer,
             pool,
+            pooling,
+            transform,
         )
+
+
+_NOT_IN_TENSORS = ("variant", "epsilon", "pooling", "transform", "regions")
+"""What an architecture has that the shapes of its tensors don't tell."""
+
+
+def _check_head(pooling: Any, transform: Any, regions: Any) -> None:
+    is_known = pooling in POOLINGS and transform in TRANSFORMS
+    if not is_known or type(regions) is not int or not 0 <= regions <= MAX_REGIONS or regions == 1:
+        raise ValueError(f"its head is unknown: {pooling}, {transform}, {regions}")
 
 
 @contextlib.contextmanager

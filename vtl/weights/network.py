@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from vtl.errors import UserError, check_choice
 from vtl.models import HEAD
+from vtl.models.head import MAX_REGIONS, POOLINGS, TRANSFORMS
 from vtl.models.resnet import DEPTHS, EPSILON, ResNet
 from vtl.preprocessing import RESIZE_RULES, TORCHVISION, Preprocessing
 from vtl.weights import convert, sources
@@ -19,6 +20,9 @@ from vtl.weights import convert, sources
 HEADS = ("probe", "zeros", "random", "keep")
 MAX_WIDTH = 16
 """In multiples of the published networks' channels."""
+
+PLAIN_HEAD: dict[str, Any] = {"pooling": "average", "transform": "none", "regions": 0}
+"""Torchvision's: a dense layer on the mean of the last stage."""
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -36,7 +40,7 @@ class Network(NamedTuple):
 
 
 def from_config(config: ConfigDict, num_classes: int) -> Network:
-    """The network of `config.weights`, with a head of `num_classes` and the config's image size.
+    """The network of `config.weights`, with a plain head and the config's image size.
 
     The weights say what it is. Without weights, `config.model` says what to make.
 
@@ -50,9 +54,26 @@ def from_config(config: ConfigDict, num_classes: int) -> Network:
         return untrained(config.model, TORCHVISION.override(**changes), num_classes)
     check_choice("model.dtype", config.model.dtype, DTYPES)
     weights = sources.load(config.weights)
-    architecture = dataclasses.replace(weights.architecture, num_classes=num_classes)
+    architecture = dataclasses.replace(weights.architecture, num_classes=num_classes, **PLAIN_HEAD)
     model = make_model(architecture, config.model.dtype)
     return Network(model, architecture, weights.preprocessing.override(**changes), weights)
+
+
+def with_head(net: Network, *, pooling: str, transform: str, regions: int) -> Network:
+    """The same network with a head of `models.head` that sees something else.
+
+    Raises:
+        UserError: a name or the number of regions is invalid.
+    """
+    check_choice("pooling", pooling, POOLINGS)
+    check_choice("transform", transform, TRANSFORMS)
+    if regions not in (0, *range(2, MAX_REGIONS + 1)):
+        raise UserError(
+            f"regions must be 0, or from 2 to {MAX_REGIONS} cells a side, got {regions}"
+        )
+    head: dict[str, Any] = {"pooling": pooling, "transform": transform, "regions": regions}
+    architecture = dataclasses.replace(net.architecture, **head)
+    return net._replace(model=net.model.clone(**head), architecture=architecture)
 
 
 def untrained(options: ConfigDict, preprocessing: Preprocessing, num_classes: int) -> Network:
@@ -77,6 +98,26 @@ def describe(architecture: convert.Architecture) -> str:
     """`ResNet-50`, or `ResNet-50 of width 0.25`."""
     width = f" of width {architecture.width:g}" if architecture.width != 1 else ""
     return f"ResNet-{architecture.depth}{width}"
+
+
+def describe_head(architecture: convert.Architecture) -> str:
+    """What the head sees; "" if it is torchvision's, a dense layer on the mean."""
+    if architecture.has_plain_head:
+        return ""
+    pooling = {
+        "average": "the average",
+        "maximum": "the maximum",
+        "both": "the average and the maximum",
+        "cells": "the largest average of 2 x 2 cells",
+    }[architecture.pooling]
+    transform = {
+        "none": "",
+        "l2": ", divided by its norm",
+        "sqrt_l2": ", its square roots divided by their norm",
+    }[architecture.transform]
+    side = architecture.regions
+    cells = f"; the mean of the photo's logit and of its best of {side} x {side} cells"
+    return f"{pooling} of the last stage{transform}{cells if side else ''}"
 
 
 def make_model(architecture: convert.Architecture, dtype: str = "float32") -> ResNet:

@@ -88,6 +88,9 @@ def static(weights: sources.Weights) -> list[Finding]:
     findings = []
     if weights.architecture.num_classes is None:
         findings.append(Finding("note", "top missing: there is no head, so it names no classes"))
+    elif not weights.architecture.has_plain_head:
+        text = "the head is not torchvision's: programs that load it as such get other scores"
+        findings.append(Finding("note", text))
     network.complete(weights)  # UserError if tensors are missing or misshapen
     norms = misfit.norms_of(weights.tensors)
     for name, tensor in weights.tensors.items():

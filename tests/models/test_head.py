@@ -1,0 +1,141 @@
+"""Heads beside the formulas in NumPy, PyTorch's pooling, and finite differences."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vtl.models import head
+
+NUM_CHANNELS, NUM_CLASSES = 6, 3
+ALL_HEADS = list(itertools.product(head.POOLINGS, head.TRANSFORMS, (0, 2, 3)))
+
+
+def maps_of(height=7, width=6, seed=0):
+    """As after a ReLU: many zeros."""
+    maps = np.random.default_rng(seed).normal(size=(4, height, width, NUM_CHANNELS))
+    return np.maximum(maps, 0).astype(np.float32)
+
+
+def kernel_of(pooling, seed=1):
+    width = NUM_CHANNELS * head.features_per_channel(pooling)
+    return np.random.default_rng(seed).normal(size=(width, NUM_CLASSES)).astype(np.float32)
+
+
+def pooled_by_numpy(maps, pooling):
+    average, maximum = maps.mean(axis=(1, 2)), maps.max(axis=(1, 2))
+    if pooling == "cells":
+        middle = [-(-side // 2) for side in maps.shape[1:3]]
+        starts = [side // 2 for side in maps.shape[1:3]]
+        halves = [
+            maps[:, rows, columns].mean(axis=(1, 2))
+            for rows in (slice(middle[0]), slice(starts[0], None))
+            for columns in (slice(middle[1]), slice(starts[1], None))
+        ]
+        return np.max(halves, axis=0)
+    return {
+        "average": average,
+        "maximum": maximum,
+        "both": np.concatenate([average, maximum], axis=1),
+    }[pooling]
+
+
+def transformed_by_numpy(features, transform):
+    if transform == "sqrt_l2":
+        features = np.sign(features) * np.sqrt(np.abs(features))
+    if transform == "none":
+        return features
+    return features / np.linalg.norm(features, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("pooling", head.POOLINGS)
+def test_pooling_is_the_formula(pooling):
+    np.testing.assert_allclose(
+        head.pooled(maps_of(), pooling), pooled_by_numpy(maps_of(), pooling), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("transform", head.TRANSFORMS)
+def test_a_transform_is_the_formula(transform):
+    features = np.random.default_rng(0).normal(size=(5, 2, 30)).astype(np.float32)
+    expected = transformed_by_numpy(features.astype(np.float64), transform)
+    np.testing.assert_allclose(head.transformed(features, transform), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("transform", head.TRANSFORMS)
+def test_nothing_stays_nothing_with_finite_gradients(transform):
+    nothing = jnp.zeros((2, 5))
+    np.testing.assert_array_equal(head.transformed(nothing, transform), nothing)
+    gradient = jax.grad(lambda x: jnp.sum(head.transformed(x, transform)))(nothing)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize(("side", "cells"), [(7, ((0, 4), (3, 7))), (14, ((0, 7), (7, 14)))])
+def test_cells_come_by_rows(side, cells):
+    """Rows of the grid first, then columns; both halves of an odd side have its middle row."""
+    maps = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
+    means = np.asarray(head.pooled_cells(maps, 2, "average")).reshape(2, 2, 2, 3)
+    for row, (top, bottom) in enumerate(cells):
+        for column, (left, right) in enumerate(cells):
+            expected = maps[:, top:bottom, left:right].mean(axis=(1, 2))
+            np.testing.assert_allclose(means[:, row, column], expected, atol=1e-6)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("grid", [2, 3, 7])
+def test_cells_are_those_of_pytorchs_adaptive_pooling(grid):
+    torch = pytest.importorskip("torch")
+    maps = torch.tensor(maps_of(9, 8).transpose(0, 3, 1, 2))
+    theirs = torch.nn.functional.adaptive_avg_pool2d(maps, grid).flatten(2).mT
+    np.testing.assert_allclose(head.pooled_cells(maps_of(9, 8), grid, "average"), theirs, rtol=1e-5)
+    theirs = torch.nn.functional.adaptive_max_pool2d(maps, grid).flatten(2).mT
+    np.testing.assert_array_equal(head.pooled_cells(maps_of(9, 8), grid, "maximum"), theirs)
+
+
+def test_a_logit_is_the_mean_of_the_photos_and_its_best_cells():
+    of_views = np.array([[[1.0, 4.0], [3.0, -2.0], [-5.0, 0.0]]])
+    np.testing.assert_array_equal(head.logits_of(of_views), [[2.0, 2.0]])
+    np.testing.assert_array_equal(head.logits_of(of_views[:, :1]), [[1.0, 4.0]])
+
+
+@pytest.mark.parametrize(("pooling", "transform", "regions"), ALL_HEADS)
+def test_the_evidence_adds_up_to_the_logit(pooling, transform, regions):
+    maps, kernel = maps_of(), kernel_of(pooling)
+    maps[0] = 0  # a photo in which no channel responds
+    views = head.transformed(head.views(maps, pooling, regions), transform)
+    logits = head.logits_of(views @ kernel)
+    evidence = head.evidence(maps, kernel, pooling=pooling, transform=transform, regions=regions)
+    assert evidence.shape == (*maps.shape[:3], NUM_CLASSES)
+    np.testing.assert_allclose(np.mean(evidence, axis=(1, 2)), logits, rtol=1e-4, atol=1e-5)
+
+
+def test_the_evidence_of_a_plain_head_is_the_class_activation_map():
+    maps, kernel = maps_of(), kernel_of("average")
+    plain = {"pooling": "average", "transform": "none", "regions": 0}
+    np.testing.assert_allclose(head.evidence(maps, kernel, **plain), maps @ kernel, rtol=1e-5)
+
+
+def test_evidence_lies_where_the_best_cell_does():
+    """A channel that responds in one corner alone: half its evidence is of that cell."""
+    maps = np.zeros((1, 6, 6, 1), np.float32)
+    maps[0, 4:, 4:] = 1
+    of_head = {"pooling": "average", "transform": "none", "regions": 3}
+    evidence = head.evidence(maps, np.ones((1, 1), np.float32), **of_head)[0, :, :, 0]
+    assert np.count_nonzero(evidence) == 4
+    np.testing.assert_allclose(evidence[4:, 4:], (1 + 9) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", head.POOLINGS)
+def test_gradients_are_those_of_finite_differences(pooling):
+    kernel, maps = kernel_of(pooling), maps_of() + 0.5
+    direction = np.random.default_rng(2).normal(size=maps.shape).astype(np.float32)
+
+    def loss(step):
+        views = head.views(maps + step * direction, pooling, 2)
+        return jnp.sum(head.logits_of(head.transformed(views, "sqrt_l2") @ kernel) ** 2)
+
+    step = 1e-3
+    expected = (loss(step) - loss(-step)) / (2 * step)
+    assert float(jax.grad(loss)(0.0)) == pytest.approx(float(expected), rel=3e-2)

@@ -1,0 +1,48 @@
+import numpy as np
+
+from vtl.models import head
+from vtl.training import fit_head, fit_linear
+
+NUM_CLASSES = 3
+
+
+def problem(num_views, num_images=80, num_features=8, seed=0):
+    rng = np.random.default_rng(seed)
+    seen = rng.normal(size=(num_images, num_views, num_features)).astype(np.float32)
+    logits = seen[:, 0] @ rng.normal(size=(num_features, NUM_CLASSES)) - 0.5
+    labels = (logits + rng.normal(size=logits.shape) > 0).astype(np.uint8)
+    return seen, labels, np.ones_like(labels)
+
+
+def test_without_regions_it_is_the_logistic_regression():
+    seen, labels, mask = problem(1)
+    fitted, l2 = fit_head.fit(seen, labels, mask, 0.01, seed=0)
+    expected = fit_linear.logistic_regression(seen[:, 0], labels, mask, 0.01)
+    np.testing.assert_array_equal(fitted.kernel, expected.kernel)
+    np.testing.assert_array_equal(fitted.bias, expected.bias)
+    np.testing.assert_array_equal(l2, 0.01)
+
+
+def test_with_regions_each_class_is_as_likely_as_it_is_frequent():
+    seen, labels, mask = problem(1 + 4)
+    mask[:20, 1] = 0
+    labels[:, 2] = 0  # a class that no photo has keeps its log-odds
+    fitted, _ = fit_head.fit(seen, labels, mask, 0.01, seed=0)
+    logits = head.logits_of(seen @ np.asarray(fitted.kernel)) + fitted.bias
+    probabilities = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+    for column in range(2):
+        counted = mask[:, column] == 1
+        np.testing.assert_allclose(
+            probabilities[counted, column].mean(), labels[counted, column].mean(), atol=1e-5
+        )
+    np.testing.assert_allclose(fitted.bias[2], np.log(0.5 / 80.5), rtol=1e-5)
+    alone = fit_linear.logistic_regression(seen[:, 0], labels, mask, 0.01)
+    np.testing.assert_array_equal(fitted.kernel, alone.kernel)
+
+
+def test_no_l2_is_one_by_cross_validation():
+    seen, labels, mask = problem(1)
+    fitted, l2 = fit_head.fit(seen, labels, mask, 0.0, seed=0)
+    assert (l2 > 0).all()
+    expected = fit_linear.logistic_regression(seen[:, 0], labels, mask, l2)
+    np.testing.assert_array_equal(fitted.kernel, expected.kernel)

@@ -1,0 +1,150 @@
+"""One fine-tuning: the network, its steps, and a training that resumes.
+
+The run and its trial on a held-out part of the training split are the same job on other photos.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vtl.console import say
+from vtl.data.batches import Images
+from vtl.data.splits import Split
+from vtl.evaluation import evaluate, metrics
+from vtl.evaluation.outcome import MAP_PROTOCOL
+from vtl.models import HEAD
+from vtl.run_directory import RunDirectory
+from vtl.training import choose_l2, fit_head, loop, optim, steps
+from vtl.training.checkpoint import Checkpoints
+from vtl.training.state import TrainState, by_batch, new_state, replicated
+from vtl.weights import network
+from vtl.weights.heads import Head
+
+Evaluate = Callable[[TrainState], dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Job:
+    """What a config fine-tunes, and how; `given_head` is what head_from or head=keep names."""
+
+    config: ConfigDict
+    net: network.Network
+    given_head: Head | None
+    multipliers: optim.Multipliers
+    mesh: Mesh
+
+    @property
+    def starts_fitted(self) -> bool:
+        """Whether the network is of use before it is trained."""
+        return self.given_head is not None or self.config.head == "probe"
+
+    @functools.cached_property
+    def eval_step(self) -> steps.EvalStep:
+        """Compiled once for all splits."""
+        return steps.make_eval_step(self.net.model, self.net.preprocessing, self.mesh)
+
+    def predict(self, step: steps.EvalStep, variables: Any, images: Images) -> np.ndarray:
+        """The output [N, ...] of a step that has a single one."""
+        (output,) = evaluate.predict(
+            step,
+            variables,
+            images,
+            batch_size=self.config.eval_batch_size,
+            sharding=by_batch(self.mesh),
+        )
+        return output
+
+    def logits(self, variables: Any, images: Images) -> np.ndarray:
+        """[N, C]."""
+        return self.predict(self.eval_step, variables, images)
+
+    def mean_ap(self, variables: Any, images: Images, split: Split) -> float | None:
+        """By `MAP_PROTOCOL`; None if no class has a positive."""
+        return metrics.mean_average_precision(
+            self.logits(variables, images),
+            split.labels,
+            split.difficult,
+            split.classes,
+            MAP_PROTOCOL,
+        )
+
+    def plan(self, num_images: int) -> loop.Plan:
+        """All passes of the config."""
+        return loop.make_plan(
+            self.config, num_images=num_images, num_epochs=self.config.num_epochs, mesh=self.mesh
+        )
+
+    def train(
+        self,
+        training_set: loop.TrainingSet,
+        plan: loop.Plan,
+        run_directory: RunDirectory,
+        checkpoints: Checkpoints,
+        score_epoch: Evaluate,
+    ) -> tuple[TrainState, int | None]:
+        """The state at the plan's end, and the step that the training was resumed from, if any."""
+        optimizer = optim.make_optimizer(self.config.optim, plan.learning_rate, self.multipliers)
+        train_step = steps.make_train_step(
+            self.net.model,
+            optimizer,
+            self.multipliers,
+            batch_norm=self.config.batch_norm,
+            preprocessing=self.net.preprocessing,
+            augmentation=self.config.augment,
+            seed=self.config.seed,
+            mesh=self.mesh,
+        )
+
+        def first_state() -> TrainState:
+            return new_state(self._first_variables(training_set), optimizer)
+
+        like = jax.eval_shape(lambda v: new_state(v, optimizer), network.shapes_of(self.net.model))
+        state, resumed_from = loop.start(first_state, like, plan, run_directory, checkpoints)
+        state = loop.run(
+            state, train_step, training_set, plan, run_directory, checkpoints, score_epoch
+        )
+        return state, resumed_from
+
+    def _first_variables(self, training_set: loop.TrainingSet) -> Any:
+        """The variables before the first step, with the given head or one that is fitted."""
+        config, net = self.config, self.net
+        variables = network.starting_variables(
+            net.model, net.weights, head=config.head, seed=config.seed
+        )
+        if self.given_head:
+            variables["params"][HEAD] = self.given_head.params
+        elif config.head == "probe":
+            num_images = len(training_set.images)
+            say(f"logistic regression on the features of {num_images} photos starts the head")
+            head_step = steps.make_head_step(net.model, net.preprocessing, self.mesh)
+            placed = jax.device_put(variables, replicated(self.mesh))
+            seen = self.predict(head_step, placed, training_set.images)
+            labels, label_mask = training_set.labels, training_set.label_mask
+            head, l2 = fit_head.fit(seen, labels, label_mask, config.head_l2, config.seed)
+            if not config.head_l2:
+                say(f"L2 by cross-validation: {choose_l2.describe(l2)}")
+            variables["params"][HEAD] = {
+                name: np.asarray(value) for name, value in head._asdict().items()
+            }
+        return variables
+
+
+def label_mask_of(split: Split, difficult: str) -> np.ndarray:
+    """Which labels [N, C] count in the loss."""
+    return 1 - split.difficult if difficult == "ignore" else np.ones_like(split.labels)
+
+
+def training_set_of(images: Images, split: Split, difficult: str) -> loop.TrainingSet:
+    """The split as `loop` trains on it."""
+    return loop.TrainingSet(images, split.labels, label_mask_of(split, difficult))
+
+
+def checkpoints_of(run: RunDirectory, best_by: str | None) -> Checkpoints:
+    """Those of a run that has begun."""
+    return Checkpoints(run.path / "checkpoints", best_by=best_by, run=run.run_id)

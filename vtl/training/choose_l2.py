@@ -1,0 +1,78 @@
+"""The L2 of a logistic regression, by cross-validation whose grid moves on."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vtl.training.fit_linear import fit_rotated, rotate
+
+TOLERANCE = 1e-3
+"""A fraction of the objective, which varies far more from one L2 to the next."""
+
+WORTH = 1e-2
+"""The fraction of a class's loss that the last step to an end must gain for the grid to go on."""
+
+MOST_STEPS_BEYOND = 4
+"""How far the grid moves on at either end, in steps of its own."""
+
+
+def describe(l2: np.ndarray) -> str:
+    """`0.001 (5), 0.01 (15) classes`: the values, and how many classes have each."""
+    values, counts = np.unique(l2, return_counts=True)
+    return ", ".join(f"{v:.3g} ({n})" for v, n in zip(values, counts, strict=True)) + " classes"
+
+
+def by_cross_validation(
+    features: np.ndarray,
+    labels: np.ndarray,
+    label_mask: np.ndarray,
+    l2s: Sequence[float],
+    *,
+    num_folds: int,
+    seed: int,
+) -> np.ndarray:
+    """The L2 [C] of least held-out cross-entropy of each class, from `l2s` and what lies beyond.
+
+    features [N, D]; labels, label_mask [N, C]. While a class gains at an end of the grid, the
+    grid goes on there by the ratio of its last two values.
+    """
+    if len(set(l2s)) == 1:
+        return np.full(labels.shape[1], l2s[0])
+    held_out = _held_out(len(labels), num_folds, seed)
+    rotated = rotate(features)
+    # Each class of each fold is a column; its mask leaves out the held-out labels.
+    by_fold = np.repeat(labels[:, None].astype(np.float32), num_folds, axis=1)  # [N, F, C]
+    counts_out = label_mask[:, None] * held_out[:, :, None]
+    counts_in = label_mask[:, None] * ~held_out[:, :, None]
+    columns = len(labels), num_folds * labels.shape[1]
+
+    def loss(l2: float) -> np.ndarray:
+        """The held-out cross-entropy [C]."""
+        head = fit_rotated(
+            rotated,
+            by_fold.reshape(columns),
+            counts_in.reshape(columns),
+            l2 * num_folds / (num_folds - 1),  # of fewer rows
+            tolerance=TOLERANCE,
+        )
+        logits = features @ np.asarray(head.kernel) + np.asarray(head.bias)
+        logits = logits.reshape(by_fold.shape)
+        losses = np.logaddexp(0, logits) - by_fold * logits
+        return np.sum(losses * counts_out, axis=(0, 1))
+
+    losses = {l2: loss(l2) for l2 in sorted(set(l2s))}
+    for end, before in ((0, 1), (-1, -2)):
+        for _ in range(MOST_STEPS_BEYOND):
+            grid = sorted(losses)
+            if not (losses[grid[end]] < (1 - WORTH) * losses[grid[before]]).any():
+                break
+            following = grid[end] ** 2 / grid[before]
+            losses[following] = loss(following)
+    grid = sorted(losses)
+    return np.array(grid)[np.argmin([losses[l2] for l2 in grid], axis=0)]
+
+
+def _held_out(num_rows: int, num_folds: int, seed: int) -> np.ndarray:
+    """Which rows each fold holds out, [N, F]; every row is held out once."""
+    folds = np.random.default_rng(seed).permutation(num_rows) % num_folds
+    return folds[:, None] == np.arange(num_folds)
