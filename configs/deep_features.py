@@ -3,7 +3,8 @@
     vtl deep_features --workdir=runs/features
 
 Writes WORKDIR/DF_ResNet50_VOC2007.npz, named after the network and the data, with X_train, Y_train,
-X_test, Y_test and where they come from. 2 CPU cores do about 15 photos a second.
+X_test, Y_test and where they come from. 2 CPU cores do about 15 photos a second at the lab's 224
+pixels, and a quarter of that at the default's 448.
 """
 
 from ml_collections import ConfigDict
@@ -49,7 +50,10 @@ def _base() -> ConfigDict:
 
 
 def _default(config: ConfigDict) -> None:
-    """torchvision's weights, with photos resized and cropped as in torchvision's evaluation."""
+    """torchvision's weights, large photos with their edges, the largest average of 2 x 2 cells."""
+    config.data.resize = "squash"
+    config.data.image_size = 448
+    config.pooling = "cells"
 
 
 def _lab(config: ConfigDict) -> None:

@@ -12,6 +12,9 @@ from vtl.tasks import finetune
 
 Overrides = dict[str, Any]
 
+OF_VERSION_0_1: Overrides = {"transform": "none", "regions": 0, "head_l2": 0.01, "held_out": 0.0}
+"""The head of vtl 0.1, and nothing chosen by photos that are held out."""
+
 
 def run_finetune(variant: str, overrides: Overrides, workdir: Path) -> None:
     """Run `configs/finetune.py:variant` with overrides such as {"optim.momentum": 0.0}."""
@@ -42,3 +45,16 @@ def outcome(run: Path) -> dict[str, Any]:
     """results.json of a run, or {} if it is not there yet."""
     path = run / "results.json"
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def side_by_side(runs: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores, labels, difficult [N, runs * C] on test: seeds side by side, like further classes.
+
+    The mean over columns is then the mean over seeds, and the bootstrap draws an image for all
+    seeds at once.
+    """
+    by_seed = [np.load(run / "scores_test.npz") for run in runs]
+    scores, labels, difficult = (
+        np.hstack([arrays[key] for arrays in by_seed]) for key in ("scores", "labels", "difficult")
+    )
+    return scores, labels, difficult

@@ -2,10 +2,11 @@
 
     python -m experiments.probe_animals --features=runs/features/DF_ResNet50_VOC2007.npz
 
-The features are of photos squashed to 224 (configs/deep_features.py with
-`--config.data.resize=squash`). "mAP" is scikit-learn's AP on test, averaged over the classes with
-at least five positives in both splits. --head_run takes a finished run of configs/finetune.py:head
-on the same photos, and adds its paired difference to the probe of as many epochs. Takes a few
+The features are of photos squashed to 224 pixels, and averaged (configs/deep_features.py with
+`--config.data.image_size=224 --config.pooling=average`); they are taken as they are. "mAP" is
+scikit-learn's AP on test, averaged over the classes with at least five positives in both splits.
+--head_run takes a finished run of configs/finetune.py:head on the same photos, and adds its paired
+difference to the probe of as many epochs. Takes a few
 minutes on 2 CPU cores; writes experiments/probe_animals.csv and experiments/probe_animals_head.csv.
 """
 
@@ -55,7 +56,8 @@ def main() -> None:
                 for seed in range(NUM_SEEDS)
             ]
             rows.append(row("sgd", epochs, maps))
-        rows.append(row("lbfgs", "", [run_probe("lbfgs", common, runs / "lbfgs")]))
+        plain = common | {"transform": "none"}
+        rows.append(row("lbfgs", "", [run_probe("lbfgs", plain, runs / "lbfgs")]))
         table = Path(__file__).with_suffix(".csv")
         write(table, rows)
         if options.head_run:

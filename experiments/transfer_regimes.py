@@ -118,15 +118,15 @@ def run_regime(out: Path, regime: str, value: float, percent: int, seed: int) ->
 
 
 def _run(regime: str, overrides: grid.Overrides, run: Path) -> None:
-    grid.run_finetune("demo", overrides | REGIMES[regime], run)
+    grid.run_finetune("demo", grid.OF_VERSION_0_1 | overrides | REGIMES[regime], run)
 
 
 def row(regime: str, value: float, percent: int, runs: dict[str, list[Path]]) -> dict[str, Any]:
     """One line of the table; "above scratch" is paired over photos and averaged over seeds."""
     results = [grid.outcome(run) for run in runs[regime]]
     maps = [100 * r["map"]["test"][PROTOCOL] for r in results]
-    ours, labels, difficult = _scores(runs[regime])
-    theirs, _, _ = _scores(runs["scratch"])
+    ours, labels, difficult = grid.side_by_side(runs[regime])
+    theirs, _, _ = grid.side_by_side(runs["scratch"])
     above = [100 * v for v in metrics.paired_difference(ours, theirs, labels, difficult, PROTOCOL)]
     return {
         "regime": regime,
@@ -142,19 +142,6 @@ def row(regime: str, value: float, percent: int, runs: dict[str, list[Path]]) ->
         "seeds": len(maps),
         "commit": results[0]["commit"],
     }
-
-
-def _scores(runs: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores, labels, difficult [N, seeds * C]: the seeds side by side, like further classes.
-
-    The mean over columns is then the mean over seeds, and the bootstrap draws an image for all
-    seeds at once.
-    """
-    by_seed = [np.load(run / "scores_test.npz") for run in runs]
-    scores, labels, difficult = (
-        np.hstack([arrays[key] for arrays in by_seed]) for key in ("scores", "labels", "difficult")
-    )
-    return scores, labels, difficult
 
 
 def _curves(out: Path, regime: str, chosen: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:

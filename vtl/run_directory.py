@@ -33,7 +33,18 @@ from vtl.files import (
     write_json,
     write_npz,
 )
-from vtl.schema import Check, count, dict_of, list_of, maybe, number, of_file, record, text
+from vtl.schema import (
+    Check,
+    at_least,
+    count,
+    dict_of,
+    list_of,
+    maybe,
+    number,
+    of_file,
+    record,
+    text,
+)
 from vtl.untrusted import open_plain, plain_sha256, printable, read_json
 
 MANIFEST = "sha256.json"
@@ -49,7 +60,15 @@ _OF_OTHERS = re.compile(r"\.DS_Store|\._.*|\.nfs.*|desktop\.ini|Thumbs\.db|@eaDi
 """What systems put into any directory that is looked at, shared or synced."""
 
 _MAX_METRICS_BYTES = 1 << 30
-_LINE = record({"step": number})
+_LINE = record({"step": number}, dict.fromkeys(("val_map_lab", "test_map_lab"), number))
+
+_TRIAL: dict[str, Check] = {
+    "num_images": count,
+    "num_steps": at_least(1),
+    "steps": list_of(count),
+    "maps": list_of(number),
+    "best_step": count,
+}
 
 _SCORED: dict[str, Check] = {
     "classes": list_of(text),
@@ -64,6 +83,7 @@ _RESULTS: dict[str, dict[str, Check]] = {
     "probe": _SCORED,
     "features": {"features": text},
     "classify": {"top1": number},
+    "held_out": _TRIAL,
     "relu_study": {"networks": dict_of(record({"activations": dict_of(record({}))}))},
 }
 """What a task's results.json must hold for its outcome to be shown."""
@@ -72,7 +92,7 @@ _RESULTS: dict[str, dict[str, Check]] = {
 _MAY_HOLD: dict[str, Check] = {
     "files": dict_of(text),
     "start": maybe(dict_of(number)),
-    "held_out": maybe(record({"num_images": count, "maps": list_of(number)})),
+    "held_out": maybe(record(_TRIAL)),
 }
 """What an outcome is shown with, too, if it is there."""
 

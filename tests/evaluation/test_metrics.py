@@ -327,3 +327,17 @@ def test_the_mean_alone_is_that_of_all():
     for protocol in metrics.PROTOCOLS:
         mean = metrics.mean_average_precision(*problem, CLASSES, protocol)
         assert mean == result["map"][protocol]
+
+
+def test_a_resample_is_the_map_of_its_images():
+    scores, labels, _ = random_problem(0, 60)
+    rng = np.random.default_rng(0)
+    rows = [np.arange(len(scores)), *rng.integers(len(scores), size=(3, len(scores)))]
+    counts = np.stack([np.bincount(x, minlength=len(scores)) for x in rows], axis=1)
+    for resample, mean in zip(
+        rows, metrics.resampled_map(scores, labels, "lab", counts), strict=True
+    ):
+        expected = metrics.mean_average_precision(
+            scores[resample], labels[resample], None, CLASSES, "lab"
+        )
+        assert mean == pytest.approx(expected, abs=1e-12)

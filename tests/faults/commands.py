@@ -148,6 +148,19 @@ def make(directory: Path, url: str = "", sha256: str = "") -> dict[str, Command]
                 "over": "mAP on",
             },
         ),
+        "finetune held out": Command(
+            task(
+                "finetune.py",
+                *photos,
+                "--config.eval_batch_size=4",
+                "--config.held_out=0.3",
+            ),
+            {
+                "trying": "./run/held_out/config.json",
+                "tried": "./run/held_out/results.json",
+                "over": "mAP on",
+            },
+        ),
         "features": Command(
             task("deep_features.py", *photos),
             {

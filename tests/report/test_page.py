@@ -422,3 +422,15 @@ def test_as_a_command(given, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("1 run: ")
     assert target.exists()
+
+
+def test_maps_are_called_what_they_are(tmp_path):
+    """Exact under torchvision's head, approximate under another, which the page names."""
+    special = {"depth": 50, "pooling": "average", "transform": "sqrt_l2", "regions": 3}
+    write_run(tmp_path / "plain", "full", results={"network": {"depth": 50}})
+    write_run(tmp_path / "special", "full", results={"network": special})
+    plain, other = (make(tmp_path, [name])[1] for name in ("plain", "special"))
+    assert "The maps are exact" in plain
+    assert "The maps are approximate" in other
+    assert "sqrt_l2" in other
+    assert "sqrt_l2" not in plain

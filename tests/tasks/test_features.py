@@ -13,6 +13,7 @@ from tests.devkit import write_devkit
 from tests.tiny import write_weights
 from vtl.data import batches, deep_features, images, splits, voc
 from vtl.errors import UserError
+from vtl.models import head
 from vtl.preprocessing import normalise
 from vtl.tasks import features
 from vtl.training.state import by_batch, make_mesh
@@ -46,6 +47,7 @@ def make_config(devkit, weights, **changes):
             "data.image_size": SIZE,
             "data.resize": "squash",
             "weights": str(weights),
+            "pooling": "average",
             "model.depth": 18,
             "model.width": 0.125,
             "batch_size": 4,
@@ -55,14 +57,14 @@ def make_config(devkit, weights, **changes):
     return config.lock()
 
 
-def expected_maps(devkit, weights, split):
+def expected_maps(devkit, weights, split, size=SIZE):
     """The last stage's output [N, h, w, C], photo by photo, without any of the task's code."""
     loaded = sources.load(str(weights))
     model = network.make_model(dataclasses.replace(loaded.architecture, num_classes=7))
     variables = convert.to_variables(loaded.tensors, network.shapes_of(model))
     maps = []
     for path in voc.read_split(devkit, split).paths:
-        photo = images.resize(images.load_rgb(path), SIZE, "squash", "bilinear")
+        photo = images.resize(images.load_rgb(path), size, "squash", "bilinear")
         x = normalise(jnp.array(photo)[None], loaded.preprocessing)
         _, captured = model.apply(variables, x, norms_by_batch=(), capture_intermediates=True)
         maps.append(np.asarray(captured["intermediates"]["layer4_1"]["__call__"][0][0]))
@@ -93,6 +95,20 @@ def test_rows_are_the_photos_in_split_order(tmp_path, devkit, weights):
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["num_images"] == {"train": 11, "test": 7}
     assert not list((tmp_path / "run").glob("unfinished*"))
+
+
+@pytest.mark.parametrize("pooling", ["maximum", "both", "cells"])
+def test_pooling_is_recorded_and_not_the_average(tmp_path, devkit, weights, pooling):
+    config = make_config(devkit, weights, pooling=pooling, **{"data.image_size": 64})
+    features.run(config, tmp_path / "run")
+    data = deep_features.read(tmp_path / "run" / "DF_ResNet18_VOC2007.npz")
+    assert data.meta["pooling"] == pooling
+    maps = jnp.asarray(expected_maps(devkit, weights, "test", size=64))
+    expected = np.asarray(head.pooled(maps, pooling))
+    assert data.splits["test"].features.shape == expected.shape
+    np.testing.assert_allclose(
+        data.splits["test"].features, expected, atol=1e-4 * np.abs(expected).max(), rtol=0
+    )
 
 
 def test_a_grid_keeps_the_cells_apart(tmp_path, devkit, weights):

@@ -150,7 +150,7 @@ def test_a_stop_between_equally_good_steps_does_not_decide_which_is_best(tmp_pat
     save_all(tmp_path / "stopped", {2: 1.0, 3: None, 4: 1.0})
     for run in ("undisturbed", "stopped"):
         checkpoints = open_checkpoints(tmp_path / run)
-        assert checkpoints.best() == 4
+        assert checkpoints.best() == 2
         checkpoints.close()
 
 
@@ -428,9 +428,9 @@ def test_of_orbaxs_other_writes_nothing_is_printed_once_one_has_failed():
     assert seen == [other]
 
 
-def test_of_equally_good_ones_the_newest_is_kept(tmp_path):
+def test_of_equally_good_ones_the_oldest_is_kept(tmp_path):
     save_all(tmp_path, {1: 0.5, 2: 0.5, 3: 0.4, 4: 0.4})
-    assert steps_on_disk(tmp_path) == {2, 3, 4}
+    assert steps_on_disk(tmp_path) == {1, 3, 4}
 
 
 ODD = {

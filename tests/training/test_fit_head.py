@@ -6,29 +6,31 @@ from vtl.training import fit_head, fit_linear
 NUM_CLASSES = 3
 
 
-def problem(num_views, num_images=80, num_features=8, seed=0):
+def problem(num_cells, num_images=80, num_features=8, seed=0):
     rng = np.random.default_rng(seed)
-    seen = rng.normal(size=(num_images, num_views, num_features)).astype(np.float32)
-    logits = seen[:, 0] @ rng.normal(size=(num_features, NUM_CLASSES)) - 0.5
+    photos = rng.normal(size=(num_images, num_features)).astype(np.float32)
+    cells = rng.normal(size=(num_images, num_cells, num_features)).astype(np.float16)
+    logits = photos @ rng.normal(size=(num_features, NUM_CLASSES)) - 0.5
     labels = (logits + rng.normal(size=logits.shape) > 0).astype(np.uint8)
-    return seen, labels, np.ones_like(labels)
+    return photos, cells, labels, np.ones_like(labels)
 
 
-def test_without_regions_it_is_the_logistic_regression():
-    seen, labels, mask = problem(1)
-    fitted, l2 = fit_head.fit(seen, labels, mask, 0.01, seed=0)
-    expected = fit_linear.logistic_regression(seen[:, 0], labels, mask, 0.01)
+def test_without_cells_it_is_the_logistic_regression():
+    photos, cells, labels, mask = problem(0)
+    fitted, l2 = fit_head.fit(photos, cells, labels, mask, l2=0.01, seed=0)
+    expected = fit_linear.logistic_regression(photos, labels, mask, 0.01)
     np.testing.assert_array_equal(fitted.kernel, expected.kernel)
     np.testing.assert_array_equal(fitted.bias, expected.bias)
     np.testing.assert_array_equal(l2, 0.01)
 
 
-def test_with_regions_each_class_is_as_likely_as_it_is_frequent():
-    seen, labels, mask = problem(1 + 4)
+def test_with_cells_each_class_is_as_likely_as_it_is_frequent():
+    photos, cells, labels, mask = problem(4)
     mask[:20, 1] = 0
     labels[:, 2] = 0  # a class that no photo has keeps its log-odds
-    fitted, _ = fit_head.fit(seen, labels, mask, 0.01, seed=0)
-    logits = head.logits_of(seen @ np.asarray(fitted.kernel)) + fitted.bias
+    fitted, _ = fit_head.fit(photos, cells, labels, mask, l2=0.01, seed=0)
+    views = np.concatenate([photos[:, None], cells.astype(np.float32)], axis=1)
+    logits = head.logits_of(views @ np.asarray(fitted.kernel)) + fitted.bias
     probabilities = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
     for column in range(2):
         counted = mask[:, column] == 1
@@ -36,13 +38,13 @@ def test_with_regions_each_class_is_as_likely_as_it_is_frequent():
             probabilities[counted, column].mean(), labels[counted, column].mean(), atol=1e-5
         )
     np.testing.assert_allclose(fitted.bias[2], np.log(0.5 / 80.5), rtol=1e-5)
-    alone = fit_linear.logistic_regression(seen[:, 0], labels, mask, 0.01)
+    alone = fit_linear.logistic_regression(photos, labels, mask, 0.01)
     np.testing.assert_array_equal(fitted.kernel, alone.kernel)
 
 
 def test_no_l2_is_one_by_cross_validation():
-    seen, labels, mask = problem(1)
-    fitted, l2 = fit_head.fit(seen, labels, mask, 0.0, seed=0)
+    photos, cells, labels, mask = problem(0)
+    fitted, l2 = fit_head.fit(photos, cells, labels, mask, l2=0.0, seed=0)
     assert (l2 > 0).all()
-    expected = fit_linear.logistic_regression(seen[:, 0], labels, mask, l2)
+    expected = fit_linear.logistic_regression(photos, labels, mask, l2)
     np.testing.assert_array_equal(fitted.kernel, expected.kernel)

@@ -210,12 +210,13 @@ def test_evaluation_is_the_centre_crop_by_running_averages():
     images = np.asarray(make_batch()["images"])
     eval_step = steps.make_eval_step(MODEL, PREPROCESSING, MESH)
     (logits,) = eval_step(variables(), images)
-    (views,) = steps.make_head_step(MODEL, PREPROCESSING, MESH)(variables(), images)
+    photos, cells = steps.make_head_step(MODEL, PREPROCESSING, MESH)(variables(), images)
     pixels = (images[:, 2:34, 2:34] / 255 - PREPROCESSING.mean) / PREPROCESSING.std
     apply = jax.jit(functools.partial(MODEL.apply, norms_by_batch=()))
     expected_logits, outputs = apply(variables(), pixels.astype(np.float32))
     np.testing.assert_allclose(logits, expected_logits, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(views[:, 0], outputs["features"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(photos, outputs["features"], rtol=1e-4, atol=1e-5)
+    assert cells.shape == (len(images), 0, photos.shape[1])
 
 
 def run_two_steps():

@@ -1,6 +1,7 @@
 """`python -m vtl.weights`, as people type it."""
 
 import dataclasses
+import json
 import sys
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from tests.tiny import write_weights
 from vtl import files
 from vtl.data import fetch, glyphs, images
+from vtl.errors import UserError
 from vtl.models.resnet import ResNet
 from vtl.preprocessing import CAFFE, normalise
 from vtl.weights import __main__ as command
@@ -302,3 +304,58 @@ def test_imagenets_names():
     names = sources.class_names(weights)
     assert len(set(names)) == 1000
     assert [names[c] for c in (0, 950, 951, 999)] == ["tench", "orange", "lemon", "toilet tissue"]
+
+
+@pytest.fixture
+def special(tmp_path):
+    """A network whose head isn't torchvision's."""
+    weights = sources.load(str(write_weights(tmp_path / "tiny.safetensors")))
+    net = network.Network(
+        network.make_model(weights.architecture), weights.architecture, weights.preprocessing, None
+    )
+    net = network.with_head(net, pooling="average", transform="sqrt_l2", regions=3)
+    variables = network.as_published(weights)[1]
+    path = tmp_path / "special.safetensors"
+    network.save(path, variables, net, weights.classes, multi_label=True)
+    return path
+
+
+def test_a_special_head_is_shown_and_noted(special, monkeypatch, capsys):
+    expected = "the average of the last stage, its square roots divided by their norm; a logit is"
+    run(monkeypatch, "summary", special)
+    assert f"the head sees {expected}" in capsys.readouterr().out
+    run(monkeypatch, "inspect", special)
+    out = capsys.readouterr().out
+    assert f"head:          {expected}" in out
+    assert "note  the head is not torchvision's" in out
+
+
+def test_a_special_head_is_kept_by_a_conversion(special, tmp_path, monkeypatch):
+    run(monkeypatch, "convert", special, "-o", tmp_path / "out.safetensors")
+    before, after = (sources.load(str(p)) for p in (special, tmp_path / "out.safetensors"))
+    assert after.architecture == before.architecture
+    assert not after.architecture.has_plain_head
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"pooling": "median"}, {"transform": 3}, {"regions": 1}, {"regions": 8}, {"regions": 2.0}],
+)
+def test_a_head_that_vtl_does_not_know_is_one_line(special, tmp_path, change):
+    file = formats.read(special)
+    meta = json.loads(file.metadata["vtl"])
+    meta["architecture"] |= change
+    safetensors.write(tmp_path / "x.safetensors", file.tensors, {"vtl": json.dumps(meta)})
+    with pytest.raises(UserError, match="its metadata `vtl` is damaged") as caught:
+        sources.load(str(tmp_path / "x.safetensors"))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("regions", [1, 8, -1, 2.5])
+def test_a_number_of_regions_that_means_nothing(special, regions):
+    weights = sources.load(str(special))
+    net = network.Network(
+        network.make_model(weights.architecture), weights.architecture, None, None
+    )
+    with pytest.raises(UserError, match=r"regions must be 0, or from 2 to 7"):
+        network.with_head(net, pooling="average", transform="none", regions=regions)

@@ -20,7 +20,7 @@ def predict(
 ) -> tuple[np.ndarray, ...]:
     """The outputs [N, ...] of `step` for images [N, H, W, 3] uint8.
 
-    `step` is for instance an eval step, which gives logits [N, C] and features [N, D].
+    `step` is for instance an eval step, which gives logits [N, C].
     """
     outputs = []
     for batch, count in batches.eval_batches(images, batch_size, sharding):

@@ -205,27 +205,6 @@ def paired_difference(
     Raises:
         UserError: arrays are unusable, no class has a positive, or num_resamples is below 1.
     """
-    difference, samples = paired_samples(
-        scores_a, scores_b, labels, difficult, protocol, num_resamples=num_resamples, seed=seed
-    )
-    low, high = np.percentile(samples[np.isfinite(samples)], [2.5, 97.5]).tolist()
-    return difference, low, high
-
-
-def paired_samples(
-    scores_a: np.ndarray,
-    scores_b: np.ndarray,
-    labels: np.ndarray,
-    difficult: np.ndarray | None,
-    protocol: str,
-    *,
-    num_resamples: int = 1000,
-    seed: int = 0,
-) -> tuple[float, np.ndarray]:
-    """As `paired_difference`: the difference, and that in each resample, [R].
-
-    A resample in which no class has a positive is NaN.
-    """
     if num_resamples < 1:
         raise UserError(f"num_resamples must be at least 1, got {num_resamples}")
     maps, samples = [], []
@@ -234,10 +213,27 @@ def paired_samples(
         maps.append(_mean(_point_estimates(rankings, len(labels), protocol)))
         aps = _bootstrap(rankings, len(labels), protocol, num_resamples, seed)
         samples.append(_mean_over_classes(aps))
-    differences = samples[0] - samples[1]
-    if maps[0] is None or maps[1] is None or not np.isfinite(differences).any():
+    interval = _interval(samples[0] - samples[1])
+    if maps[0] is None or maps[1] is None or interval is None:
         raise UserError("no class has a positive image: there is no mAP to compare")
-    return maps[0] - maps[1], differences
+    return maps[0] - maps[1], interval[0], interval[1]
+
+
+def resampled_map(
+    scores: np.ndarray, labels: np.ndarray, protocol: str, counts: np.ndarray
+) -> np.ndarray:
+    """The mAP in each resample, [R], without difficult flags.
+
+    scores and labels [N, C] as in `evaluate_scores`; image n is counts[n, r] times in resample r,
+    counts [N, R]. A class without a positive is left out of the mean; NaN where there is no other.
+
+    Raises:
+        UserError: arrays are unusable.
+    """
+    rankings = _rankings(*_checked(scores, labels, None), protocol)
+    return _mean_over_classes(
+        np.stack([_weighted_ap(ranking, counts, protocol) for ranking in rankings])
+    )
 
 
 def format_table(result: dict[str, Any], classes: Sequence[str]) -> str:

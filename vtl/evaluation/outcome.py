@@ -125,25 +125,21 @@ def format_outcome(run_directory: RunDirectory, results: dict[str, Any]) -> str:
 
 def _what_training_brought(results: dict[str, Any]) -> list[str]:
     """The mAP before training beside that after it; [] of a run that has none."""
-    lines, trial, start = [], results.get("held_out"), results.get("start") or {}
+    lines, trial, start = [], results.get("held_out"), results.get("start")
     if trial and trial["maps"]:
-        before, *after = (100 * mean_ap for mean_ap in trial["maps"])
-        lines.append(
-            f"mAP on {trial['num_images']} photos held out of train ({MAP_PROTOCOL}): {before:.1f} "
-            f"before training, at best {max(after, default=before):.1f} after a pass of it"
-        )
-    for role, before in start.items():
+        before, *after = (f"{100 * mean_ap:.1f}" for mean_ap in trial["maps"])
+        held_out = f"{trial['num_images']} photos held out of train"
+        passes = f"then {', '.join(after)} after each pass" if after else "then training diverged"
+        lines.append(f"mAP on {held_out} ({MAP_PROTOCOL}): {before} before training, {passes}")
+    for role, before in (start or {}).items():
         after = results["map"].get(role, {}).get(MAP_PROTOCOL)
         if after is not None:
             lines.append(
                 f"mAP on {role} ({MAP_PROTOCOL}): {100 * before:.1f} before training, "
                 f"{100 * after:.1f} after it"
             )
-    if results.get("chosen_step") == 0 and (trial or start):
-        lines.append(
-            "Training was no better than its start: model.safetensors holds the start, the network "
-            "as it was under the head that was fitted to it."
-        )
+    if start is not None and results.get("chosen_step") == 0:
+        lines.append("Training was no better than its start, so model.safetensors holds the start.")
     return lines
 
 

@@ -49,20 +49,21 @@ class Job:
         """Compiled once for all splits."""
         return steps.make_eval_step(self.net.model, self.net.preprocessing, self.mesh)
 
-    def predict(self, step: steps.EvalStep, variables: Any, images: Images) -> np.ndarray:
-        """The output [N, ...] of a step that has a single one."""
-        (output,) = evaluate.predict(
+    def predict(
+        self, step: steps.EvalStep, variables: Any, images: Images
+    ) -> tuple[np.ndarray, ...]:
+        """The outputs [N, ...] of a step for all images."""
+        return evaluate.predict(
             step,
             variables,
             images,
             batch_size=self.config.eval_batch_size,
             sharding=by_batch(self.mesh),
         )
-        return output
 
     def logits(self, variables: Any, images: Images) -> np.ndarray:
         """[N, C]."""
-        return self.predict(self.eval_step, variables, images)
+        return self.predict(self.eval_step, variables, images)[0]
 
     def mean_ap(self, variables: Any, images: Images, split: Split) -> float | None:
         """By `MAP_PROTOCOL`; None if no class has a positive."""
@@ -124,9 +125,11 @@ class Job:
             say(f"logistic regression on the features of {num_images} photos starts the head")
             head_step = steps.make_head_step(net.model, net.preprocessing, self.mesh)
             placed = jax.device_put(variables, replicated(self.mesh))
-            seen = self.predict(head_step, placed, training_set.images)
+            photos, cells = self.predict(head_step, placed, training_set.images)
             labels, label_mask = training_set.labels, training_set.label_mask
-            head, l2 = fit_head.fit(seen, labels, label_mask, config.head_l2, config.seed)
+            head, l2 = fit_head.fit(
+                photos, cells, labels, label_mask, l2=config.head_l2, seed=config.seed
+            )
             if not config.head_l2:
                 say(f"L2 by cross-validation: {choose_l2.describe(l2)}")
             variables["params"][HEAD] = {

@@ -7,18 +7,21 @@ checkpoints go once it has its answer.
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 
 from vtl import identity
 from vtl.console import say
 from vtl.data.batches import Images
 from vtl.data.held_out import Rows, hold_out
 from vtl.data.splits import Split
+from vtl.errors import Diverged
 from vtl.evaluation.outcome import MAP_PROTOCOL
 from vtl.finetuning.job import Job, checkpoints_of, training_set_of
 from vtl.run_directory import RunDirectory
+from vtl.training import loop
 from vtl.training.state import TrainState
 
 NAME = "held_out"
@@ -26,52 +29,69 @@ NAME = "held_out"
 _SCORE = f"val_map_{MAP_PROTOCOL}"
 
 
+class Parts(NamedTuple):
+    """The rows that a trial trains on, those that it is scored on, and the plan of its training."""
+
+    inside: np.ndarray
+    outside: np.ndarray
+    plan: loop.Plan
+
+
+def parts_of(job: Job, images: Images, split: Split) -> Parts | None:
+    """The parts of a split of images [N, H, W, 3]; None, with a reason, if a trial means nothing.
+
+    Raises:
+        UserError: the schedule doesn't fit so few photos.
+    """
+    if job.given_head is not None:
+        say("held_out: the given head may know all of these photos, so all passes are trained")
+        return None
+    is_held_out = hold_out(images, split.ids, job.config.held_out, job.config.seed)
+    if not is_held_out.any():
+        say(f"held_out: the {len(split)} photos are all alike, so all passes are trained")
+        return None
+    inside, outside = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
+    return Parts(inside, outside, job.plan(len(inside)))
+
+
 def run(
-    job: Job, images: Images, split: Split, content: Mapping[str, Any], workdir: Path
+    job: Job, images: Images, split: Split, parts: Parts, content: Mapping[str, Any], workdir: Path
 ) -> dict[str, Any]:
-    """Train on most of a split's images [N, H, W, 3], score the rest before and after each pass.
+    """Train on the inside of a split of images [N, H, W, 3], score the outside after each pass.
 
     Returns:
-        num_images that were held out; their mAP by `steps` [K] as `maps` [K], None where no class
-        has a positive; num_steps of the trial; best_step, the first of the best ones, or num_steps
-        if there is no mAP.
+        num_images outside; their mAP before training and after each pass, `maps` [K], after `steps`
+        [K]; num_steps of all passes; and best_step, the first of the best. Without a class that is
+        outside there are no maps, and best_step is num_steps.
 
     Raises:
         Interrupted: a signal came, and the state was saved.
-        UserError: nothing can be held out.
+        UserError: the directory holds something else.
     """
     config = job.config.copy_and_resolve_references()
     with config.unlocked():
         config.task = NAME
     trial = RunDirectory(workdir / NAME, config)
-    is_held_out = hold_out(images, job.config.held_out, job.config.seed)
-    inside, outside = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
-    content = {**content, NAME: identity.array_sha256(outside)}
+    content = {**content, NAME: identity.array_sha256(parts.outside)}
     trial.compare(content)
     if not trial.is_finished:
         say(
-            f"how far to train is tried first: on {len(inside)} of the {len(split)} photos, "
-            f"scored on the other {len(outside)}"
+            f"how far to train is tried first: on {len(parts.inside)} of the {len(split)} photos, "
+            f"scored on the other {len(parts.outside)}"
         )
         trial.begin(content)
-        _train(job, images, split, inside, outside, trial)
-        _finish(trial, len(outside), job.plan(len(inside)).num_steps)
+        try:
+            _train(job, images, split, parts, trial)
+        except Diverged as error:
+            logging.warning("how far to train: in the trial %s", error)
+        _finish(trial, parts)
     shutil.rmtree(trial.path / "checkpoints", ignore_errors=True)
-    return {name: trial.read_results()[name] for name in _FOUND}
+    found = trial.read_results()
+    return {name: found[name] for name in ("num_images", "num_steps", "steps", "maps", "best_step")}
 
 
-_FOUND = ("num_images", "num_steps", "steps", "maps", "best_step")
-
-
-def _train(
-    job: Job,
-    images: Images,
-    split: Split,
-    inside: np.ndarray,
-    outside: np.ndarray,
-    trial: RunDirectory,
-) -> None:
-    held_out, held_out_split = Rows(images, outside), split.rows(outside)
+def _train(job: Job, images: Images, split: Split, parts: Parts, trial: RunDirectory) -> None:
+    held_out, held_out_split = Rows(images, parts.outside), split.rows(parts.outside)
 
     def score(state: TrainState) -> dict[str, float]:
         mean_ap = job.mean_ap(state.variables, held_out, held_out_split)
@@ -79,19 +99,20 @@ def _train(
 
     checkpoints = checkpoints_of(trial, best_by=None)
     training_set = training_set_of(
-        Rows(images, inside), split.rows(inside), job.config.data.difficult
+        Rows(images, parts.inside), split.rows(parts.inside), job.config.data.difficult
     )
-    job.train(training_set, job.plan(len(inside)), trial, checkpoints, score)
+    job.train(training_set, parts.plan, trial, checkpoints, score)
     checkpoints.close()
 
 
-def _finish(trial: RunDirectory, num_held_out: int, num_steps: int) -> None:
+def _finish(trial: RunDirectory, parts: Parts) -> None:
     scored = [line for line in trial.read_metrics() if _SCORE in line]
-    best = max(scored, key=lambda line: (line[_SCORE], -line["step"]), default={"step": num_steps})
+    last = {"step": parts.plan.num_steps}
+    best = max(scored, key=lambda line: (line[_SCORE], -line["step"]), default=last)
     trial.write_results(
         {
-            "num_images": num_held_out,
-            "num_steps": num_steps,
+            "num_images": len(parts.outside),
+            "num_steps": parts.plan.num_steps,
             "steps": [line["step"] for line in scored],
             "maps": [line[_SCORE] for line in scored],
             "best_step": best["step"],

@@ -7,6 +7,7 @@ is the mean of the whole photo's and of its best cell's.
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,9 @@ POOLINGS = ("average", "maximum", "both", "cells")
 
 TRANSFORMS = ("none", "l2", "sqrt_l2")
 """`l2` divides by the norm, `sqrt_l2` takes signed square roots first (Perronnin et al. 2010)."""
+
+PLAIN: dict[str, Any] = {"pooling": "average", "transform": "none", "regions": 0}
+"""Torchvision's head: a dense layer on the mean of the last stage."""
 
 MAX_REGIONS = 7
 """Cells on a side: a ResNet makes 7 x 7 points of 224 pixels."""
@@ -93,7 +97,7 @@ def evidence(
     the feature itself is, of which a maximum belongs to one point.
     """
     maps = maps.astype(jnp.float32)
-    if (pooling, transform, regions) == ("average", "none", 0):
+    if {"pooling": pooling, "transform": transform, "regions": regions} == PLAIN:
         return maps @ kernel
     features = views(maps, pooling, regions)
     seen = transformed(features, transform)

@@ -1,6 +1,7 @@
 """Exercise 4: photos -> trained network -> mAP."""
 
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Mapping
@@ -63,11 +64,12 @@ def run(config: ConfigDict, workdir: Path) -> None:
     seconds["data"] = time.perf_counter()
 
     # How far to train.
-    plan = job.plan(len(train))
-    run_directory.begin(content)
-    tried = None
+    plan, parts, tried = job.plan(len(train)), None, None
     if config.held_out and config.keep == "best" and "val" not in splits and plan.num_steps:
-        tried = trial.run(job, photos["train"], train, content, workdir)
+        parts = trial.parts_of(job, photos["train"], train)
+    run_directory.begin(content)
+    if parts:
+        tried = trial.run(job, photos["train"], train, parts, content, workdir)
         share = tried["best_step"] / tried["num_steps"]
         plan = dataclasses.replace(plan, num_steps=round(share * plan.num_steps))
     seconds["held_out"] = time.perf_counter()
@@ -76,18 +78,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     best_by = f"val_map_{MAP_PROTOCOL}" if "val" in splits and config.keep == "best" else None
     checkpoints = checkpoints_of(run_directory, best_by)
     scores_start = job.starts_fitted and plan.num_steps > 0
-
-    def score_epoch(state: TrainState) -> dict[str, float]:
-        roles = {"val"} | ({"test"} if config.test_every_epoch else set())
-        if scores_start and int(state.step) == 0:
-            roles = {"val", "test"}
-        maps = {
-            role: job.mean_ap(state.variables, photos[role], splits[role])
-            for role in splits
-            if role in roles
-        }
-        return {f"{role}_map_{MAP_PROTOCOL}": m for role, m in maps.items() if m is not None}
-
+    score_epoch = functools.partial(_score_epoch, job, splits, photos, scores_start)
     training_set = training_set_of(photos["train"], train, config.data.difficult)
     train_state, resumed_from = job.train(
         training_set, plan, run_directory, checkpoints, score_epoch
@@ -111,7 +102,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             **quantities,
             "chosen_step": int(train_state.step),
             "resumed_from": resumed_from,
-            "start": _start(run_directory) if scores_start else None,
+            "start": _start(run_directory) if config.num_epochs else None,
             "held_out": tried,
             "trainable_parameters": optim.count_trainable(multipliers, params),
             "images_per_second": run_directory.last_metric("images_per_second"),
@@ -174,9 +165,9 @@ def _network_and_head(
 ) -> tuple[network.Network, heads.Head | None]:
     """The network of the config, and the head that `head_from` or head=keep names, by `classes`.
 
-    Such a head says itself what it sees, but for the regions of a probe's.
+    Such a head says itself what it sees.
     """
-    net, given, regions = network.from_config(config, len(classes)), None, config.regions
+    net, given = network.from_config(config, len(classes)), None
     if net.weights and config.head_from:
         given = heads.load(
             config.head_from,
@@ -187,15 +178,33 @@ def _network_and_head(
         )
     elif net.weights and config.head == "keep":
         given = heads.keep(net.weights, classes)
-        regions = given.regions
     sees = given or config
-    net = network.with_head(net, pooling=sees.pooling, transform=sees.transform, regions=regions)
+    net = network.with_head(
+        net, pooling=sees.pooling, transform=sees.transform, regions=sees.regions
+    )
     return net, given
 
 
+def _score_epoch(
+    job: Job,
+    splits: Mapping[str, Split],
+    photos: Mapping[str, Images],
+    scores_start: bool,
+    state: TrainState,
+) -> dict[str, float]:
+    """The mAP of the val split and, if the config asks for it or it is the start's, of test."""
+    scores_test = job.config.test_every_epoch or (scores_start and int(state.step) == 0)
+    scores: dict[str, float] = {}
+    for role in ("val", "test") if scores_test else ("val",):
+        if role in splits:
+            mean_ap = job.mean_ap(state.variables, photos[role], splits[role])
+            scores |= {} if mean_ap is None else {f"{role}_map_{MAP_PROTOCOL}": mean_ap}
+    return scores
+
+
 def _start(run_directory: RunDirectory) -> dict[str, float]:
-    """The mAP of each split before the first step, which metrics.jsonl has."""
-    first = run_directory.read_metrics()[0]
+    """The mAP of each split that was scored before the first step; metrics.jsonl has it."""
+    first = next((line for line in run_directory.read_metrics() if line["step"] == 0), {})
     ending = f"_map_{MAP_PROTOCOL}"
     return {name.removesuffix(ending): m for name, m in first.items() if name.endswith(ending)}
 
@@ -219,7 +228,7 @@ def _gallery(
     size = net.preprocessing.crop_size
     crops = np.asarray(augment.centre_crop(jnp.asarray(photos[rows]), size))
     map_step = steps.make_map_step(net.model, net.preprocessing, job.mesh)
-    maps = job.predict(map_step, variables, crops)
+    (maps,) = job.predict(map_step, variables, crops)
     return gallery.pack(choices, crops, maps, np.asarray(variables["params"][HEAD]["bias"])) | {
         "ids": np.array(split.ids)[rows],
         "scores": outcome.probabilities(logits[rows]),

@@ -125,7 +125,7 @@ class Checkpoints:
     def best(self) -> int | None:
         """The undamaged step with the highest `best_by`, or None if none has that score.
 
-        Of several that are equally good, it is the newest.
+        Of several that are equally good, it is the oldest: training that is no better isn't used.
         """
         if not self._best_by:
             return None
@@ -170,7 +170,7 @@ class Checkpoints:
         return self._manager.metrics(step)["score"]
 
     def _rank(self, step: int) -> tuple[float, int]:
-        return self._score(step), step
+        return self._score(step), -step
 
     def _seal(self, step: int) -> None:
         try:
@@ -188,11 +188,12 @@ class Checkpoints:
             self._failure = error
 
     def _thin_out(self) -> None:
-        """Remove all but the latest two and the best, the newest of those that are equally good."""
+        """Remove all but the latest two and the best, the oldest of those that are equally good."""
         steps = list(self._manager.all_steps())
         kept = set(steps[-2:])
         if self._best_by:
-            kept.add(max(steps, key=self._rank))
+            scored = [step for step in steps if self._score(step) != _UNSCORED]
+            kept |= set(sorted(scored, key=self._rank)[-1:])
         obsolete = [self._path(step) for step in steps if step not in kept]
         renamed = [path.rename(path.with_name(f".{path.name}.obsolete")) for path in obsolete]
         if renamed:

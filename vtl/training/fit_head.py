@@ -5,49 +5,50 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit
 
+from vtl.models.head import logits_of
 from vtl.training import choose_l2
 from vtl.training.fit_linear import Linear, logistic_regression
 
 L2S = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-"""Where the search for the L2 begins; it goes on beyond them where the best is at an end."""
+"""Where the search for the L2 begins; `choose_l2` goes on beyond them."""
 
 NUM_FOLDS = 5
 
 
 def fit(
-    seen: np.ndarray, labels: np.ndarray, label_mask: np.ndarray, l2: float, seed: int
+    photos: np.ndarray,
+    cells: np.ndarray,
+    labels: np.ndarray,
+    label_mask: np.ndarray,
+    *,
+    l2: float,
+    seed: int,
 ) -> tuple[Linear, np.ndarray]:
     """The head, and the L2 of each class: `l2` or, where that is 0, chosen by cross-validation.
 
-    seen [N, V, D] is the whole photo first, then its regions; labels, label_mask [N, C]. The
-    weights are those of a logistic regression on the whole photos. With regions, which can only
-    raise the mean of the logits, the bias then moves so far that each class is as likely in the
+    photos [N, D] and their cells [N, R, D] as the head sees them, R perhaps 0; labels, label_mask
+    [N, C]. The weights are those of a logistic regression on the photos. The best of several cells
+    mostly raises the logits, so with cells the bias then moves until each class is as likely in the
     mean as it is frequent.
     """
-    whole = np.ascontiguousarray(seen[:, 0])
     l2s = np.full(labels.shape[1], l2)
     if not l2:
         l2s = choose_l2.by_cross_validation(
-            whole, labels, label_mask, L2S, num_folds=NUM_FOLDS, seed=seed
+            photos, labels, label_mask, L2S, num_folds=NUM_FOLDS, seed=seed
         )
-    head = logistic_regression(whole, labels, label_mask, l2s)
-    if seen.shape[1] > 1:
-        head = Linear(head.kernel, jnp.asarray(_bias(head, seen, labels, label_mask)))
-    return head, l2s
-
-
-def _bias(head: Linear, seen: np.ndarray, labels: np.ndarray, label_mask: np.ndarray) -> np.ndarray:
-    """For each class the bias [C] at which its mean probability is the share of its positives."""
-    of_views = seen @ np.asarray(head.kernel)
-    logits = (of_views[:, 0] + of_views[:, 1:].max(axis=1)) / 2
-    bias = np.array(head.bias)
-    for column, (scores, truth, counts) in enumerate(
-        zip(logits.T, labels.T, label_mask.T, strict=True)
-    ):
-        counted = truth[counts == 1]
-        if 0 < counted.sum() < len(counted):  # else the bias is all that there is
-            bias[column] = _mean_matches(scores[counts == 1].astype(np.float64), counted.mean())
-    return bias
+    fitted = logistic_regression(photos, labels, label_mask, l2s)
+    if not cells.shape[1]:
+        return fitted, l2s
+    kernel, bias = np.asarray(fitted.kernel), np.array(fitted.bias)
+    of_cells = np.stack([cell @ kernel for cell in cells])  # a photo at a time: they are float16
+    of_views = np.concatenate([(photos @ kernel)[:, None], of_cells], axis=1)
+    logits = np.asarray(logits_of(jnp.asarray(of_views)))
+    for column in range(len(bias)):
+        counts = label_mask[:, column] == 1
+        share = labels[counts, column].mean() if counts.any() else 0.0
+        if 0 < share < 1:  # else the bias is all that there is
+            bias[column] = _mean_matches(logits[counts, column].astype(np.float64), share)
+    return Linear(fitted.kernel, jnp.asarray(bias)), l2s
 
 
 def _mean_matches(scores: np.ndarray, share: float) -> float:

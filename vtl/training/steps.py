@@ -146,17 +146,19 @@ def make_eval_step(model: ResNet, preprocessing: Preprocessing, mesh: Mesh) -> E
 
 
 def make_head_step(model: ResNet, preprocessing: Preprocessing, mesh: Mesh) -> EvalStep:
-    """(variables, images [B, H, W, 3] uint8) -> (what the head sees [B, V, D],).
+    """(variables, images [B, H, W, 3] uint8) -> (photos [B, D], cells [B, R, D]) for the head.
 
-    V is 1 for the whole photo, and 1 for each region of the head.
+    R is 0 for a head without regions. The cells are float16: there are many of them, and they only
+    decide the bias.
     """
 
-    def head_step(variables: Any, images: jax.Array) -> tuple[jax.Array]:
-        return (_evaluate(model, preprocessing, variables, images)[1]["views"],)
+    def head_step(variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        views = _evaluate(model, preprocessing, variables, images)[1]["views"]
+        return views[:, 0], views[:, 1:].astype(jnp.float16)
 
     return _by_batch(head_step, mesh)
 
 
 def _by_batch(step: EvalStep, mesh: Mesh) -> EvalStep:
     replicated, by_batch = state.replicated(mesh), state.by_batch(mesh)
-    return jax.jit(step, in_shardings=(replicated, by_batch), out_shardings=(by_batch,))
+    return jax.jit(step, in_shardings=(replicated, by_batch), out_shardings=by_batch)

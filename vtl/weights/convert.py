@@ -15,7 +15,7 @@ from flax import traverse_util
 
 from vtl.errors import UserError
 from vtl.models import HEAD
-from vtl.models.head import features_per_channel
+from vtl.models.head import PLAIN
 from vtl.models.resnet import DEPTHS, EPSILON
 from vtl.untrusted import printable
 from vtl.weights import families, layouts
@@ -47,14 +47,9 @@ class Architecture:
         return 8 * round(64 * self.width) * (4 if DEPTHS[self.depth].bottleneck else 1)
 
     @property
-    def num_features(self) -> int:
-        """What the head's kernel has a row for."""
-        return self.num_channels * features_per_channel(self.pooling)
-
-    @property
     def has_plain_head(self) -> bool:
         """Whether the head is torchvision's: a dense layer on the mean."""
-        return (self.pooling, self.transform, self.regions) == ("average", "none", 0)
+        return all(getattr(self, name) == value for name, value in PLAIN.items())
 
 
 def _rename(file: WeightsFile) -> Tensors:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from vtl.errors import UserError, check_choice
 from vtl.models import HEAD
-from vtl.models.head import MAX_REGIONS, POOLINGS, TRANSFORMS
+from vtl.models.head import MAX_REGIONS, PLAIN, POOLINGS, TRANSFORMS
 from vtl.models.resnet import DEPTHS, EPSILON, ResNet
 from vtl.preprocessing import RESIZE_RULES, TORCHVISION, Preprocessing
 from vtl.weights import convert, sources
@@ -20,9 +20,6 @@ from vtl.weights import convert, sources
 HEADS = ("probe", "zeros", "random", "keep")
 MAX_WIDTH = 16
 """In multiples of the published networks' channels."""
-
-PLAIN_HEAD: dict[str, Any] = {"pooling": "average", "transform": "none", "regions": 0}
-"""Torchvision's: a dense layer on the mean of the last stage."""
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -54,7 +51,7 @@ def from_config(config: ConfigDict, num_classes: int) -> Network:
         return untrained(config.model, TORCHVISION.override(**changes), num_classes)
     check_choice("model.dtype", config.model.dtype, DTYPES)
     weights = sources.load(config.weights)
-    architecture = dataclasses.replace(weights.architecture, num_classes=num_classes, **PLAIN_HEAD)
+    architecture = dataclasses.replace(weights.architecture, num_classes=num_classes, **PLAIN)
     model = make_model(architecture, config.model.dtype)
     return Network(model, architecture, weights.preprocessing.override(**changes), weights)
 
@@ -116,7 +113,7 @@ def describe_head(architecture: convert.Architecture) -> str:
         "sqrt_l2": ", its square roots divided by their norm",
     }[architecture.transform]
     side = architecture.regions
-    cells = f"; the mean of the photo's logit and of its best of {side} x {side} cells"
+    cells = f"; a logit is the mean of the photo's and of its best of {side} x {side} cells"
     return f"{pooling} of the last stage{transform}{cells if side else ''}"
 
 
