@@ -61,20 +61,15 @@ BASELINE = Recipe("squash 224")
 RECIPES = [
     BASELINE,
     Recipe("crop 224"),
-    Recipe("squash 352"),
-    Recipe("squash 352", transform="sqrt_l2"),
-    Recipe("squash 352", transform="sqrt_l2", regions=REGIONS),
     Recipe("squash 448"),
     Recipe("squash 448", transform="l2"),
     Recipe("squash 448", transform="sqrt_l2"),
     Recipe("squash 448", pooling="maximum", transform="sqrt_l2"),
     Recipe("squash 448", pooling="both", transform="sqrt_l2"),
-    Recipe("squash 448", pooling="cells"),
     Recipe("squash 448", pooling="cells", transform="sqrt_l2"),
     Recipe("squash 448", regions=REGIONS),
-    Recipe("squash 448", transform="l2", regions=REGIONS),
     Recipe("squash 448", transform="sqrt_l2", regions=REGIONS),
-    Recipe("squash 448", pooling="cells", transform="sqrt_l2", regions=REGIONS),
+    Recipe("squash 352", transform="sqrt_l2", regions=REGIONS),
 ]
 
 Pooled = dict[str, np.ndarray]

@@ -9,8 +9,8 @@ from vtl.training.fit_linear import fit_rotated, rotate
 TOLERANCE = 1e-3
 """A fraction of the objective, which varies far more from one L2 to the next."""
 
-WORTH = 1e-2
-"""The fraction of a class's loss that the last step to an end must gain for the grid to go on."""
+WORTH = 5e-3
+"""The fraction of all classes' loss by which an end of the grid must gain for it to go on there."""
 
 MOST_STEPS_BEYOND = 4
 """How far the grid moves on at either end, in steps of its own."""
@@ -33,8 +33,8 @@ def by_cross_validation(
 ) -> np.ndarray:
     """The L2 [C] of least held-out cross-entropy of each class, from `l2s` and what lies beyond.
 
-    features [N, D]; labels, label_mask [N, C]. While a class gains at an end of the grid, the
-    grid goes on there by the ratio of its last two values.
+    features [N, D]; labels, label_mask [N, C]. While classes gain by an end of the grid, the grid
+    goes on there by the ratio of its last two values.
     """
     if len(set(l2s)) == 1:
         return np.full(labels.shape[1], l2s[0])
@@ -64,7 +64,9 @@ def by_cross_validation(
     for end, before in ((0, 1), (-1, -2)):
         for _ in range(MOST_STEPS_BEYOND):
             grid = sorted(losses)
-            if not (losses[grid[end]] < (1 - WORTH) * losses[grid[before]]).any():
+            least = np.min(list(losses.values()), axis=0)
+            without = np.min([losses[l2] for l2 in grid if l2 != grid[end]], axis=0)
+            if np.sum(without) <= (1 + WORTH) * np.sum(least):
                 break
             following = grid[end] ** 2 / grid[before]
             losses[following] = loss(following)

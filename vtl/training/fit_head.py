@@ -9,7 +9,7 @@ from vtl.models.head import logits_of
 from vtl.training import choose_l2
 from vtl.training.fit_linear import Linear, logistic_regression
 
-L2S = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+L2S = (1e-3, 1e-2)
 """Where the search for the L2 begins; `choose_l2` goes on beyond them."""
 
 NUM_FOLDS = 5
