@@ -601,7 +601,8 @@ def test_a_head_with_regions_is_saved_scored_and_read_back(tried, devkit, tmp_pa
 def test_where_training_does_harm_the_start_is_kept(finished, devkit, tmp_path, capsys):
     """A network that knows such photos, trained at a rate that ruins it."""
     changes = {"weights": str(finished("scratch")), "transform": "none", "regions": 0} | AS_IT_IS
-    changes |= {"held_out": 0.3, "optim.learning_rate": 0.5, "num_epochs": 2.0}
+    changes |= {"held_out": 0.3, "num_epochs": 2.0}
+    changes |= {"optim.learning_rate": 10.0, "optim.momentum": 0.0, "optim.clip_norm": 1.0}
     workdir = run(make_config(devkit, **(TINY | changes)), tmp_path / "run")
     results = read_results(workdir)
     assert (results["chosen_step"], results["start"]) == (0, {})

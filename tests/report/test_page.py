@@ -192,7 +192,11 @@ def test_binary_cross_entropy_is_that_of_the_photo(given):
     [
         ("relu", "vtl relu_study:digits"),
         ("probe", "vtl linear_probe"),
-        ("head", "vtl finetune:head --workdir=runs/head --config.weights=tiny"),
+        (
+            "head",
+            "vtl finetune:head --workdir=runs/head --config.data.resize=squash"
+            " --config.weights=tiny",
+        ),
         ("finetune", "vtl finetune --workdir=runs/finetune --config.weights=tiny"),
     ],
 )

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from vtl.report.compare import DataSet
 
 DEMO_HEAD = (
-    '--config.head=zeros --config.optim.rules=\'(("fc/.*", 1.0), (".*", None))\' '
-    "--config.optim.learning_rate=0.1 --config.optim.momentum=0.0 --config.optim.schedule=constant "
-    "--config.num_epochs=20 --config.data.difficult=negative"
+    "--config.data.name=demo --config.weights=demo --config.data.resize=squash "
+    "--config.data.image_size=96"
 )
-"""Options that make the demo's fine-tuning do on photos what its linear probe does on features."""
+"""Options that make `finetune:head` do on the demo's photos what its probe does on features."""
 
 
 def to_make(kind: str, data_set: DataSet | None) -> list[str]:
@@ -18,19 +17,20 @@ def to_make(kind: str, data_set: DataSet | None) -> list[str]:
     if data_set is not None and data_set.name == "demo":
         return {
             "probe": ["vtl deep_features:demo", "vtl linear_probe:demo"],
-            "head": [f"vtl finetune:demo --workdir=runs/head {DEMO_HEAD}"],
+            "head": [f"vtl finetune:head --workdir=runs/head {DEMO_HEAD}"],
             "finetuning": ["vtl finetune:demo"],
         }[kind]
     common, splits, features_file = "", "", "DF_ResNet50_VOC2007.npz"
     if data_set is not None:
         common, splits, features_file = _common(data_set)
+    of_head = common if "--config.weights=" in common else f"{common} --config.weights=keras_v1"
     return {
         "probe": [
-            f"vtl deep_features --workdir=runs/features{common}",
+            f"vtl deep_features:lab --workdir=runs/features{common}",
             f"vtl linear_probe --workdir=runs/probe "
             f"--config.features=runs/features/{features_file}{splits}",
         ],
-        "head": [f"vtl finetune:head --workdir=runs/head{common}"],
+        "head": [f"vtl finetune:head --workdir=runs/head --config.data.resize=squash{of_head}"],
         "finetuning": [f"vtl finetune --workdir=runs/finetune{common}"],
     }[kind]
 

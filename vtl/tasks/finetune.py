@@ -54,8 +54,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     params = network.shapes_of(net.model)["params"]
     multipliers = optim.resolve_rules(config.optim.rules, params)
     say(f"{network.describe(net.architecture)}, weights: {config.weights or 'random'}")
-    if not net.architecture.has_plain_head:
-        say(f"the head sees {network.describe_head(net.architecture)}")
+    say(f"the head sees {network.describe_head(net.architecture)}")
     say(optim.rules_table(config.optim.rules, params))
     job = Job(config, net, given_head, multipliers, mesh)
     content = _content(config, splits, net)

@@ -97,7 +97,6 @@ def inspect(options: argparse.Namespace) -> None:
         "network": f"{network.describe(architecture)}, {architecture.variant} stride, "
         f"eps {architecture.epsilon:g}",
         "classes": architecture.num_classes or "none: there is no head",
-        "head": network.describe_head(architecture),
         "parameters": f"{parameters:,}, and {statistics:,} running statistics",
         "preprocessing": _describe(weights.preprocessing),
         "sha256": weights.sha256 + (f" ({source})" if source else ""),
@@ -108,9 +107,10 @@ def inspect(options: argparse.Namespace) -> None:
         lines["class names"] = f"{_some(weights.classes)} ({_kind(weights)} per photo)"
     elif weights.multi_label:
         lines["class names"] = "none are stated (several per photo)"
+    if not architecture.has_plain_head:
+        lines["head"] = network.describe_head(architecture)
     for what, value in lines.items():
-        if value:
-            print(f"{what + ':':<15}{value}")
+        print(f"{what + ':':<15}{value}")
     for finding in verify.static(weights):
         print(f"{_MARKS[finding.kind]} {finding.text}")
 
@@ -230,8 +230,8 @@ def summarise(options: argparse.Namespace) -> None:
     model, _ = network.as_published(weights)
     has_head = weights.architecture.num_classes is not None
     print(summary.summary(model, weights.preprocessing.crop_size, has_head=has_head))
-    if has_head and (seen := network.describe_head(weights.architecture)):
-        print(f"the head sees {seen}")
+    if has_head and not weights.architecture.has_plain_head:
+        print(f"the head sees {network.describe_head(weights.architecture)}")
 
 
 def main() -> None:

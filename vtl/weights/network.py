@@ -98,9 +98,7 @@ def describe(architecture: convert.Architecture) -> str:
 
 
 def describe_head(architecture: convert.Architecture) -> str:
-    """What the head sees; "" if it is torchvision's, a dense layer on the mean."""
-    if architecture.has_plain_head:
-        return ""
+    """What the head sees: `the average of the last stage` is what torchvision's does."""
     pooling = {
         "average": "the average",
         "maximum": "the maximum",
