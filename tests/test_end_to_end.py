@@ -598,6 +598,7 @@ def test_a_head_with_regions_is_saved_scored_and_read_back(tried, devkit, tmp_pa
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), scores, atol=1e-5)
 
 
+@pytest.mark.full
 def test_where_training_does_harm_the_start_is_kept(finished, devkit, tmp_path, capsys):
     """A network that knows such photos, trained at a rate that ruins it."""
     changes = {"weights": str(finished("scratch")), "transform": "none", "regions": 0} | AS_IT_IS
@@ -617,6 +618,7 @@ def test_where_training_does_harm_the_start_is_kept(finished, devkit, tmp_path, 
     assert read_results(workdir)["chosen_step"] == round(SPLITS["train"] / BATCH_SIZE)
 
 
+@pytest.mark.full
 def test_a_trial_that_diverges_leaves_the_start(devkit, weights, tmp_path, capsys):
     changes = {"weights": str(weights), "optim.learning_rate": 1e30, "log_every_steps": 1}
     workdir = run(make_config(devkit, **(TRIED | changes)), tmp_path / "run")
@@ -625,6 +627,7 @@ def test_a_trial_that_diverges_leaves_the_start(devkit, weights, tmp_path, capsy
     assert "before training, then training diverged" in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_a_given_head_is_not_tried(finished, devkit, tmp_path, capsys):
     changes = {"weights": str(finished("scratch")), "head": "keep"} | AS_IT_IS | {"held_out": 0.3}
     changes |= {"optim.learning_rate": 0.0}
@@ -633,6 +636,7 @@ def test_a_given_head_is_not_tried(finished, devkit, tmp_path, capsys):
     assert "the given head may know all of these photos" in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_keep_last_takes_the_last_though_val_says_otherwise(finished, devkit, tmp_path):
     changes = {"weights": str(finished("scratch")), "head": "keep"} | AS_IT_IS
     changes |= {"data.train_split": "val", "data.val_split": "train", "keep": "last"}

@@ -44,6 +44,7 @@ def test_fine_tuning_keeps_freed_memory_once_it_trains(monkeypatch, tmp_path):
     config = get_config("demo")
     config.weights, config.head = "", "zeros"
     config.model.depth, config.model.width = 18, 0.125
+    config.held_out = 0.0
     config.data.root = str(write_devkit(tmp_path, {"trainval": 4, "test": 2}))
     with pytest.raises(KeyboardInterrupt):
         finetune.run(config, tmp_path / "run")

@@ -138,14 +138,10 @@ class Job:
         return variables
 
 
-def label_mask_of(split: Split, difficult: str) -> np.ndarray:
-    """Which labels [N, C] count in the loss."""
-    return 1 - split.difficult if difficult == "ignore" else np.ones_like(split.labels)
-
-
 def training_set_of(images: Images, split: Split, difficult: str) -> loop.TrainingSet:
-    """The split as `loop` trains on it."""
-    return loop.TrainingSet(images, split.labels, label_mask_of(split, difficult))
+    """The split as `loop` trains on it; `difficult` labels may count in the loss or not."""
+    counts = 1 - split.difficult if difficult == "ignore" else np.ones_like(split.labels)
+    return loop.TrainingSet(images, split.labels, counts)
 
 
 def checkpoints_of(run: RunDirectory, best_by: str | None) -> Checkpoints:
