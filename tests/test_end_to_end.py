@@ -206,7 +206,7 @@ LEARNING = {
     "demo": {"num_epochs": 6.0, "optim.learning_rate": 0.03, "held_out": 0.0},
     "lab": {"num_epochs": 8.0},
     "head": {"num_epochs": 8.0, "optim.learning_rate": 1.0, "optim.momentum": 0.9},
-    "partial": {"num_epochs": 8.0, "optim.learning_rate": 0.03, "held_out": 0.0},
+    "partial": {"num_epochs": 8.0, "optim.learning_rate": 0.3, "held_out": 0.0},
     "scratch": {
         "num_epochs": 9.0,
         "log_every_steps": 1,
