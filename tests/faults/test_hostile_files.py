@@ -19,7 +19,7 @@ import pytest
 from tests.faults.readers import READERS
 
 ROOT = Path(__file__).parents[2]
-NUM_CASES = int(os.environ.get("VTL_FAULTS", "2000"))
+NUM_CASES = int(os.environ.get("VTL_FAULTS", "1000"))
 HANG_S = 30
 START_S = 300
 """What importing may take on a busy machine."""

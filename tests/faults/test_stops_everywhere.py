@@ -35,7 +35,7 @@ pytestmark = [
 
 NUM_PROCESSES = 2
 STOPS_PER_PHASE = int(os.environ.get("VTL_STOPS", 1))
-NUM_KILLS = int(os.environ.get("VTL_KILLS", 12))
+NUM_KILLS = int(os.environ.get("VTL_KILLS", 8))
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 AGAIN_S = 0.05
 """Every third time the signal comes a second time, so long after the first."""
