@@ -34,9 +34,7 @@ def _base() -> ConfigDict:
     config.data.root = ""  # an unpacked devkit, PATH/VOCdevkit/VOC2007
     config.data.train_split = "trainval"  # the split to train on
     config.data.val_split = ""  # says which state is the best; "" leaves that to held_out
-    config.data.test_split = (
-        "test"  # scored at the end, and a fitted start's too; it selects nothing
-    )
+    config.data.test_split = "test"  # scored at the end, and under a fitted start; selects nothing
     config.data.resize = ""  # squash or resize_crop; "" is what the weights expect
     config.data.image_size = 0  # pixels that the network sees; 0 is what the weights expect
     config.data.difficult = "ignore"  # difficult objects in the training loss: ignore or negative
@@ -50,7 +48,8 @@ def _base() -> ConfigDict:
     # the frozen features by logistic regression (LP-FT, Kumar et al. 2022).
     config.head = "probe"
     config.head_l2 = 0.0  # L2 of head=probe's logistic regression; 0: cross-validation chooses it
-    config.head_from = ""  # a run of `vtl linear_probe` whose head to start from instead
+    # A run of `vtl linear_probe` whose head to start from instead, on photos of the features' size.
+    config.head_from = ""
     # What the head sees of a channel: its average, maximum, both, or cells: the largest average of
     # 2 x 2 cells. Of this and the next two, a head of head_from or head=keep brings its own.
     config.pooling = "average"
@@ -106,8 +105,8 @@ def _default(config: ConfigDict) -> None:
 def _lab(config: ConfigDict) -> None:
     """The lab sheet to the letter: everything trains, plain SGD at 0.1, BatchNorm by the batch.
 
-    With 700 photos, expect far less than from the default (sample mAP 36 against 70): ten such
-    passes from a random head are too few, and the loss is still falling at the end.
+    With 700 photos, expect a sample mAP of 36, far less than from the head that the default starts
+    from: ten such passes from a random head are too few, and the loss is still falling at the end.
     """
     config.weights = "keras_v1"
     config.data.resize = "squash"
@@ -148,7 +147,7 @@ def _partial(config: ConfigDict) -> None:
 def _scratch(config: ConfigDict) -> None:
     """Random initialisation, which shows what the ImageNet weights are worth.
 
-    With 700 photos, expect a third of what the default gives (sample mAP 22 against 70).
+    With 700 photos, expect a sample mAP of 22, a third of that of the head the default starts from.
     """
     config.weights = ""
     config.head = "random"
