@@ -8,6 +8,8 @@ from vtl.models.resnet import ResNet
 torch = pytest.importorskip("torch")
 stages = pytest.importorskip("experiments.speed.stages")
 
+pytestmark = pytest.mark.parity
+
 
 @pytest.fixture
 def cut():

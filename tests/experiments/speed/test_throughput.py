@@ -88,12 +88,14 @@ def test_photos_are_crops_that_differ(size):
     assert len({crop.tobytes() for crop in crops}) == 4
 
 
+@pytest.mark.parity
 def test_keras_names_of_layers():
     keras_steps = pytest.importorskip("experiments.speed.peers.keras_steps", reason="keras")
     assert keras_steps._our_name("conv5_block1_1_conv") == "layer4_block1_1_conv"
     assert keras_steps._our_name("conv1_conv") == "conv1_conv"
 
 
+@pytest.mark.parity
 def test_torch_normalises_as_its_reference():
     torch = pytest.importorskip("torch")
     from experiments.speed.peers import torch_steps
