@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-# Tests run each program a few times, so that compiling takes longer than running. The second pass
-# of .ci/run sets VTL_TEST_OPTIMISED=1 and compiles as users do.
+# Tests run each program a few times, so that compiling takes longer than running. The last pass of
+# .ci/run sets VTL_TEST_OPTIMISED=1 and compiles as users do.
 FAST_COMPILATION = (
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",

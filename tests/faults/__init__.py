@@ -1,0 +1,6 @@
+"""The campaign of faults: hostile files, kills, stops, broken disks and flipped bits."""
+
+import os
+
+NUM_FAULTS = int(os.environ.get("VTL_FAULTS", "1000"))
+"""Damaged files given to the readers; the whole campaign has 10,000."""

@@ -6,12 +6,12 @@ import struct
 import numpy as np
 import pytest
 
-from tests.faults import mutations
+from tests.faults import NUM_FAULTS, mutations
 from tests.faults.mutate import mutated
 from vtl.data import deep_features
 from vtl.relu_study import mnist
 
-NUM_CASES = 3000
+NUM_CASES = 3 * NUM_FAULTS // 10
 
 
 def sound_features():

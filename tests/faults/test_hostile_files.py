@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import NUM_FAULTS
 from tests.faults.readers import READERS
 
 ROOT = Path(__file__).parents[2]
-NUM_CASES = int(os.environ.get("VTL_FAULTS", "1000"))
 HANG_S = 30
 START_S = 300
 """What importing may take on a busy machine."""
@@ -75,7 +75,7 @@ def _run_worker(name: str, first: int, count: int, directory: Path) -> list[dict
 def test_a_damaged_file_is_right_or_one_message(name, tmp_path):
     if name.startswith("torch"):
         pytest.importorskip("torch")
-    found = outcomes(name, max(1, NUM_CASES // len(READERS)), tmp_path)
+    found = outcomes(name, max(1, NUM_FAULTS // len(READERS)), tmp_path)
     counts = Counter(case["outcome"] for case in found)
     print(f"\n{name}: {dict(counts)}, slowest {max(case['seconds'] for case in found):.1f} s")
     wrong = [case for case in found if case["outcome"] not in ("read", "refused")]

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from tests.faults import mutations
+from tests.faults import NUM_FAULTS, mutations
 from tests.faults.mutate import mutated
 from tests.report.synthetic import write_run, write_study
 from vtl.report import page, runs
 from vtl.report.language import Language
 
-NUM_CASES = 2000
+NUM_CASES = NUM_FAULTS // 5
 DRAWN_EVERY = 20
 """Of the pages all are made, and the figures of every twentieth drawn, which takes longest."""
 
