@@ -29,8 +29,19 @@ def _base() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.name = "voc2007"  # what to fetch (voc2007) or make (demo) if data.root is empty
-    config.data.root = ""  # an unpacked devkit, PATH/VOCdevkit/VOC2007
-    config.data.train_split = "trainval"  # the split whose features are X_train
+    config.data.root = ""  # your photos: a folder a class, a VOC devkit, or what labels names
+    config.data.labels = ""  # a table (CSV, TSV) with a row a photo below root, or COCO's JSON
+    # A table's cells: yes_no (1, 0, blank or ? is unknown) or voc (1, -1, and 0 for difficult).
+    config.data.flags = "yes_no"
+    # What stands between the labels of one cell: ; or | or , or none. "" finds it.
+    config.data.separator = ""
+    # The shares of train, val and test where the data says nothing of splits: drawn by the hash of
+    # a photo's `group`, or of its name, so that more photos move none.
+    config.data.split_fractions = (0.7, 0.1, 0.2)
+    # Photos that two splits share: warn (and list them in duplicates.csv), error, drop_from_train.
+    config.data.duplicates = "warn"
+    config.data.broken = "error"  # photos that can't be decoded: error names them, skip leaves out
+    config.data.train_split = "trainval"  # the split whose features are X_train; or else train
     config.data.test_split = "test"  # the split whose features are X_test
     config.data.resize = ""  # squash or resize_crop; "" is what the weights expect
     config.data.image_size = 0  # pixels that the network sees; 0 is what the weights expect

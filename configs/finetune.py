@@ -1,4 +1,4 @@
-"""Fine-tuning on PASCAL VOC2007 or any data in its layout.
+"""Fine-tuning on PASCAL VOC2007 or on your own photos, laid out as docs/your_photos.md says.
 
     vtl finetune --workdir=runs/finetune
 
@@ -31,8 +31,21 @@ def _base() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.name = "voc2007"  # what to fetch (voc2007) or make (demo) if data.root is empty
-    config.data.root = ""  # an unpacked devkit, PATH/VOCdevkit/VOC2007
-    config.data.train_split = "trainval"  # the split to train on
+    config.data.root = ""  # your photos: a folder a class, a VOC devkit, or what labels names
+    config.data.labels = ""  # a table (CSV, TSV) with a row a photo below root, or COCO's JSON
+    # A table's cells: yes_no (1, 0, blank or ? is unknown) or voc (1, -1, and 0 for difficult).
+    config.data.flags = "yes_no"
+    # What stands between the labels of one cell: ; or | or , or none. "" finds it.
+    config.data.separator = ""
+    # The shares of train, val and test where the data says nothing of splits: drawn by the hash of
+    # a photo's `group`, or of its name, so that more photos move none.
+    config.data.split_fractions = (0.7, 0.1, 0.2)
+    # Photos that two splits share: warn (and list them in duplicates.csv), error, drop_from_train.
+    config.data.duplicates = "warn"
+    config.data.broken = "error"  # photos that can't be decoded: error names them, skip leaves out
+    # The split to train on, a devkit's trainval. In other data trainval means train, or all that is
+    # neither val nor test, and an empty val_split its val, if there is one.
+    config.data.train_split = "trainval"
     config.data.val_split = ""  # says which state is the best; "" leaves that to held_out
     config.data.test_split = "test"  # scored at the end, and under a fitted start; selects nothing
     config.data.resize = ""  # squash or resize_crop; "" is what the weights expect
@@ -65,6 +78,10 @@ def _base() -> ConfigDict:
     # Without a val split keep=best holds this share of train out, trains on the rest, sees after
     # which pass, if any, that scores best, and then trains so far on all of train. 0: all passes.
     config.held_out = 0.0
+    # sigmoid_bce, asymmetric (Ridnik et al. 2021), focal (Lin et al. 2017), or softmax_ce for
+    # photos with one label each. "" is softmax_ce where all have one, else and for VOC sigmoid_bce.
+    config.loss = ""
+    config.class_weights = "none"  # balanced: rare classes, or their positives, weigh more
     config.batch_size = 32  # photos a training step, on all devices together
     config.eval_batch_size = 32  # photos a scoring step, on all devices together
     config.augment = "flip"  # none, flip or crop_flip

@@ -24,9 +24,10 @@ from sklearn.model_selection import GroupShuffleSplit
 
 from experiments import tables
 from vtl import files, identity
-from vtl.data import batches, images, readers
-from vtl.data.held_out import near_duplicates
-from vtl.data.splits import Split
+from vtl.data import batches, images
+from vtl.data.duplicates import near_duplicates
+from vtl.data.split import Split
+from vtl.data.splits import find_root, read_splits
 from vtl.evaluation import metrics
 from vtl.models import head
 from vtl.preprocessing import normalise
@@ -85,7 +86,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     names = {"train": "trainval", "test": "test"}
-    splits = readers.read_splits(readers.find_root("voc2012", options.root), names)
+    splits = read_splits(find_root("voc2012", options.root), names)
     pooled = {size: features(size, splits, options) for size in SIZES}
     labels = np.concatenate([split.labels for split in splits.values()])
     parts = list(partitions(groups_of(splits)))

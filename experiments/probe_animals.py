@@ -105,7 +105,7 @@ def compare(head_run: Path, probe_run: Path, features: str) -> list[dict[str, ob
         train.features, train.labels, label_mask, order[None], zeros, rate, decay
     )
     head_from_zero = fit_linear.Linear(fitted.kernel[0], fitted.bias[0])
-    from_zero = outcome.probabilities(probe.predict(head_from_zero, splits["test"].features))
+    from_zero = outcome.scores_of(probe.predict(head_from_zero, splits["test"].features))
     columns = grid.frequent_classes(probe_run, "test")
     labels = other["labels"][:, columns]
     rows: list[dict[str, object]] = []

@@ -17,16 +17,14 @@ import numpy as np
 import pytest
 from absl import flags
 from ml_collections import config_flags
-from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from tests.devkit import write_devkit
 from tests.tiny import write_weights
-from vtl.data import voc
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-LAB, YOUR_PHOTOS = ROOT / "docs" / "lab.md", ROOT / "docs" / "your_photos.md"
+LAB = ROOT / "docs" / "lab.md"
 # In the order in which a newcomer reads them: the commands of later pages build on earlier runs.
 GUIDES = (
     README,
@@ -224,35 +222,6 @@ def test_the_exercises_in_python(tmp_path, capsys):
     assert f"{100 * np.mean(aps):.1f} [" in printed
 
 
-def test_photos_and_a_csv_become_a_devkit(tmp_path, monkeypatch, capsys):
-    layout, reading = python_of(YOUR_PHOTOS)
-    monkeypatch.chdir(tmp_path)
-    Path("photos").mkdir()
-    labels = {f"photo{i}.png": {"sea"} if i % 2 else set() for i in range(1, 9)}
-    labels["photo0.jpg"] = {"sea", "sand"}
-    for name in labels:
-        Image.new("RGB", (40, 30), "blue").save(Path("photos") / name)
-    rows = [f"{name},{' '.join(sorted(shown))}\n" for name, shown in labels.items()]
-    Path("labels.csv").write_text("photo,labels\n" + "".join(rows))
-    exec(layout, {})
-
-    by_id = {Path(name).stem: shown for name, shown in labels.items()}
-    seen = {}
-    for split in (voc.read_split("mine", name) for name in ("train", "test")):
-        assert split.classes == ("sand", "sea")
-        for photo_id, path, row in zip(split.ids, split.paths, split.labels, strict=True):
-            with Image.open(path) as photo:
-                assert photo.size == (40, 30)
-            seen[photo_id] = {split.classes[c] for c in np.flatnonzero(row)}
-    assert seen == by_id
-
-    Path("runs/mine").mkdir(parents=True)
-    scores = np.array([[0.25, 0.75]], np.float32)
-    np.savez("runs/mine/scores_test.npz", ids=["a"], scores=scores, classes=["sand", "sea"])
-    exec(reading, {})
-    assert re.search(r"^a .*sand.*0\.25.*sea.*0\.75", capsys.readouterr().out)
-
-
 @pytest.mark.full
 def test_a_newcomer_types_every_command_from_top_to_bottom(tmp_path):
     """In an empty home, one page after the other: no command trips over what another left."""
@@ -268,7 +237,7 @@ def test_a_newcomer_types_every_command_from_top_to_bottom(tmp_path):
     }
     for page in GUIDES:
         for block in blocks_of(page):
-            if not block.is_run or page == YOUR_PHOTOS or (block.language, page) == ("python", LAB):
+            if not block.is_run or (block.language, page) == ("python", LAB):
                 continue
             code = block.code
             if block.language == "bash":

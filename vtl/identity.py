@@ -18,13 +18,15 @@ from vtl.untrusted import printable, read_json
 FILE_NAME = "made_of.json"
 FORMAT_VERSION = 1
 
-PATHS = ("data.root", "weights", "features", "head_from")
+PATHS = ("data.root", "data.labels", "weights", "features", "head_from")
 """The knobs that say where something lies. A run's content goes by their first word."""
 
 Changes = dict[str, tuple[Any, Any]]
 """A knob -> its values before and now; ABSENT is none."""
 
 ABSENT = "absent"
+
+_ROWS_AT_ONCE = 1 << 14
 
 
 class Split(Protocol):
@@ -35,7 +37,11 @@ class Split(Protocol):
         """[N]."""
 
     @property
-    def labels(self) -> np.ndarray:
+    def labels(self) -> Any:
+        """[N, C]: an array, or what becomes one by rows."""
+
+    @property
+    def label_mask(self) -> np.ndarray:
         """[N, C]."""
 
     @property
@@ -59,14 +65,18 @@ def of_splits(splits: Mapping[str, Split]) -> dict[str, Any]:
             "labels": array_sha256(split.labels),
             "difficult": array_sha256(split.difficult),
         }
+        # Runs of VOC's data, where all is known, stay the same runs.
+        | ({} if np.all(split.label_mask) else {"label_mask": array_sha256(split.label_mask)})
         for role, split in splits.items()
     }
 
 
-def array_sha256(array: np.ndarray) -> str:
+def array_sha256(array: Any) -> str:
     """Of an array's shape and numbers, as the content of a run records labels and flags."""
-    content = np.ascontiguousarray(array)
-    return hashlib.sha256(f"{content.shape}".encode() + content.tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{array.shape}".encode())
+    for first in range(0, len(array), _ROWS_AT_ONCE):  # some hold their rows in less memory
+        digest.update(np.ascontiguousarray(array[first : first + _ROWS_AT_ONCE]).tobytes())
+    return digest.hexdigest()
 
 
 def text_sha256(lines: Iterable[str]) -> str:
@@ -92,7 +102,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
 def may_have_moved(changed: Changes) -> bool:
     """Whether the configs differ only in where something lies."""
     return all(
-        knob in PATHS and (knob == "data.root" or all(pair)) and ABSENT not in pair
+        knob in PATHS and (knob.startswith("data.") or all(pair)) and ABSENT not in pair
         for knob, pair in changed.items()
     )
 
@@ -168,7 +178,8 @@ def _words(key: str) -> str:
     if first != "data":
         return {"head_from": "head"}.get(first, printable(first, 40))
     *role, what = rest or ["data"]
-    words = printable({"difficult": "difficult flags"}.get(what, what), 40)
+    named = {"difficult": "difficult flags", "label_mask": "unknown labels"}
+    words = printable(named.get(what, what), 40)
     return f"{words} of the {printable(role[0], 40)} split" if role else words
 
 

@@ -14,6 +14,7 @@ _SEED = 0, (1 << 32) - 1
 """JAX keeps 32 bits of a seed: two seeds that differ only above would give the same run."""
 
 _RANGES: dict[str, tuple[float, float]] = {
+    "split_fractions": (0, 1),
     "seed": _SEED,
     "seeds": _SEED,
     "rate_seeds": _SEED,

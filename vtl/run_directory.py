@@ -92,6 +92,16 @@ _RESULTS: dict[str, dict[str, Check]] = {
 _MAY_HOLD: dict[str, Check] = {
     "files": dict_of(text),
     "start": maybe(dict_of(number)),
+    "one_label": dict_of(
+        record(
+            {name: number for name in ("accuracy", "balanced_accuracy")}
+            | {
+                f"{name}_interval": list_of(number, length=2)
+                for name in ("accuracy", "balanced_accuracy")
+            }
+            | {"confusion": list_of(list_of(count))}
+        )
+    ),
     "held_out": maybe(record(_TRIAL)),
 }
 """What an outcome is shown with, too, if it is there."""
@@ -328,11 +338,12 @@ class RunDirectory:
         logits: np.ndarray,
         labels: np.ndarray,
         difficult: np.ndarray | None,
+        label_mask: np.ndarray | None = None,
     ) -> None:
         """Write scores_ROLE.npz: ids [N], scores, logits, labels, difficult [N, C], classes [C].
 
         A key is left out if its array is None: features that vtl did not make may lack ids and
-        difficult.
+        difficult. label_mask [N, C] is there only where a label is not known.
         """
         arrays: dict[str, Any] = {
             "scores": scores.astype(np.float32),
@@ -342,6 +353,7 @@ class RunDirectory:
         }
         arrays |= {} if ids is None else {"ids": ids}
         arrays |= {} if difficult is None else {"difficult": difficult}
+        arrays |= {} if label_mask is None or np.all(label_mask) else {"label_mask": label_mask}
         self.write_arrays(f"scores_{role}", arrays)
 
     def write_arrays(self, name: str, arrays: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ def repeat_photos(root: Path, target: Path, splits: dict[str, int]) -> Path:
     for name, num_photos in splits.items():
         split = voc.read_split(root, name)
         rows = np.arange(num_photos) % len(split)
-        ids = link([split.paths[row] for row in rows], target / "JPEGImages", first=first)
+        ids = link([split.paths[int(row)] for row in rows], target / "JPEGImages", first=first)
         flags = np.where(split.labels, 1, np.where(split.difficult, 0, -1))[rows]
         (main / f"{name}.txt").write_text("".join(f"{photo_id}\n" for photo_id in ids))
         for column, class_name in zip(flags.T, split.classes, strict=True):

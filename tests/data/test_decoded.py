@@ -16,9 +16,10 @@ PIXELS = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "images_0.npy"
 
-    def for_each_photo(keep) -> None:
+    def for_each_photo(keep) -> dict[int, str]:
         for row in np.random.default_rng(1).permutation(len(PIXELS)):
             keep(int(row), PIXELS[row])
+        return {}
 
     decoded.write_decoded(path, SHAPE, {"key": "a key"}, for_each_photo)
     return path

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vtl.data import demo, drawing, readers, voc
+from vtl.data import demo, drawing, splits, voc
 from vtl.errors import UserError
 
 
@@ -142,4 +142,4 @@ def test_it_is_written_once_and_whole(tmp_path, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     assert demo.write_once(tmp_path) == root
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
-    assert readers.find_root("demo", str(root)) == root
+    assert splits.find_root("demo", str(root)) == root

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from vtl.data.held_out import Rows, hold_out, near_duplicates
+from vtl.data.duplicates import near_duplicates
+from vtl.data.held_out import Rows, hold_out
 
 
 def photos(count, size=48, seed=0):
@@ -51,7 +52,7 @@ def test_many_are_compared_piece_by_piece(monkeypatch):
     images = photos(20)
     images[19] = images[0]
     whole = near_duplicates(images)
-    monkeypatch.setattr("vtl.data.held_out._CORRELATIONS_AT_ONCE", 60)
+    monkeypatch.setattr("vtl.data.duplicates._CORRELATIONS_AT_ONCE", 60)
     np.testing.assert_array_equal(near_duplicates(images), whole)
 
 

@@ -1,10 +1,9 @@
 import unicodedata
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from vtl.data import photo_files, splits
+from vtl.data import photo_files
 from vtl.errors import UserError
 
 
@@ -70,29 +69,13 @@ def test_an_empty_folder_and_one_that_cannot_be_read(tmp_path: Path) -> None:
         find(tmp_path / "missing", "1")
 
 
-def split_of(directory: Path) -> splits.Split:
-    paths = tuple(sorted(directory.iterdir()))
-    ids, flags = tuple(path.stem for path in paths), np.zeros((len(paths), 1), np.uint8)
-    return splits.Split(directory.name, ids, paths, flags, flags, ("a",), "")
-
-
-def test_the_same_photos_under_other_names(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    train, test = tmp_path / "train", tmp_path / "test"
-    for directory in (train, test):
-        directory.mkdir()
-    for index in range(4):
-        (train / f"a{index}.jpg").write_bytes(rng.bytes(20_000))
-        (test / f"b{index}.jpg").write_bytes(rng.bytes(20_000))
-    (test / "copy.jpg").write_bytes((train / "a2.jpg").read_bytes())
-    almost = bytearray((train / "a3.jpg").read_bytes())
-    almost[0] ^= 1
-    (test / "almost.jpg").write_bytes(almost)
-    (test / "link.jpg").symlink_to(train / "a0.jpg")
-    (test / "broken.jpg").symlink_to(tmp_path / "nowhere")
-    pairs = photo_files.same_photos(split_of(train), split_of(test))
-    assert sorted(pairs) == [("a0", "link"), ("a2", "copy")]
-    assert photo_files.same_photos(split_of(test), split_of(train)) == [
-        ("link", "a0"),
-        ("copy", "a2"),
-    ]
+def test_files_with_the_same_content(tmp_path: Path) -> None:
+    one, copy, other = (tmp_path / f"{name}.jpg" for name in ("one", "copy", "other"))
+    one.write_bytes(b"a" * 20_000)
+    copy.write_bytes(one.read_bytes())
+    other.write_bytes(b"a" * 19_999 + b"b")
+    (tmp_path / "link.jpg").symlink_to(one)
+    assert photo_files.is_same_file(one, copy)
+    assert photo_files.is_same_file(one, tmp_path / "link.jpg")
+    assert not photo_files.is_same_file(one, other)
+    assert not photo_files.is_same_file(one, tmp_path / "nowhere.jpg")

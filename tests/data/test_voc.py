@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.devkit import write_annotation, write_devkit
-from vtl.data import readers, voc
+from vtl.data import splits, voc
 from vtl.data.fetch import Download
 from vtl.errors import UserError
 from vtl.files import file_sha256
@@ -161,9 +161,9 @@ def test_own_classes_of_annotations_are_those_of_all_splits(tmp_path: Path, capl
     for split in ("train", "test"):
         assert voc.read_split(devkit, split).classes == ("bird", "dent", "rust")
     caplog.set_level("WARNING")
-    splits = readers.read_splits(devkit, {"train": "train", "test": "test"})
-    np.testing.assert_array_equal(splits["train"].labels, [[0, 0, 1], [0, 1, 0]])
-    np.testing.assert_array_equal(splits["test"].labels, [[1, 0, 1], [0, 0, 0]])
+    by_role = splits.read_splits(devkit, {"train": "train", "test": "test"})
+    np.testing.assert_array_equal(by_role["train"].labels, [[0, 0, 1], [0, 1, 0]])
+    np.testing.assert_array_equal(by_role["test"].labels, [[1, 0, 1], [0, 0, 0]])
     assert "its classes are those of its annotations: bird (in 1), dent (in 1), rust" in caplog.text
     assert "in one split alone: bird in test (1); dent in train (1)" in caplog.text
 
@@ -202,7 +202,7 @@ def test_what_is_implausible_gets_a_line(devkit: Path, caplog) -> None:
 def test_an_ordinary_devkit_gets_no_line(tmp_path: Path, caplog) -> None:
     caplog.set_level("WARNING")
     devkit = write_devkit(tmp_path, {"train": 40, "test": 40}, SHAPES)
-    readers.read_splits(devkit, {"train": "train", "val": "", "test": "test"})
+    splits.read_splits(devkit, {"train": "train", "val": "", "test": "test"})
     assert caplog.text == ""
 
 
@@ -297,27 +297,27 @@ def test_missing_photos_are_counted(devkit: Path) -> None:
 
 
 def test_a_given_root_is_checked(devkit: Path, tmp_path: Path) -> None:
-    assert readers.find_root("voc2007", str(devkit)) == devkit
+    assert splits.find_root("voc2007", str(devkit)) == devkit
     missing = str(tmp_path / "nowhere")
-    assert f"{missing} is not a directory" in error_of(readers.find_root, "voc2007", missing)
+    assert f"{missing} is not a directory" in error_of(splits.find_root, "voc2007", missing)
     assert f"{missing} is not a directory" in error_of(voc.read_split, missing, "train")
     not_one = str(devkit / "ImageSets")
-    assert "is not a VOC devkit: it lacks" in error_of(readers.find_root, "voc2007", not_one)
+    assert "is not a VOC devkit: it lacks" in error_of(splits.find_root, "voc2007", not_one)
 
 
 def test_the_parent_of_one_devkit_is_accepted(devkit: Path, caplog) -> None:
     caplog.set_level("INFO")
-    assert readers.find_root("voc2007", str(devkit.parent)) == devkit
+    assert splits.find_root("voc2007", str(devkit.parent)) == devkit
     assert str(devkit) in caplog.text
     for name in ("ImageSets/Main", "JPEGImages"):
         (devkit.parent / "VOC2012" / name).mkdir(parents=True)
-    message = error_of(readers.find_root, "voc2007", str(devkit.parent))
+    message = error_of(splits.find_root, "voc2007", str(devkit.parent))
     assert "several devkits (VOC2007, VOC2012)" in message
 
 
 def test_devkits_are_looked_for_below_and_above(devkit: Path, tmp_path: Path) -> None:
-    assert readers.find_root("voc2007", str(tmp_path)) == devkit
-    above = error_of(readers.find_root, "voc2007", str(devkit / "JPEGImages"))
+    assert splits.find_root("voc2007", str(tmp_path)) == devkit
+    above = error_of(splits.find_root, "voc2007", str(devkit / "JPEGImages"))
     assert above.endswith(f"It lies in one: {devkit}.")
 
 
@@ -325,8 +325,8 @@ def test_neighbours_that_may_not_be_read_are_passed_over(devkit: Path, monkeypat
     closed = devkit.parent / "lost+found"
     closed.mkdir()
     deny_reading(closed, monkeypatch)
-    assert readers.find_root("voc2007", str(devkit.parent)) == devkit
-    message = error_of(readers.find_root, "voc2007", str(closed / "VOC2007"))
+    assert splits.find_root("voc2007", str(devkit.parent)) == devkit
+    message = error_of(splits.find_root, "voc2007", str(closed / "VOC2007"))
     assert message == f"data root {closed / 'VOC2007'} can't be read: Permission denied"
     deny_reading(devkit / "ImageSets" / "Main", monkeypatch)
     message = error_of(voc.read_split, devkit, "train")
@@ -351,7 +351,7 @@ def deny_reading(directory: Path, monkeypatch) -> None:
 
 
 def test_only_voc2007_can_be_fetched() -> None:
-    message = error_of(readers.find_root, "voc2012", None)
+    message = error_of(splits.find_root, "voc2012", None)
     assert "'voc2012' can't be fetched" in message
     assert "--config.data.root=" in message
 
@@ -376,20 +376,20 @@ def test_voc2007_is_unpacked_once_into_the_cache(tmp_path: Path, monkeypatch) ->
     archives = write_archives(tmp_path / "origin", directory)
     monkeypatch.setattr(voc, "VOC2007", archives)
     monkeypatch.setenv("VTL_CACHE", str(tmp_path / "cache"))
-    root = readers.find_root("voc2007", None)
+    root = splits.find_root("voc2007", None)
     assert root == directory / "VOCdevkit" / "VOC2007"
     assert len(voc.read_split(root, "trainval")) == 3
     assert len(voc.read_split(root, "test")) == 2
     for archive in archives:
         (directory / archive.filename).unlink()
-    assert readers.find_root("voc2007", None) == root
+    assert splits.find_root("voc2007", None) == root
 
 
 def test_a_failed_fetch_says_what_to_put_where(tmp_path: Path, monkeypatch) -> None:
     unreachable = tuple(Download(archive.filename, ()) for archive in voc.VOC2007)
     monkeypatch.setattr(voc, "VOC2007", unreachable)
     monkeypatch.setenv("VTL_CACHE", str(tmp_path / "cache"))
-    message = error_of(readers.find_root, "voc2007", None)
+    message = error_of(splits.find_root, "voc2007", None)
     names = "VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar"
     assert f"put {names} into {tmp_path / 'cache' / 'voc2007'}" in message
     assert "--config.data.root=PATH/VOCdevkit/VOC2007" in message

@@ -112,7 +112,8 @@ def test_counts_equal_explicit_repetition(protocol):
     for seed in range(10):
         scores, labels, difficult = random_problem(seed, 30, 1)
         counts = rng.poisson(rng.choice([0.1, 1, 4], size=25), size=(30, 25))
-        (ranking,) = metrics._rankings(scores, labels, difficult, protocol)
+        known = np.ones((30, 1), bool)
+        (ranking,) = metrics._rankings(scores, labels, difficult, known, protocol)
         for r, ap in enumerate(metrics._weighted_ap(ranking, counts, protocol)):
             repeated = [np.repeat(x[:, 0], counts[:, r]) for x in (scores, labels, difficult)]
             if repeated[1].any():
@@ -122,7 +123,7 @@ def test_counts_equal_explicit_repetition(protocol):
 
 
 def test_draws_whole_resamples():
-    counts = metrics._draw_counts(np.random.default_rng(0), 50, 400)
+    counts = metrics.draw_counts(np.random.default_rng(0), 50, 400)
     assert counts.shape == (50, 400)
     assert (counts.sum(axis=0) == 50).all()
     # One image's count is binomial with mean 1 and variance 1 - 1/50.

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.tiny import write_weights
 from tests.training import test_checkpoint
 from vtl.data import deep_features, images
-from vtl.data.splits import Split
+from vtl.data.split import Split
 from vtl.errors import UserError
 from vtl.files import write_npz
 from vtl.preprocessing import TORCHVISION
@@ -67,6 +67,7 @@ def write_features(directory: Path) -> None:
         ids=tuple(found["ids"]),
         paths=(directory / "no.jpg",) * 6,
         labels=found["labels"],
+        label_mask=np.ones_like(found["labels"]),
         difficult=found["difficult"],
         classes=CLASSES,
         name="train",

@@ -140,8 +140,13 @@ def test_a_class_without_positives(tmp_path):
 
 
 def test_a_protocol_that_does_not_fit(sound, tmp_path):
-    change_scores(sound, "test", difficult=np.zeros_like)
-    assert warnings_of(sound) == {"warn_none_difficult": {"role": "test"}}
+    for name, expected in {
+        "voc2012": {"warn_none_difficult": {"role": "test"}},
+        "birds": {},
+    }.items():
+        path = write_run(tmp_path / name, "full", data_name=name)
+        change_scores(path, "test", difficult=np.zeros_like)
+        assert warnings_of(path) == expected
     path = write_run(tmp_path / "few", "full", data_name="voc2007")
     assert warnings_of(path)["warn_not_voc2007"] == {"train": 40, "test": 60}
     change_results(

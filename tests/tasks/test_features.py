@@ -11,7 +11,8 @@ import pytest
 from configs.deep_features import get_config
 from tests.devkit import write_devkit
 from tests.tiny import write_weights
-from vtl.data import batches, deep_features, images, splits, voc
+from vtl.data import batches, deep_features, images, voc
+from vtl.data.split import Split
 from vtl.errors import UserError
 from vtl.models import head
 from vtl.preprocessing import normalise
@@ -184,6 +185,7 @@ def test_what_was_left_by_other_photos_or_weights_is_done_again(tmp_path, monkey
             step,
             photos,
             tmp_path / "unfinished",
+            photos_name=f"{num_photos}_{value}",
             batch_size=2,
             sharding=by_batch(mesh),
             weights_sha256=weights,
@@ -256,6 +258,7 @@ def test_what_can_t_be_believed_is_computed_again(tmp_path, monkeypatch, caplog,
             step,
             photos,
             tmp_path / "unfinished_train",
+            photos_name="photos",
             batch_size=2,
             sharding=by_batch(make_mesh()),
             weights_sha256="a",
@@ -286,12 +289,13 @@ def test_memory_does_not_grow_with_the_photos(tmp_path):
         ids = tuple(f"{i:06d}" for i in range(num_photos))
         flags = np.zeros((num_photos, 1), np.uint8)
         paths = (Path("photo.jpg"),) * num_photos
-        split = splits.Split(
+        split = Split(
             name="trainval",
             ids=ids,
             paths=paths,
             classes=("bird",),
             labels=flags,
+            label_mask=1 - flags,
             difficult=flags,
             ids_sha256="",
         )
@@ -300,6 +304,7 @@ def test_memory_does_not_grow_with_the_photos(tmp_path):
             to_features,
             photos,
             tmp_path / f"unfinished_{num_photos}",
+            photos_name="photos",
             batch_size=50,
             sharding=by_batch(mesh),
             weights_sha256="",

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, log_loss
 
 from configs.linear_probe import get_config
-from vtl.data import deep_features, splits, voc
+from vtl.data import deep_features, split, voc
 from vtl.errors import UserError
 from vtl.preprocessing import LAB, TORCHVISION
 from vtl.tasks import probe
@@ -294,7 +294,7 @@ def test_damaged_features(tmp_path, damage, message):
 
 def test_rows_permuted_against_their_ids(tmp_path):
     ids = np.array([f"{i:06d}" for i in range(60)])
-    meta = {"data": {"ids_sha256": {"train": splits.ids_sha256(ids)}}}
+    meta = {"data": {"ids_sha256": {"train": split.ids_sha256(ids)}}}
     arrays = make_arrays() | {"ids_train": ids, "meta": np.array(json.dumps(meta))}
     assert deep_features.read(write(tmp_path / "f.npz", arrays)).splits["train"].ids == tuple(ids)
     with pytest.raises(UserError, match="ids_train are not the ids of the split"):

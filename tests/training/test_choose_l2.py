@@ -70,3 +70,25 @@ def test_the_choice_in_words():
 def test_few_photos(num_images):
     features, labels = problem(noise=1.0, num_images=num_images)
     assert np.isfinite(choose(features, labels, (0.1, 1.0), num_folds=5)).all()
+
+
+def test_one_label_each_has_one_l2_by_the_softmax_losses():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 90)
+    features = (rng.normal(size=(90, 5)) + rng.normal(size=(3, 5))[truth]).astype(np.float32)
+    labels = np.eye(3, dtype=np.uint8)[truth]
+    options = {"num_folds": 3, "seed": 0, "one_label_each": True}
+    l2s = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    found = choose_l2.by_cross_validation(features, labels, np.ones_like(labels), l2s, **options)
+    folds = choose_l2._held_out(90, 3, 0)
+    by_hand = {}
+    for l2 in l2s:
+        losses = []
+        for fold in folds.T:
+            inside = ~fold
+            theirs = LogisticRegression(C=1 / (inside.sum() * l2 * 3 / 2), max_iter=10_000)
+            theirs.fit(features[inside], truth[inside])
+            losses.append(log_loss(truth[fold], theirs.predict_proba(features[fold])))
+        by_hand[l2] = np.mean(losses)
+    assert found.shape == (3,)
+    assert set(found.tolist()) == {min(by_hand, key=by_hand.get)}

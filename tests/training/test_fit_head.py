@@ -48,3 +48,19 @@ def test_no_l2_is_one_by_cross_validation():
     assert (l2 > 0).all()
     expected = fit_linear.logistic_regression(photos, labels, mask, l2)
     np.testing.assert_array_equal(fitted.kernel, expected.kernel)
+
+
+def test_with_one_label_each_the_classes_shares_are_met():
+    rng = np.random.default_rng(0)
+    truth = rng.choice(4, 200, p=[0.5, 0.3, 0.2, 0.0])
+    photos = (rng.normal(size=(200, 6)) + rng.normal(size=(4, 6))[truth]).astype(np.float32)
+    cells = (photos[:, None] + rng.normal(size=(200, 9, 6))).astype(np.float16)
+    labels = np.eye(4, dtype=np.uint8)[truth]
+    options = {"l2": 1e-2, "seed": 0, "one_label_each": True}
+    fitted, _ = fit_head.fit(photos, cells, labels, np.ones_like(labels), **options)
+    views = np.concatenate([photos[:, None], cells], axis=1).astype(np.float32)
+    logits = np.asarray(head.logits_of(views @ np.asarray(fitted.kernel)))
+    logits = logits + np.asarray(fitted.bias)
+    probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+    np.testing.assert_allclose(probabilities.mean(axis=0)[:3], labels.mean(axis=0)[:3], atol=5e-3)
+    assert (logits.argmax(axis=1) == truth).mean() > 0.7

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from vtl.training import fit_linear
 from vtl.training.fit_linear import logistic_regression
 
 
@@ -121,3 +122,34 @@ def test_one_image():
     # The log-odds of one image, with half an image added to each side.
     np.testing.assert_allclose(bias, [np.log(3), -np.log(3)], rtol=1e-6)
     np.testing.assert_array_equal(kernel, np.zeros((2, 2)))
+
+
+def one_label_problem(seed=0, count=120):
+    rng = np.random.default_rng(seed)
+    truth = rng.choice(3, count, p=[0.5, 0.3, 0.2])
+    features = rng.normal(size=(count, 6)) + 1.2 * rng.normal(size=(3, 6))[truth]
+    return features.astype(np.float32), np.eye(3, dtype=np.uint8)[truth], truth
+
+
+@pytest.mark.parametrize("l2", [1e-1, 1e-3])
+def test_softmax_regression_is_scikit_learns(l2):
+    features, labels, truth = one_label_problem()
+    head = fit_linear.fit_softmax(
+        fit_linear.rotate(features), labels, np.ones(len(truth)), l2, tolerance=1e-7
+    )
+    ours = features @ np.asarray(head.kernel) + np.asarray(head.bias)
+    theirs = LogisticRegression(C=1 / (len(truth) * l2), tol=1e-8, max_iter=10_000)
+    theirs.fit(features, truth)
+    difference = ours - theirs.decision_function(features)
+    difference -= difference.mean(axis=1, keepdims=True)
+    assert np.abs(difference).max() < 5e-3 * np.abs(ours).max()
+
+
+def test_images_that_do_not_count_change_nothing():
+    features, labels, truth = one_label_problem()
+    counts = np.arange(len(truth)) % 4 > 0
+    whole = fit_linear.rotate(features)
+    one = fit_linear.fit_softmax(whole, labels, counts, 1e-2)
+    labels[~counts] = np.eye(3, dtype=np.uint8)[0]
+    other = fit_linear.fit_softmax(whole, labels, counts, 1e-2)
+    np.testing.assert_array_equal(one.kernel, other.kernel)

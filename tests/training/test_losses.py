@@ -2,8 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.utils.class_weight import compute_class_weight
 
-from vtl.training.losses import SOFTMAX, sigmoid_bce_mean
+from vtl.training.losses import NAMES, SOFTMAX, balanced_weights, objective, sigmoid_bce_mean
 
 
 def reference(logits, labels, label_mask):
@@ -88,4 +89,90 @@ def test_softmax_is_the_formula_in_float64():
     assert float(SOFTMAX.loss(logits, labels, label_mask)) == pytest.approx(expected, rel=1e-6)
     right = np.mean(z.argmax(axis=1) == classes)
     assert 3 / 7 <= right < 1
-    assert float(SOFTMAX.accuracy(logits, labels)) == pytest.approx(right)
+    assert float(SOFTMAX.accuracy(logits, labels, label_mask)) == pytest.approx(right)
+
+
+def test_focal_is_its_formula():
+    logits, labels, label_mask = problem(0)
+    z, y = np.asarray(logits, np.float64), np.asarray(labels, np.float64)
+    p = 1 / (1 + np.exp(-z))
+    of_truth = np.where(y == 1, p, 1 - p)
+    by_label = -((1 - of_truth) ** 2) * np.log(of_truth)
+    expected = (by_label * label_mask).sum() / label_mask.sum()
+    loss = objective("focal").loss(logits, labels, label_mask)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def asymmetric_by_hand(z, y):
+    """Equations 6 and 7 of Ridnik et al. 2021, with the parameters of the authors' code."""
+    p = 1 / (1 + np.exp(-z))
+    shifted = np.maximum(p - 0.05, 0)
+    positive, negative = (1 - p) * np.log(p), shifted**4 * np.log(1 - shifted)
+    return -np.where(y == 1, positive, negative)
+
+
+def test_asymmetric_is_the_papers_formula():
+    logits, labels, label_mask = problem(0)
+    by_label = asymmetric_by_hand(logits.astype(np.float64), labels)
+    expected = (by_label * label_mask).sum() / label_mask.sum()
+    loss = objective("asymmetric").loss(logits, labels, label_mask)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parity
+def test_asymmetric_has_the_gradients_of_the_formula_in_torch():
+    torch = pytest.importorskip("torch")
+    logits, labels, label_mask = problem(1)
+    z, y = torch.tensor(logits, requires_grad=True), torch.tensor(labels)
+    p = torch.sigmoid(z)
+    shifted = (p - 0.05).clamp(min=0)
+    by_label = -torch.where(y == 1, (1 - p) * p.log(), shifted**4 * (1 - shifted).log())
+    ((by_label * torch.tensor(label_mask)).sum() / float(label_mask.sum())).backward()
+    grad = jax.grad(objective("asymmetric").loss)(logits, labels, label_mask)
+    np.testing.assert_allclose(grad, z.grad.numpy(), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["focal", "asymmetric"])
+def test_saturated_logits_have_finite_gradients(name):
+    logits = jnp.array([[-200.0, -50.0, 0.0, 50.0, 200.0]])
+    for label in (0.0, 1.0):
+        labels = jnp.full_like(logits, label)
+        loss, grad = jax.value_and_grad(objective(name).loss)(logits, labels, labels + 1)
+        assert np.isfinite(loss)
+        assert np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_of_one_change_nothing(name):
+    logits, labels, label_mask = problem(2)
+    if name == "softmax_ce":
+        labels = np.eye(4, dtype=np.float32)[np.arange(7) % 4]
+    weighted = objective(name, np.ones((2, 4), np.float32))
+    plain = objective(name)
+    assert float(weighted.loss(logits, labels, label_mask)) == pytest.approx(
+        float(plain.loss(logits, labels, label_mask)), rel=1e-6
+    )
+
+
+def test_balanced_weights_are_scikit_learns():
+    rng = np.random.default_rng(0)
+    classes = rng.choice(4, 100, p=[0.5, 0.3, 0.15, 0.05])
+    positives = np.bincount(classes, minlength=4)
+    ours = balanced_weights(positives, 100 - positives, one_label_each=True)
+    expected = compute_class_weight("balanced", classes=np.arange(4), y=classes)
+    np.testing.assert_allclose(ours[1], expected, rtol=1e-6)
+    ours = balanced_weights(positives, 100 - positives, one_label_each=False)
+    for column in range(4):
+        expected = compute_class_weight("balanced", classes=np.arange(2), y=(classes == column) * 1)
+        np.testing.assert_allclose(ours[:, column], expected, rtol=1e-6)
+    assert np.all(balanced_weights(np.array([0]), np.array([5]), one_label_each=False)[1] == 1)
+
+
+def test_weighted_losses_are_those_of_repeated_images():
+    logits, labels, _ = problem(3)
+    labels = np.eye(4, dtype=np.float32)[[0, 0, 0, 0, 1, 2, 3]]
+    weights = np.stack([np.zeros(4), [1, 4, 4, 4]]).astype(np.float32)
+    rows = np.array([0, 1, 2, 3, *([4] * 4), *([5] * 4), *([6] * 4)])
+    repeated = objective("softmax_ce").loss(logits[rows], labels[rows], None) * 16 / 7
+    weighted = objective("softmax_ce", weights).loss(logits, labels, None)
+    assert float(weighted) == pytest.approx(float(repeated), rel=1e-5)

@@ -1,17 +1,20 @@
 """Decoded photos in a file of the cache: written whole, read photo by photo, checked as read first.
 
 An .npy of uint8 [N, size, size, 3], and a .json beside it that says what it was made of, with the
-CRC-32 of each photo. It is read and not mapped: of a file that others cut short, or on a disk that
-fails, a map is a SIGBUS.
+CRC-32 of each photo, and which photos are broken. It is read and not mapped: of a file that others
+cut short, or on a disk that fails, a map is a SIGBUS. A stop leaves what is decoded so far in
+unfinished_NAME, and the next call takes it from there.
 """
 
+import copy
+import hashlib
 import io
 import math
 import os
 import threading
 import weakref
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,10 @@ class DecodedPhotos:
 
     Each photo's CRC is checked when it is first read. One that is damaged is decoded again, and
     the file is forgotten, so that the next run makes it anew.
+
+    Attributes:
+        crcs: the CRC-32 [N] of each photo's pixels.
+        broken: row -> why its photo can't be decoded; its pixels mean nothing.
     """
 
     def __init__(
@@ -45,8 +52,10 @@ class DecodedPhotos:
         shape: tuple[int, ...],
         crcs: Sequence[int],
         decode: Decode,
+        broken: Mapping[int, str],
     ):
         self.filename = path
+        self.broken = broken
         self.shape = shape
         self.dtype = np.dtype(np.uint8)
         self._file = file
@@ -58,9 +67,31 @@ class DecodedPhotos:
         self._is_checked = np.zeros(shape[0], bool)
         self._is_forgotten = False
         self._lock = threading.Lock()
+        self._whole: DecodedPhotos | None = None
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    @property
+    def crcs(self) -> np.ndarray:
+        """[N] uint32."""
+        return np.array(self._crcs, np.uint32)[self._rows]
+
+    @property
+    def name(self) -> str:
+        """What is the same only for the same photos in the same order, prepared the same way."""
+        if len(self._rows) == len(self._crcs):
+            return self.filename.name
+        return f"{self.filename.name} {hashlib.sha256(self._rows.tobytes()).hexdigest()[:16]}"
+
+    def rows(self, rows: np.ndarray) -> "DecodedPhotos":
+        """Some of the photos, in a given order."""
+        some = copy.copy(self)
+        some._whole = self  # which closes the file when it goes
+        some._rows = self._rows[rows]
+        some.shape = (len(rows), *self.shape[1:])
+        some.broken = {}
+        return some
 
     def __getitem__(self, rows: int | slice | np.ndarray) -> np.ndarray:
         indices = self._rows[rows]
@@ -115,7 +146,7 @@ def open_decoded(
         return None
     file = open_plain(path)
     with suppress(UserError), reading(path):
-        record = read_json(record_path, max_bytes=(1 + shape[0]) * MAX_JSON_BYTES_PER_PHOTO)
+        record = _read_record(path, shape)
         digits = record["crc32"]
         crcs = [int(digits[i : i + _CRC_DIGITS], 16) for i in range(0, len(digits), _CRC_DIGITS)]
         num_bytes = os.fstat(file.fileno()).st_size
@@ -124,23 +155,30 @@ def open_decoded(
         is_expected = header == (shape, False, np.uint8) and len(crcs) == shape[0]
         is_whole = num_bytes == file.tell() + math.prod(shape)
         if record["key"] == key and is_expected and is_whole:
-            return DecodedPhotos(path, file, shape, crcs, decode)
+            broken = {int(row): str(why) for row, why in record.get("broken", {}).items()}
+            return DecodedPhotos(path, file, shape, crcs, decode, broken)
     file.close()
     return None
+
+
+def _read_record(path: Path, shape: tuple[int, ...]) -> Any:
+    max_bytes = (1 + shape[0]) * MAX_JSON_BYTES_PER_PHOTO
+    return read_json(path.with_suffix(".json"), max_bytes=max_bytes)
 
 
 def write_decoded(
     path: Path,
     shape: tuple[int, ...],
     description: dict[str, Any],
-    for_each_photo: Callable[[Callable[[int, np.ndarray], None]], None],
+    for_each_photo: Callable[[Callable[[int, np.ndarray], None]], Mapping[int, str]],
 ) -> None:
     """Write the file and, beside it, `description` with the checksums.
 
     `for_each_photo` is given what keeps the pixels of a row, and calls it for every row, from any
-    thread and in any order.
+    thread and in any order; it returns row -> what is wrong of photos that are broken.
     """
     crcs = np.zeros(shape[0], np.uint32)
+    is_kept = np.zeros(shape[0], bool)
     lock = threading.Lock()
     with whole_file(path) as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
@@ -148,12 +186,52 @@ def write_decoded(
         start = file.tell()
 
         def keep(row: int, pixels: np.ndarray) -> None:
-            crcs[row] = zlib.crc32(pixels.data)
+            crc = zlib.crc32(pixels.data)
             # Not through a memory map: there a full disk is a SIGBUS, here it is an OSError.
             with lock:
+                if file.closed:  # the others were stopped
+                    return
                 file.seek(start + row * pixels.nbytes)
                 file.write(pixels.tobytes())
+                crcs[row], is_kept[row] = crc, True
 
-        for_each_photo(keep)
-        digits = "".join(f"{crc:0{_CRC_DIGITS}x}" for crc in crcs)
-        write_json(path.with_suffix(".json"), {**description, "crc32": digits})
+        def described(**more: Any) -> dict[str, Any]:
+            digits = "".join(f"{crc:0{_CRC_DIGITS}x}" for crc in crcs)
+            return {**description, "crc32": digits, **more}
+
+        try:
+            broken = for_each_photo(keep)
+        except KeyboardInterrupt:
+            with lock:
+                if is_kept.any():
+                    file.truncate(start + math.prod(shape))
+                    file.close()
+                    unfinished = unfinished_of(path)
+                    Path(file.name).replace(unfinished)
+                    kept = np.packbits(is_kept).tobytes().hex()
+                    write_json(unfinished.with_suffix(".json"), described(kept=kept))
+            raise
+        file.truncate(start + math.prod(shape))
+        by_row = {str(row): why for row, why in broken.items()}
+        write_json(path.with_suffix(".json"), described(**{"broken": by_row} if by_row else {}))
+    for left in (unfinished_of(path), unfinished_of(path).with_suffix(".json")):
+        left.unlink(missing_ok=True)
+
+
+def unfinished_of(path: Path) -> Path:
+    """Where a stop leaves what is decoded of the file at `path`."""
+    return path.with_name(f"unfinished_{path.name}")
+
+
+def open_unfinished(
+    path: Path, key: str, shape: tuple[int, ...], decode: Decode
+) -> tuple[DecodedPhotos | None, np.ndarray]:
+    """What a stop left of the file at `path`, if anything, and which rows [N] of it are there."""
+    unfinished, is_kept = unfinished_of(path), np.zeros(shape[0], bool)
+    photos = open_decoded(unfinished, key, shape, decode)
+    if photos:
+        with suppress(UserError), reading(unfinished):
+            record = _read_record(unfinished, shape)
+            kept = np.frombuffer(bytes.fromhex(record["kept"]), np.uint8)
+            is_kept |= np.unpackbits(kept, count=shape[0]).astype(bool)
+    return photos, is_kept

@@ -1,7 +1,8 @@
 """The .npz of deep features, which exercise 2 writes and exercise 3 reads.
 
 It has the lab's four keys X_train, Y_train, X_test, Y_test, with rows in split-file order. vtl adds
-ids_ROLE, difficult_ROLE, classes, and meta (JSON text: weights, preprocessing, data).
+ids_ROLE, difficult_ROLE, classes, meta (JSON text: weights, preprocessing, data), and mask_ROLE
+where a label is not known: 0 there.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vtl import schema
-from vtl.data.splits import Split, ids_sha256
+from vtl.data.split import Split, ids_sha256
 from vtl.data.voc import CLASSES
 from vtl.errors import UserError
 from vtl.files import user_path, write_npz
@@ -25,12 +26,16 @@ ROLE = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureSplit:
-    """One split: features [N, D], labels, difficult [N, C]; ids and difficult may be unknown."""
+    """One split: features [N, D]; labels, label_mask and difficult [N, C], as in `Split`.
+
+    ids and difficult may be None; a label_mask of None is 1 everywhere.
+    """
 
     features: np.ndarray
     labels: np.ndarray
     ids: tuple[str, ...] | None
     difficult: np.ndarray | None
+    label_mask: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,9 +54,11 @@ def write(
     arrays: dict[str, np.ndarray] = {}
     for role, split in splits.items():
         arrays[f"X_{role}"] = features[role]
-        arrays[f"Y_{role}"] = split.labels.astype(np.float32)
+        arrays[f"Y_{role}"] = np.asarray(split.labels, np.float32)
         arrays[f"ids_{role}"] = np.array(split.ids)
         arrays[f"difficult_{role}"] = split.difficult
+        if not np.all(split.label_mask):
+            arrays[f"mask_{role}"] = split.label_mask
     arrays["classes"] = np.array(next(iter(splits.values())).classes)
     arrays["meta"] = np.array(json.dumps(meta))
     write_npz(path, arrays, compressed=False)
@@ -129,9 +136,10 @@ def _read_split(role: str, arrays: dict[str, np.ndarray]) -> FeatureSplit:
             "photo has it, else 0"
         )
     labels = schema.array(arrays, f"Y_{role}", schema.NUMBERS, ("photos", "classes"))
-    difficult = arrays.get(f"difficult_{role}")
+    difficult, label_mask = arrays.get(f"difficult_{role}"), arrays.get(f"mask_{role}")
     ids = arrays.get(f"ids_{role}")
-    for name, rows in (("Y", labels), ("ids", ids), ("difficult", difficult)):
+    by_name = {"Y": labels, "ids": ids, "difficult": difficult, "mask": label_mask}
+    for name, rows in by_name.items():
         if rows is not None and rows.shape[:1] != (num_images,):
             raise UserError(
                 f"{name}_{role} has {rows.shape[0] if rows.ndim else 'no'} rows, but X_{role} has "
@@ -151,7 +159,9 @@ def _read_split(role: str, arrays: dict[str, np.ndarray]) -> FeatureSplit:
     labels = schema.flags(arrays, f"Y_{role}", labels.shape).astype(np.uint8)
     if difficult is not None:
         difficult = schema.flags(arrays, f"difficult_{role}", labels.shape).astype(np.uint8)
-    return FeatureSplit(features, labels, names, difficult)
+    if label_mask is not None:
+        label_mask = schema.flags(arrays, f"mask_{role}", labels.shape).astype(np.uint8)
+    return FeatureSplit(features, labels, names, difficult, label_mask)
 
 
 def _read_ids(key: str, arrays: dict[str, np.ndarray]) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ class PascalVOCDataGenerator:
             preprocessing = weights.preprocessing
         self._preprocessing = preprocessing or _labs_own()
         self.images_ids_in_subset = list(self._split.ids)
-        self.id_to_label = dict(zip(self._split.ids, self._split.labels, strict=True))
+        self.id_to_label = dict(zip(self._split.ids, np.asarray(self._split.labels), strict=True))
         self.nb_classes = len(self._split.classes)
 
     def flow(

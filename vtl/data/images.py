@@ -17,9 +17,9 @@ import PIL
 from PIL import Image
 from tqdm import tqdm
 
-from vtl.data.decoded import DecodedPhotos, open_decoded, write_decoded
+from vtl.data.decoded import DecodedPhotos, open_decoded, open_unfinished, write_decoded
 from vtl.data.photo_files import MAX_PIXELS, open_photo
-from vtl.data.splits import Split
+from vtl.data.split import Split
 from vtl.errors import UserError, check_choice
 from vtl.files import cache_dir, cache_holding, remove_litter
 from vtl.preprocessing import INTERPOLATIONS as INTERPOLATION_NAMES
@@ -193,12 +193,14 @@ def decode_once(
     directory: Path,
     filled: Path | None = None,
     num_threads: int | None = None,
+    skips_broken: bool = False,
 ) -> DecodedPhotos:
     """Return the photos as `DecodedPhotos`, uint8 [N, size, size, 3] in the order of `ids`.
 
     The first call decodes them into `directory`; a later one with the same photos (by id, file
     size, and times of change), options and Pillow version reads that file, or the one in `filled`,
-    which is only read. Photos that were copied are decoded anew.
+    which is only read. Photos that were copied are decoded anew. A call that was stopped goes on
+    where it was. With `skips_broken` the result's `broken` has the rows of broken photos.
 
     Raises:
         UserError: photos are missing or broken, or the file can't be written.
@@ -219,15 +221,25 @@ def decode_once(
     def decode(row: int) -> np.ndarray:
         return load_resized(paths[row], size, rule, interpolation)
 
+    def checked(decoded: DecodedPhotos) -> DecodedPhotos:
+        if not skips_broken:
+            _refuse_broken(decoded.broken, ids)
+        return decoded
+
     for folder in filter(None, (target.parent, filled)):
         decoded = open_decoded(folder / target.name, key, shape, decode)
         if decoded:
-            return decoded
+            return checked(decoded)
+    begun, is_kept = open_unfinished(target, key, shape, decode)
+
+    def decode_or_take(row: int) -> np.ndarray:
+        return begun[row] if begun and is_kept[row] else decode(row)
+
     num_bytes = math.prod(shape)
     try:
         _check_free_space(target.parent, num_bytes)
         remove_litter(target.parent)
-        all_photos = functools.partial(_decode_all, decode, ids, num_threads)
+        all_photos = functools.partial(_decode_all, decode_or_take, ids, num_threads, skips_broken)
         write_decoded(target, shape, {"key": key, **description}, all_photos)
         decoded = open_decoded(target, key, shape, decode)
     except OSError as error:
@@ -237,7 +249,7 @@ def decode_once(
         ) from error
     if not decoded:
         raise UserError(f"{target} was removed or changed just after it was written: start again")
-    return decoded
+    return checked(decoded)
 
 
 def _fingerprint(path: Path, photo_id: str) -> tuple[str, int, int, int]:
@@ -262,14 +274,16 @@ def _decode_all(
     decode: Callable[[int], np.ndarray],
     ids: Sequence[str],
     num_threads: int | None,
+    skips_broken: bool,
     keep: Callable[[int, np.ndarray], None],
-) -> None:
+) -> dict[int, str]:
+    """Row -> what is wrong with its photo: one pass finds every broken one."""
+
     def decode_one(row: int) -> str | None:
-        """Return what is wrong with the photo, so that one pass finds every broken one."""
         try:
             pixels = decode(row)
         except UserError as error:
-            return f"{ids[row]}: {error}"
+            return str(error)
         keep(row, pixels)
         return None
 
@@ -277,18 +291,30 @@ def _decode_all(
         results = pool.map(decode_one, range(len(ids)))
         progress = tqdm(results, total=len(ids), desc="decoding photos", unit="photo")
         try:
-            failures = [message for message in progress if message]
+            broken = {row: message for row, message in enumerate(progress) if message}
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    if failures:
+    if not skips_broken:
+        _refuse_broken(broken, ids)
+    return broken
+
+
+def _refuse_broken(broken: Mapping[int, str], ids: Sequence[str]) -> None:
+    if broken:
+        first = min(broken)
         raise UserError(
-            f"{len(failures)} of {len(ids)} photos can't be decoded\nThe first is {failures[0]}."
+            f"{len(broken)} of {len(ids)} photos can't be decoded\n"
+            f"The first is {printable(ids[first], 80)}: {broken[first]}."
         )
 
 
 def decode_splits(
-    splits: Mapping[str, Split], preprocessing: Preprocessing, *, crops: bool
+    splits: Mapping[str, Split],
+    preprocessing: Preprocessing,
+    *,
+    crops: bool,
+    skips_broken: bool = False,
 ) -> dict[str, DecodedPhotos]:
     """The photos of each split, by role, as `preprocessing` has them; from the cache, or into it.
 
@@ -303,6 +329,7 @@ def decode_splits(
             interpolation=preprocessing.interpolation,
             directory=cache_dir() / "images",
             filled=cache_holding("images") / "images",
+            skips_broken=skips_broken,
         )
         for role, split in splits.items()
     }

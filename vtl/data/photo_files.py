@@ -1,11 +1,10 @@
-"""Files of photos: which is that of an id, opening one, and which of two splits are the same.
+"""Files of photos: which is that of an id, opening one, and whether two are the same.
 
 A folder's photos go by their name without its ending. Only names that are listed in the folder are
 ever opened, so that no id leads out of it.
 """
 
 import functools
-import hashlib
 import math
 import os
 import unicodedata
@@ -19,9 +18,8 @@ import PIL
 from absl import logging
 from PIL import Image
 
-from vtl.data.splits import Split
 from vtl.errors import UserError
-from vtl.untrusted import open_plain, printable, reason_of
+from vtl.untrusted import open_plain, plain_sha256, printable, reason_of
 
 SUFFIXES = frozenset(
     (
@@ -45,9 +43,6 @@ MAX_BYTES = 1 << 30
 """Of a photo's file: so many pixels uncompressed, in 16 bit colour."""
 
 _TOO_MANY = "it has more than {:,} pixels, the most that are read"
-
-MIDDLE_BYTES = 1 << 12
-"""What is compared of photos of the same size before all of them is read."""
 
 # Of metadata that isn't needed, and of large photos, for which there are limits of our own.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -83,6 +78,11 @@ def find_photos(
         )
     paths = tuple(directory / _the_one(names[ids[entry]], listed_in) for entry in listed)
     return tuple(ids[entry] for entry in listed), paths
+
+
+def stem(name: str) -> str:
+    """Of a photo's path, the file's name without its ending: the same wherever the file lies."""
+    return without_suffix(name.rpartition("/")[2])
 
 
 def without_suffix(name: str) -> str:
@@ -181,38 +181,11 @@ def _reason(error: Exception) -> str:
     return reason_of(error)
 
 
-def same_photos(first: Split, second: Split) -> list[tuple[str, str]]:
-    """Pairs of ids, one of each split, whose files have the same content.
-
-    Nearly all photos differ in size, so that few are read.
-    """
-    sides = [dict(zip(split.ids, split.paths, strict=True)) for split in (first, second)]
-    keys: list[dict[str, object]] = []
-    for key_of in (_size, _middle, _sha256):
-        keys = [{i: key_of(path) for i, path in side.items()} for side in sides]
-        common = (set(keys[0].values()) & set(keys[1].values())) - {None}
-        sides = [
-            {i: path for i, path in side.items() if key[i] in common}
-            for side, key in zip(sides, keys, strict=True)
-        ]
-    of_first = {keys[0][i]: i for i in sides[0]}
-    return [(of_first[keys[1][i]], i) for i in sides[1]]
-
-
-def _size(path: Path) -> int | None:
-    with suppress(OSError):
-        return os.stat(path).st_size
-    return None
-
-
-def _middle(path: Path) -> bytes | None:
-    with suppress(OSError, UserError), open_plain(path) as file:
-        file.seek(max(0, (os.fstat(file.fileno()).st_size - MIDDLE_BYTES) // 2))
-        return file.read(MIDDLE_BYTES)
-    return None
-
-
-def _sha256(path: Path) -> bytes | None:
-    with suppress(OSError, UserError), open_plain(path) as file:
-        return hashlib.file_digest(file, "sha256").digest()
-    return None
+def is_same_file(one: Path, other: Path) -> bool:
+    """Whether two files have the same content."""
+    try:
+        if os.stat(one).st_size != os.stat(other).st_size:
+            return False
+        return plain_sha256(one) == plain_sha256(other)
+    except (OSError, UserError):
+        return False

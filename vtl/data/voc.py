@@ -16,7 +16,7 @@ from vtl.data import annotations, image_sets, photo_files
 from vtl.data.archives import unpack_tar
 from vtl.data.fetch import Download, fetch
 from vtl.data.image_sets import ImageSets
-from vtl.data.splits import Split, ids_sha256
+from vtl.data.split import Split, every, ids_sha256
 from vtl.errors import UserError
 from vtl.files import cache_holding, user_path
 from vtl.untrusted import printable, reason_of
@@ -104,6 +104,16 @@ def _is_devkit(root: Path) -> bool:
     return False
 
 
+def find_devkit(root: Path) -> Path | None:
+    """`root`, or a devkit below it; None if there is none."""
+    return root if _is_devkit(root) else next(iter(_devkits_below(root)), None)
+
+
+def devkit_above(root: Path) -> Path | None:
+    """The devkit that a folder lies in, if it does."""
+    return next((path for path in root.absolute().parents if _is_devkit(path)), None)
+
+
 def check_root(root: Path) -> Path:
     """`root`, or the only devkit below it. Raises UserError if there is none, or several."""
     shown = printable(root)
@@ -124,7 +134,7 @@ def check_root(root: Path) -> Path:
         raise UserError(
             f"data root {shown} holds several devkits ({printable(names)}): choose one of them"
         )
-    above = next((path for path in root.absolute().parents if _is_devkit(path)), None)
+    above = devkit_above(root)
     remedy = f"It lies in one: {printable(above)}." if above else _HOW_A_DEVKIT_LOOKS
     raise UserError(
         f"data root {shown} is not a VOC devkit: it lacks ImageSets/Main or JPEGImages\n{remedy}"
@@ -186,6 +196,7 @@ def read_split(
         ids=ids,
         paths=paths,
         labels=labels,
+        label_mask=every(1, labels.shape),
         difficult=difficult,
         classes=classes,
         ids_sha256=ids_sha256(ids),

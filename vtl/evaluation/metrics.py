@@ -41,6 +41,7 @@ QUANTITIES = (
     "without_positives",
     "not_computable",
     "num_images",
+    "num_unknown",
     "binary_accuracy",
     "loss",
 )
@@ -113,7 +114,8 @@ def average_precision(
         UserError: the arrays are unusable, or the protocol needs difficult flags and has none.
     """
     column_of_flags = None if difficult is None else np.asarray(difficult)[:, None]
-    arrays = _checked(np.asarray(scores)[:, None], np.asarray(labels)[:, None], column_of_flags)
+    columns = np.asarray(scores)[:, None], np.asarray(labels)[:, None]
+    arrays = _checked(*columns, column_of_flags, None)
     (ap,) = _point_estimates(_rankings(*arrays, protocol), len(scores), protocol)
     return ap
 
@@ -124,13 +126,15 @@ def evaluate_scores(
     difficult: np.ndarray | None,
     classes: Sequence[str],
     *,
+    label_mask: np.ndarray | None = None,
     ranked_by: np.ndarray | None = None,
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
     """AP, mAP and their 95 % intervals under every protocol, ready for json.dumps.
 
-    scores [N, C] are probabilities; labels and difficult [N, C] are 0 or 1. `ranked_by` [N, C]
+    scores [N, C] are probabilities; labels and difficult [N, C] are 0 or 1. An image counts for a
+    class only where label_mask [N, C] is 1; None is 1 everywhere. `ranked_by` [N, C]
     ranks the images. Give the logits, because probabilities near 0 and 1 tie in float32; the
     default is the scores. Intervals are percentiles of a bootstrap over images. A class without a
     positive has AP None and is left out of the mean. If a class has no positive in a resample, the
@@ -142,8 +146,10 @@ def evaluate_scores(
         UserError: shapes, labels or scores are unusable.
     """
     ranked_by = scores if ranked_by is None else ranked_by
-    scores, labels, difficult = _checked(scores, labels, difficult, classes=classes)
-    ranked_by, _, _ = _checked(ranked_by, labels, None, classes=classes)
+    scores, labels, difficult, known = _checked(
+        scores, labels, difficult, label_mask, classes=classes
+    )
+    ranked_by = _checked(ranked_by, labels, None, None, classes=classes)[0]
     positives = labels.sum(axis=0).astype(int).tolist()
     result: dict[str, Any] = {
         "map": dict.fromkeys(PROTOCOLS),
@@ -154,20 +160,21 @@ def evaluate_scores(
         "without_positives": [c for c, n in zip(classes, positives, strict=True) if n == 0],
         "not_computable": {},
         "num_images": len(scores),
-        "binary_accuracy": float(np.mean((scores > 0.5) == labels)),
-        "loss": _cross_entropy(scores, labels),
+        "num_unknown": int(known.size - known.sum()),
+        "binary_accuracy": _mean_of_known((scores > 0.5) == labels, known),
+        "loss": _mean_of_known(_cross_entropies(scores, labels), known),
     }
     for name, protocol in PROTOCOLS.items():
         if protocol.leaves_out_difficult and difficult is None:
             result["not_computable"][name] = NO_DIFFICULT_FLAGS
             continue
-        rankings = _rankings(ranked_by, labels, difficult, name)
+        rankings = _rankings(ranked_by, labels, difficult, known, name)
         aps = _point_estimates(rankings, len(scores), name)
         samples = _bootstrap(rankings, len(scores), name, num_resamples, seed)
         result["map"][name] = _mean(aps)
-        result["map_interval"][name] = _interval(_mean_over_classes(samples))
+        result["map_interval"][name] = interval_of(mean_over_classes(samples))
         result["ap"][name] = dict(zip(classes, aps, strict=True))
-        result["ap_interval"][name] = dict(zip(classes, map(_interval, samples), strict=True))
+        result["ap_interval"][name] = dict(zip(classes, map(interval_of, samples), strict=True))
     return result
 
 
@@ -177,13 +184,14 @@ def mean_average_precision(
     difficult: np.ndarray | None,
     classes: Sequence[str],
     protocol: str,
+    label_mask: np.ndarray | None = None,
 ) -> float | None:
     """The mAP of logits or scores [N, C] under one protocol, None if no class has a positive.
 
     Raises:
         UserError: as in `evaluate_scores`.
     """
-    arrays = _checked(ranked_by, labels, difficult, classes=classes)
+    arrays = _checked(ranked_by, labels, difficult, label_mask, classes=classes)
     return _mean(_point_estimates(_rankings(*arrays, protocol), len(labels), protocol))
 
 
@@ -194,6 +202,7 @@ def paired_difference(
     difficult: np.ndarray | None,
     protocol: str,
     *,
+    label_mask: np.ndarray | None = None,
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float, float]:
@@ -209,11 +218,11 @@ def paired_difference(
         raise UserError(f"num_resamples must be at least 1, got {num_resamples}")
     maps, samples = [], []
     for scores in (scores_a, scores_b):
-        rankings = _rankings(*_checked(scores, labels, difficult), protocol)
+        rankings = _rankings(*_checked(scores, labels, difficult, label_mask), protocol)
         maps.append(_mean(_point_estimates(rankings, len(labels), protocol)))
         aps = _bootstrap(rankings, len(labels), protocol, num_resamples, seed)
-        samples.append(_mean_over_classes(aps))
-    interval = _interval(samples[0] - samples[1])
+        samples.append(mean_over_classes(aps))
+    interval = interval_of(samples[0] - samples[1])
     if maps[0] is None or maps[1] is None or interval is None:
         raise UserError("no class has a positive image: there is no mAP to compare")
     return maps[0] - maps[1], interval[0], interval[1]
@@ -230,8 +239,8 @@ def resampled_map(
     Raises:
         UserError: arrays are unusable.
     """
-    rankings = _rankings(*_checked(scores, labels, None), protocol)
-    return _mean_over_classes(
+    rankings = _rankings(*_checked(scores, labels, None, None), protocol)
+    return mean_over_classes(
         np.stack([_weighted_ap(ranking, counts, protocol) for ranking in rankings])
     )
 
@@ -256,13 +265,20 @@ def format_table(result: dict[str, Any], classes: Sequence[str]) -> str:
         lines.append(f"no positives, left out of mAP: {without}")
     lines += [f"{name}: {PROTOCOLS[name].description}" for name in names]
     lines += [f"{name}: not computable, {why}" for name, why in result["not_computable"].items()]
+    if result.get("num_unknown"):
+        lines.append(f"labels that are not known, left out: {result['num_unknown']:,}")
     lines.append(f"binary accuracy at 0.5: {100 * result['binary_accuracy']:.1f}")
     return "\n".join(lines)
 
 
-def _cross_entropy(scores: np.ndarray, labels: np.ndarray) -> float:
+def _cross_entropies(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     probability_of_label = np.where(labels == 1, scores, 1 - scores)
-    return float(-np.log(np.clip(probability_of_label, 1e-7, 1 - 1e-7)).mean())
+    return -np.log(np.clip(probability_of_label, 1e-7, 1 - 1e-7))
+
+
+def _mean_of_known(values: np.ndarray, known: np.ndarray) -> float:
+    """0 if nothing is known."""
+    return float(np.mean(values[known])) if known.any() else 0.0
 
 
 def _percent(value: float | None, interval: list[float] | None) -> str:
@@ -274,14 +290,22 @@ def _percent(value: float | None, interval: list[float] | None) -> str:
 
 
 def _checked(
-    scores: Any, labels: Any, difficult: Any, *, classes: Sequence[str] | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    scores: Any,
+    labels: Any,
+    difficult: Any,
+    label_mask: Any,
+    *,
+    classes: Sequence[str] | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+    """The arrays, and where labels are known, bool; labels that aren't become 0."""
     scores = np.asarray(scores, np.float64)
     labels = np.asarray(labels)
     difficult = None if difficult is None else np.asarray(difficult)
     if classes is None:
         classes = [f"column {c}" for c in range(scores.shape[-1])]
-    flags = {"labels": labels} | ({} if difficult is None else {"difficult": difficult})
+    known = np.ones(labels.shape, bool) if label_mask is None else np.asarray(label_mask)
+    flags = {"labels": labels, "label_mask": known}
+    flags |= {} if difficult is None else {"difficult": difficult}
     for name, array in flags.items():
         if scores.ndim != 2 or array.shape != scores.shape or scores.shape[1] != len(classes):
             raise UserError(
@@ -299,20 +323,25 @@ def _checked(
         raise UserError(
             f"{num_bad.sum()} of {scores.size} scores are NaN or infinite ({printable(by_class)})"
         )
-    return scores, labels, difficult
+    known = known.astype(bool)
+    return scores, labels * known, difficult, known
 
 
 def _rankings(
-    scores: np.ndarray, labels: np.ndarray, difficult: np.ndarray | None, name: str
+    scores: np.ndarray,
+    labels: np.ndarray,
+    difficult: np.ndarray | None,
+    known: np.ndarray,
+    name: str,
 ) -> list[_Ranking | None]:
     if name not in PROTOCOLS:
         raise UserError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
     protocol = PROTOCOLS[name]
-    kept = np.ones(scores.shape, bool)
+    kept = known
     if protocol.leaves_out_difficult:
         if difficult is None:
             raise UserError(f"{name} is not computable: {NO_DIFFICULT_FLAGS}")
-        kept = (labels == 1) | (difficult == 0)
+        kept = known & ((labels == 1) | (difficult == 0))
     return [
         _ranking(scores[:, c], labels[:, c] == 1, kept[:, c], protocol.groups_ties)
         for c in range(scores.shape[1])
@@ -366,13 +395,13 @@ def _bootstrap(
     samples = np.empty((len(rankings), num_resamples))
     chunk = max(1, MAX_COUNTS_PER_CHUNK // num_images)
     for start in range(0, num_resamples, chunk):
-        counts = _draw_counts(rng, num_images, min(chunk, num_resamples - start))
+        counts = draw_counts(rng, num_images, min(chunk, num_resamples - start))
         for c, ranking in enumerate(rankings):
             samples[c, start : start + chunk] = _weighted_ap(ranking, counts, name)
     return samples
 
 
-def _draw_counts(rng: np.random.Generator, num_images: int, num_resamples: int) -> np.ndarray:
+def draw_counts(rng: np.random.Generator, num_images: int, num_resamples: int) -> np.ndarray:
     """How often each resample contains each image, [N, R]."""
     drawn = rng.integers(num_images, size=(num_resamples, num_images))
     cells = drawn * num_resamples + np.arange(num_resamples)[:, None]
@@ -385,12 +414,14 @@ def _mean(values: list[float | None]) -> float | None:
     return float(np.mean(present)) if present else None
 
 
-def _mean_over_classes(samples: np.ndarray) -> np.ndarray:
+def mean_over_classes(samples: np.ndarray) -> np.ndarray:
+    """samples [C, R] -> [R], NaN left out; NaN where there is nothing else."""
     present = np.isfinite(samples).sum(axis=0)
     total = np.nansum(samples, axis=0)
     return np.where(present > 0, total / np.maximum(present, 1), np.nan)
 
 
-def _interval(samples: np.ndarray) -> list[float] | None:
+def interval_of(samples: np.ndarray) -> list[float] | None:
+    """The middle 95 % of samples [R]; None if all are NaN."""
     present = samples[np.isfinite(samples)]
     return np.percentile(present, [2.5, 97.5]).tolist() if present.size else None

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from vtl.console import say
-from vtl.evaluation import metrics
+from vtl.evaluation import metrics, one_label
 from vtl.run_directory import RunDirectory
 from vtl.schema import of_file
 from vtl.untrusted import escaped
@@ -17,14 +17,18 @@ MAP_PROTOCOL = "lab"
 
 
 class Labelled(Protocol):
-    """What a split needs to be scored; ids and difficult may be None."""
+    """What a split needs to be scored; ids, label_mask and difficult may be None."""
 
     @property
     def ids(self) -> Sequence[str] | None:
         """[N]."""
 
     @property
-    def labels(self) -> np.ndarray:
+    def labels(self) -> Any:
+        """[N, C] in {0, 1}: an array, or what becomes one."""
+
+    @property
+    def label_mask(self) -> np.ndarray | None:
         """[N, C] in {0, 1}."""
 
     @property
@@ -63,26 +67,47 @@ def score_splits(
     splits: Mapping[str, Labelled],
     classes: Sequence[str],
     seed: int,
+    *,
+    one_label_each: bool = False,
 ) -> dict[str, Any]:
     """Write the logits [N, C] and scores of every split, by role; return its metrics.
 
-    The metrics are laid out as in results.json. `seed` is for the bootstrap of the intervals.
+    The metrics are laid out as in results.json. `seed` is for the bootstrap of the intervals. With
+    `one_label_each` scores are the softmax of logits, which must be `one_label.normalised`, and
+    the key `one_label` has what `one_label.evaluate` says.
     """
     outcome = {}
     for role, split in splits.items():
-        scores = probabilities(logits[role])
+        labels = np.asarray(split.labels)
+        scores = scores_of(logits[role], one_label_each=one_label_each)
         run_directory.write_scores(
-            role, split.ids, classes, scores, logits[role], split.labels, split.difficult
+            role,
+            split.ids,
+            classes,
+            scores,
+            logits[role],
+            labels,
+            split.difficult,
+            split.label_mask,
         )
         outcome[role] = metrics.evaluate_scores(
-            scores, split.labels, split.difficult, classes, ranked_by=logits[role], seed=seed
+            scores,
+            labels,
+            split.difficult,
+            classes,
+            label_mask=split.label_mask,
+            ranked_by=logits[role],
+            seed=seed,
         )
+        if one_label_each:
+            found = one_label.evaluate(logits[role], labels, seed=seed)
+            outcome[role] |= {"loss": found.pop("loss"), "one_label": found}
     return split_last(outcome)
 
 
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """The sigmoid of each logit, float32: the scores of photos that may have several labels."""
-    return np.asarray(jax.nn.sigmoid(logits))
+def scores_of(logits: np.ndarray, *, one_label_each: bool = False) -> np.ndarray:
+    """Probabilities, float32: the sigmoid of each logit, or the softmax of `normalised` ones."""
+    return np.exp(logits) if one_label_each else np.asarray(jax.nn.sigmoid(logits))
 
 
 def split_last(outcome: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -119,6 +144,10 @@ def format_outcome(run_directory: RunDirectory, results: dict[str, Any]) -> str:
         accuracy, loss = results["binary_accuracy"][role], results["loss"][role]
         shown = ", ".join(parts) or "none, because no class has a positive"
         lines += [f"mAP on {role}: {shown}; binary accuracy {accuracy:.2%}, loss {loss:.4f}"]
+    if "one_label" in results:
+        lines += one_label.format_lines(
+            results["one_label"][headline], headline, results["classes"]
+        )
     lines += _what_training_brought(results)
     return "\n".join([*lines, *where_it_is(run_directory)])
 

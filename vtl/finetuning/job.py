@@ -5,7 +5,7 @@ The run and its trial on a held-out part of the training split are the same job 
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,12 +15,13 @@ from ml_collections import ConfigDict
 
 from vtl.console import say
 from vtl.data.batches import Images
-from vtl.data.splits import Split
-from vtl.evaluation import evaluate, metrics
+from vtl.data.split import Split, is_every
+from vtl.errors import UserError
+from vtl.evaluation import evaluate, metrics, one_label
 from vtl.evaluation.outcome import MAP_PROTOCOL
 from vtl.models import HEAD
 from vtl.run_directory import RunDirectory
-from vtl.training import choose_l2, fit_head, loop, optim, steps
+from vtl.training import choose_l2, fit_head, loop, losses, optim, steps
 from vtl.training.checkpoint import Checkpoints
 from vtl.training.state import TrainState, by_batch, new_state, replicated
 from vtl.weights import network
@@ -38,6 +39,7 @@ class Job:
     given_head: Head | None
     multipliers: optim.Multipliers
     mesh: Mesh
+    objective: losses.Objective
 
     @property
     def starts_fitted(self) -> bool:
@@ -62,17 +64,19 @@ class Job:
         )
 
     def logits(self, variables: Any, images: Images) -> np.ndarray:
-        """[N, C]."""
-        return self.predict(self.eval_step, variables, images)[0]
+        """[N, C]; logarithms of probabilities where images have one label each."""
+        (logits,) = self.predict(self.eval_step, variables, images)
+        return one_label.normalised(logits) if self.objective.has_one_label_each else logits
 
     def mean_ap(self, variables: Any, images: Images, split: Split) -> float | None:
         """By `MAP_PROTOCOL`; None if no class has a positive."""
         return metrics.mean_average_precision(
             self.logits(variables, images),
-            split.labels,
+            np.asarray(split.labels),
             split.difficult,
             split.classes,
             MAP_PROTOCOL,
+            split.label_mask,
         )
 
     def plan(self, num_images: int) -> loop.Plan:
@@ -100,6 +104,7 @@ class Job:
             augmentation=self.config.augment,
             seed=self.config.seed,
             mesh=self.mesh,
+            objective=self.objective,
         )
 
         def first_state() -> TrainState:
@@ -126,9 +131,15 @@ class Job:
             head_step = steps.make_head_step(net.model, net.preprocessing, self.mesh)
             placed = jax.device_put(variables, replicated(self.mesh))
             photos, cells = self.predict(head_step, placed, training_set.images)
-            labels, label_mask = training_set.labels, training_set.label_mask
+            labels, label_mask = np.asarray(training_set.labels), training_set.label_mask
             head, l2 = fit_head.fit(
-                photos, cells, labels, label_mask, l2=config.head_l2, seed=config.seed
+                photos,
+                cells,
+                labels,
+                label_mask,
+                l2=config.head_l2,
+                seed=config.seed,
+                one_label_each=self.objective.has_one_label_each,
             )
             if not config.head_l2:
                 say(f"L2 by cross-validation: {choose_l2.describe(l2)}")
@@ -138,9 +149,35 @@ class Job:
         return variables
 
 
+def objective_of(config: ConfigDict, splits: Mapping[str, Split]) -> losses.Objective:
+    """What `loss` and `class_weights` name; an empty loss goes by the data.
+
+    Raises:
+        UserError: softmax_ce is asked for, and some photos have no label or several.
+    """
+    have_one = all(split.has_one_label_each for split in splits.values())
+    name = config.loss or (losses.SOFTMAX_CE if have_one else "sigmoid_bce")
+    if name == losses.SOFTMAX_CE and not have_one:
+        raise UserError(
+            "loss=softmax_ce is for photos with one label each, and these have several, none, or "
+            "unknown ones: choose sigmoid_bce"
+        )
+    if config.class_weights == "none":
+        return losses.objective(name)
+    train = splits["train"]
+    positives = train.positives()
+    known = np.sum(train.label_mask, axis=0, dtype=np.int64)
+    weights = losses.balanced_weights(
+        positives, known - positives, one_label_each=name == losses.SOFTMAX_CE
+    )
+    return losses.objective(name, weights)
+
+
 def training_set_of(images: Images, split: Split, difficult: str) -> loop.TrainingSet:
     """The split as `loop` trains on it; `difficult` labels may count in the loss or not."""
-    counts = 1 - split.difficult if difficult == "ignore" else np.ones_like(split.labels)
+    counts = split.label_mask
+    if difficult == "ignore" and not is_every(split.difficult, 0):
+        counts = counts * (1 - split.difficult)
     return loop.TrainingSet(images, split.labels, counts)
 
 

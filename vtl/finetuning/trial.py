@@ -16,7 +16,7 @@ from vtl import identity
 from vtl.console import say
 from vtl.data.batches import Images
 from vtl.data.held_out import Rows, hold_out
-from vtl.data.splits import Split
+from vtl.data.split import Split
 from vtl.errors import Diverged
 from vtl.evaluation.outcome import MAP_PROTOCOL
 from vtl.finetuning.job import Job, checkpoints_of, training_set_of

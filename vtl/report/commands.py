@@ -28,7 +28,7 @@ def to_make(kind: str, data_set: DataSet | None) -> list[str]:
         "probe": [
             f"vtl deep_features:lab --workdir=runs/features{common}",
             f"vtl linear_probe --workdir=runs/probe "
-            f"--config.features=runs/features/{features_file}{splits}",
+            f"--config.features={shlex.quote(f'runs/features/{features_file}')}{splits}",
         ],
         "head": [f"vtl finetune:head --workdir=runs/head --config.data.resize=squash{of_head}"],
         "finetuning": [f"vtl finetune --workdir=runs/finetune{common}"],
@@ -44,11 +44,15 @@ def _common(data_set: DataSet) -> tuple[str, str, str]:
     name, depth = data_set.name or "voc2007", 50
     options: dict[str, str] = {}
     splits: dict[str, str] = {}
+    is_named_after_root = False
     for run in data_set.runs:
-        given = {
-            "data.root": run.config.get("data", {}).get("root"),
+        data = run.config.get("data", {})
+        given = {f"data.{knob}": data.get(knob) for knob in ("root", "labels", "separator")}
+        given |= {
+            "data.flags": data.get("flags") if data.get("flags") != "yes_no" else None,
             "weights": (run.results.get("weights") or {}).get("name"),
         }
+        is_named_after_root |= bool(data.get("root")) and data.get("name") != name
         options |= {key: value for key, value in given.items() if value and key not in options}
         names = (run.results.get("data") or {}).get("splits", {})
         splits |= {
@@ -60,9 +64,10 @@ def _common(data_set: DataSet) -> tuple[str, str, str]:
         network = run.results.get("network") or run.config.get("model", {})
         depth = network.get("depth", depth)
     options |= {f"data.{key}": value for key, value in splits.items()}
-    if name != "voc2007":
+    if name != "voc2007" and not is_named_after_root:
         options["data.name"] = name
-    return _as_options(options), _as_options(splits), f"DF_ResNet{depth}_{name.upper()}.npz"
+    label = name if is_named_after_root else name.upper()
+    return _as_options(options), _as_options(splits), f"DF_ResNet{depth}_{label}.npz"
 
 
 def _as_options(options: Mapping[str, str]) -> str:

@@ -98,7 +98,12 @@ def map_of_scores(run: Run, role: str) -> float | None:
     """The mAP of the scores that a run kept of a split."""
     scores = run.scores[role]
     return metrics.mean_average_precision(
-        scores.ranked_by, scores.labels, scores.difficult, run.classes, PROTOCOL
+        scores.ranked_by,
+        scores.labels,
+        scores.difficult,
+        run.classes,
+        PROTOCOL,
+        scores.label_mask,
     )
 
 
@@ -141,7 +146,7 @@ class DataSet:
     def published(self) -> tuple[Published, ...]:
         """What papers report; empty unless the runs use all of VOC2007's photos."""
         counts = self.first.results["num_images"]
-        is_voc2007 = self.name == "voc2007" and all(
+        is_voc2007 = (self.name or "").lower() == "voc2007" and all(
             counts.get(role) == count for role, count in VOC2007_IMAGES.items()
         )
         return PUBLISHED if is_voc2007 else ()
@@ -154,7 +159,12 @@ def difference(run: Run, other: Run) -> Difference | None:
     if run.headline_result("map")[PROTOCOL] is None or not ours.labels.any():
         return None
     value, low, high = metrics.paired_difference(
-        ours.ranked_by, theirs.ranked_by, ours.labels, ours.difficult, PROTOCOL
+        ours.ranked_by,
+        theirs.ranked_by,
+        ours.labels,
+        ours.difficult,
+        PROTOCOL,
+        label_mask=ours.label_mask,
     )
     return Difference(value, low, high)
 

@@ -96,8 +96,10 @@ def precision_recall(
     label = f"{language('precision_recall')}: {title}"
     with open_canvas(title, language, 2.0, 1.9, label) as canvas:
         for run in data_set.runs:
-            labels = run.headline_scores.labels[:, column]
-            ranked_by = run.headline_scores.ranked_by[:, column]
+            scores = run.headline_scores
+            is_known = scores.is_known[:, column]
+            labels = scores.labels[is_known, column]
+            ranked_by = scores.ranked_by[is_known, column]
             precision, recall, _ = precision_recall_curve(labels, ranked_by)
             rows = evenly_spaced(recall, 60)
             colour, dashes = styles[run.name]

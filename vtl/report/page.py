@@ -87,7 +87,8 @@ def _always_no(data_set: DataSet, language: Language) -> Markup:
     """The binary accuracy of answering no for every class, which any network should beat."""
     run = next((run for run in data_set.runs if "train" in run.scores), data_set.first)
     role = "train" if "train" in run.scores else run.headline_split
-    share = 1 - float(np.mean(run.scores[role].labels))
+    scores = run.scores[role]
+    share = 1 - float(np.sum(scores.labels) / max(1, np.sum(scores.is_known)))
     return language("always_no", share=language.percent(share), split=role)
 
 
@@ -154,7 +155,7 @@ def confusions(run: Run) -> list[tuple[str, str, int, float]]:
     for column, predicted in enumerate(run.classes):
         is_positive = split.labels[:, column] == 1
         best_scored = np.argsort(-split.ranked_by[:, column], kind="stable")[: is_positive.sum()]
-        is_false = ~is_positive[best_scored]
+        is_false = ~is_positive[best_scored] & split.is_known[best_scored, column]
         if split.difficult is not None:
             is_false &= split.difficult[best_scored, column] == 0
         alarms = best_scored[is_false]

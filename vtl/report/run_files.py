@@ -94,13 +94,24 @@ LINE = record(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
-    """One split: scores, labels [N, C]; logits [N, C], ids [N] and difficult [N, C] if known."""
+    """One split: scores, labels [N, C]; logits [N, C], ids [N] and difficult [N, C] if known.
+
+    Labels are 0 where they are not known: where label_mask [N, C], if there is one, is 0.
+    """
 
     scores: np.ndarray
     labels: np.ndarray
     ids: tuple[str, ...] | None
     difficult: np.ndarray | None
     logits: np.ndarray | None = None
+    label_mask: np.ndarray | None = None
+
+    @property
+    def is_known(self) -> np.ndarray:
+        """Where labels are known, [N, C]."""
+        if self.label_mask is None:
+            return np.ones(self.labels.shape, bool)
+        return self.label_mask == 1
 
     @property
     def ranked_by(self) -> np.ndarray:
@@ -212,12 +223,17 @@ def read_scores(directory: Path, role: str, classes: list[str]) -> Scores:
             names = schema.cleaned(list(schema.texts(arrays, "classes", len(classes))), MAX_TEXT)
             if names != classes:
                 raise UserError("'classes' are not those of results.json, in their order")
+        labels, label_mask = schema.flags(arrays, "labels", shape), None
+        if "label_mask" in arrays:
+            label_mask = schema.flags(arrays, "label_mask", shape)
+            labels = labels * label_mask
         return Scores(
             scores,
-            schema.flags(arrays, "labels", shape),
+            labels,
             _ids(arrays, len(scores)) if "ids" in arrays else None,
             schema.flags(arrays, "difficult", shape) if "difficult" in arrays else None,
             schema.finite(arrays, "logits", shape) if "logits" in arrays else None,
+            label_mask,
         )
 
 

@@ -126,7 +126,10 @@ def _check_ranking(run: Run, role: str, scores: Scores) -> Checks:
         values = {"count": tied[worst], "images": len(scores.scores), "name": worst}
         yield "warn_ties", {"role": role, "classes": len(tied), **values}
     if scores.logits is not None:
-        expected = 1 / (1 + np.exp(-np.clip(scores.logits.astype(np.float64), -100, 100)))
+        logits = scores.logits.astype(np.float64)
+        expected = 1 / (1 + np.exp(-np.clip(logits, -100, 100)))
+        if "one_label" in run.results:
+            expected = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
         if np.abs(expected - scores.scores).max() > PROBABILITY_TOLERANCE:
             yield "warn_other_logits", {"role": role}
 
@@ -161,7 +164,8 @@ def _check_protocols(run: Run) -> Checks:
     for name, reason in run.headline_result("not_computable").items():
         yield "warn_not_computable", {"protocol": name, "reason": reason}
     difficult = run.headline_scores.difficult
-    if difficult is not None and not difficult.any() and run.data_name != "demo":
+    is_voc = (run.data_name or "voc").lower().startswith("voc")  # other data has no such flags
+    if difficult is not None and not difficult.any() and is_voc:
         yield "warn_none_difficult", {"role": run.headline_split}
     counts = {role: run.results["num_images"].get(role) for role in VOC2007_IMAGES}
     if run.data_name == "voc2007" and counts != VOC2007_IMAGES:

@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from vtl import files, identity, knobs
 from vtl.console import format_seconds, say
-from vtl.data import batches, deep_features, images, readers
-from vtl.data.decoded import DecodedPhotos
-from vtl.data.splits import describe_splits
+from vtl.data import batches, deep_features, prepare
+from vtl.data.batches import Images
+from vtl.data.split import describe_splits
+from vtl.data.splits import ROLES, file_label, name_of, of_config, table_of_counts
 from vtl.errors import UserError, check_choice
 from vtl.evaluation import outcome
 from vtl.files import set_aside, write_json
@@ -57,7 +58,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     started = time.perf_counter()
     mesh = make_mesh()
     check_batch_sizes({"batch_size": config.batch_size}, mesh)
-    splits = readers.read(config.data)
+    splits = of_config(config.data)
+    say(table_of_counts(splits))
     # Features come from before the head, so any number of classes will do.
     net = network.from_config(config, num_classes=1)
     weights = net.weights
@@ -82,23 +84,26 @@ def run(config: ConfigDict, workdir: Path) -> None:
         "preprocessing": identity.json_sha256(dataclasses.asdict(net.preprocessing)),
     }
     run_directory.compare(content)  # before the photos are decoded, which takes long
-    photos = images.decode_splits(splits, net.preprocessing, crops=False)
+    prepared = prepare.prepare(splits, net.preprocessing, config.data, crops=False)
+    splits, photos = prepared.splits, prepared.photos
     run_directory.begin(content)
+    prepared.write(workdir)
     features, num_extracted = {}, 0
     for role in splits:
         features[role], num_new = extract(
             lambda batch: feature_step(variables, batch),
             photos[role],
             workdir / f"unfinished_{role}",
+            photos_name=photos[role].name,
             batch_size=config.batch_size,
             sharding=by_batch(mesh),
             weights_sha256=weights.sha256,
         )
         num_extracted += num_new
-    path = workdir / f"DF_ResNet{net.architecture.depth}_{config.data.name.upper()}.npz"
+    path = workdir / f"DF_ResNet{net.architecture.depth}_{file_label(config.data)}.npz"
     meta = {
         "weights": weights.record(net.preprocessing),
-        "data": describe_splits(config.data.name, splits),
+        "data": describe_splits(name_of(config.data), splits) | prepared.record(),
         "layer": config.layer,
         "pool": config.pool,
         "pooling": config.pooling,
@@ -124,6 +129,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 def _check_options(config: ConfigDict) -> None:
     knobs.check(config)
+    prepare.check_options(config.data)
     check_choice("layer", config.layer, STAGES)
     check_choice("pooling", config.pooling, POOLINGS)
     for role in ("train_split", "test_split"):
@@ -135,7 +141,7 @@ def _content_by_path(config: ConfigDict) -> dict[str, Any]:
     """Of what the run is made of, by hash, what a path of the config names."""
     content: dict[str, Any] = {}
     if config.data.root:
-        content |= {"data": identity.of_splits(readers.read(config.data))}
+        content |= {"data": identity.of_splits(of_config(config.data))}
     if config.weights not in sources.SOURCES:
         content |= {"weights": sources.load(config.weights).sha256}
     return content
@@ -147,22 +153,22 @@ def _format_outcome(run_directory: RunDirectory, results: dict[str, Any]) -> str
 
 def extract(
     feature_step: Callable[[jax.Array], jax.Array],
-    photos: DecodedPhotos,
+    photos: Images,
     partial: Path,
     *,
+    photos_name: str,
     batch_size: int,
     sharding: NamedSharding,
     weights_sha256: str,
 ) -> tuple[np.ndarray, int]:
     """photos [N, H, W, 3] -> a memory map of features [N, D], and how many this call computed.
 
-    Resumes from `partial` if it has the same photos and weights and is undamaged.
+    Resumes from `partial` if it is of photos of that name, and weights, and is undamaged.
     """
     shape = (batch_size, *photos.shape[1:])
     width = jax.eval_shape(feature_step, jax.ShapeDtypeStruct(shape, np.uint8)).shape[1]
     array_path, done_path = partial.with_suffix(".npy"), partial.with_suffix(".json")
-    # The name of decode_once's file is a hash of the photos and of how they were resized.
-    made_of = {"photos": Path(str(photos.filename)).name, "weights": weights_sha256, "width": width}
+    made_of = {"photos": photos_name, "weights": weights_sha256, "width": width}
     header = _header(len(photos), width)
     first, digest = _done(array_path, done_path, made_of, header, len(photos))
     if not first:
@@ -239,7 +245,7 @@ def _clear(path: Path) -> None:
 
 
 def _remove_unfinished(workdir: Path) -> None:
-    for role, suffix in itertools.product(readers.ROLES, (".npy", ".json")):
+    for role, suffix in itertools.product(ROLES, (".npy", ".json")):
         path = workdir / f"unfinished_{role}{suffix}"
         if path.is_file():
             path.unlink()

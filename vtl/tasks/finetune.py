@@ -15,18 +15,19 @@ from ml_collections import ConfigDict
 
 from vtl import identity, knobs
 from vtl.console import say
-from vtl.data import images, readers
+from vtl.data import prepare
 from vtl.data.batches import Images
-from vtl.data.splits import Split, describe_splits
+from vtl.data.split import Split, describe_splits
+from vtl.data.splits import name_of, of_config, table_of_counts
 from vtl.errors import UserError, check_choice
 from vtl.evaluation import gallery, outcome
 from vtl.evaluation.outcome import MAP_PROTOCOL
 from vtl.files import user_path
 from vtl.finetuning import trial
-from vtl.finetuning.job import Job, checkpoints_of, training_set_of
+from vtl.finetuning.job import Job, checkpoints_of, objective_of, training_set_of
 from vtl.models import HEAD
 from vtl.run_directory import RunDirectory
-from vtl.training import augment, optim, steps
+from vtl.training import augment, losses, optim, steps
 from vtl.training.checkpoint import Checkpoints
 from vtl.training.state import TrainState, check_batch_sizes, make_mesh, replicated
 from vtl.untrusted import plain_sha256
@@ -48,18 +49,23 @@ def run(config: ConfigDict, workdir: Path) -> None:
     check_batch_sizes({name: config[name] for name in ("batch_size", "eval_batch_size")}, mesh)
 
     # Which photos, which network, what trains.
-    splits = readers.read(config.data)
+    splits = of_config(config.data)
     train = splits["train"]
+    say(table_of_counts(splits))
     net, given_head = _network_and_head(config, train.classes)
     params = network.shapes_of(net.model)["params"]
     multipliers = optim.resolve_rules(config.optim.rules, params)
     say(f"{network.describe(net.architecture)}, weights: {config.weights or 'random'}")
     say(f"the head sees {network.describe_head(net.architecture)}")
     say(optim.rules_table(config.optim.rules, params))
-    job = Job(config, net, given_head, multipliers, mesh)
+    job = Job(config, net, given_head, multipliers, mesh, objective_of(config, splits))
+    has_one_label_each = job.objective.has_one_label_each
     content = _content(config, splits, net)
     run_directory.compare(content)  # before the photos are decoded, which takes long
-    photos = images.decode_splits(splits, net.preprocessing, crops=config.augment == "crop_flip")
+    prepared = prepare.prepare(
+        splits, net.preprocessing, config.data, crops=config.augment == "crop_flip"
+    )
+    splits, photos, train = prepared.splits, prepared.photos, prepared.splits["train"]
     seconds["data"] = time.perf_counter()
 
     # How far to train.
@@ -67,6 +73,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if config.held_out and config.keep == "best" and "val" not in splits and plan.num_steps:
         parts = trial.parts_of(job, photos["train"], train)
     run_directory.begin(content)
+    prepared.write(workdir)
     if parts:
         tried = trial.run(job, photos["train"], train, parts, content, workdir)
         share = tried["best_step"] / tried["num_steps"]
@@ -88,12 +95,25 @@ def run(config: ConfigDict, workdir: Path) -> None:
     train_state = _chosen(checkpoints, train_state, mesh)
     variables = train_state.variables
     logits = {role: job.logits(variables, photos[role]) for role in splits}
-    quantities = outcome.score_splits(run_directory, logits, splits, train.classes, config.seed)
+    quantities = outcome.score_splits(
+        run_directory,
+        logits,
+        splits,
+        train.classes,
+        config.seed,
+        one_label_each=has_one_label_each,
+    )
     if config.gallery_photos:
         role = outcome.headline_split(splits)
         arrays = _gallery(job, splits[role], logits[role], photos[role], variables)
         run_directory.write_arrays(f"gallery_{role}", arrays)
-    network.save(workdir / "model.safetensors", variables, net, train.classes, multi_label=True)
+    network.save(
+        workdir / "model.safetensors",
+        variables,
+        net,
+        train.classes,
+        multi_label=not has_one_label_each,
+    )
     seconds["evaluate"] = time.perf_counter()
     run_directory.write_results(
         {
@@ -108,7 +128,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             "seconds": _phases(seconds),
             "network": dataclasses.asdict(net.architecture),
             "weights": net.weights.record(net.preprocessing) if net.weights else None,
-            "data": describe_splits(config.data.name, splits),
+            "data": describe_splits(name_of(config.data), splits) | prepared.record(),
         }
     )
     outcome.show_outcome(run_directory)
@@ -116,11 +136,14 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 def _check_options(config: ConfigDict) -> None:
     knobs.check(config)
+    prepare.check_options(config.data)
     check_choice("augment", config.augment, augment.KINDS)
     check_choice("batch_norm", config.batch_norm, ("frozen", "batch"))
     check_choice("data.difficult", config.data.difficult, ("ignore", "negative"))
     check_choice("head", config.head, network.HEADS)
     check_choice("keep", config.keep, ("best", "last"))
+    check_choice("loss", config.loss, ("", *losses.NAMES))
+    check_choice("class_weights", config.class_weights, ("none", "balanced"))
     if config.head_from and config.head == "keep":
         raise UserError("head=keep and head_from name two heads: choose one")
     if not config.weights and (config.head in ("probe", "keep") or config.head_from):
@@ -147,7 +170,7 @@ def _content_by_path(config: ConfigDict) -> dict[str, Any]:
     """Of `_content`, what a path of the config names: what vtl fetched was checked by its hash."""
     content = _head(config)
     if config.data.root:
-        content |= {"data": identity.of_splits(readers.read(config.data))}
+        content |= {"data": identity.of_splits(of_config(config.data))}
     if config.weights and config.weights not in sources.SOURCES:
         content |= {"weights": sources.load(config.weights).sha256}
     return content
@@ -222,7 +245,12 @@ def _gallery(
 ) -> dict[str, np.ndarray]:
     """What gallery_SPLIT.npz holds: the chosen photos, and each class's activation maps."""
     net = job.net
-    choices = gallery.choose(logits, split.labels, split.difficult, job.config.gallery_photos)
+    labels = np.asarray(split.labels)
+    # Neither a hit nor a false alarm where it is not known what is there.
+    is_no_alarm = split.difficult | (1 - split.label_mask)
+    choices = gallery.choose(
+        logits, labels * split.label_mask, is_no_alarm, job.config.gallery_photos
+    )
     rows = gallery.chosen_rows(choices)
     size = net.preprocessing.crop_size
     crops = np.asarray(augment.centre_crop(jnp.asarray(photos[rows]), size))
@@ -230,8 +258,8 @@ def _gallery(
     (maps,) = job.predict(map_step, variables, crops)
     return gallery.pack(choices, crops, maps, np.asarray(variables["params"][HEAD]["bias"])) | {
         "ids": np.array(split.ids)[rows],
-        "scores": outcome.probabilities(logits[rows]),
-        "labels": split.labels[rows],
+        "scores": outcome.scores_of(logits[rows], one_label_each=job.objective.has_one_label_each),
+        "labels": labels[rows],
         "classes": np.array(split.classes),
     }
 

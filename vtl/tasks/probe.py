@@ -16,6 +16,7 @@ from vtl import knobs
 from vtl.console import say
 from vtl.data import deep_features
 from vtl.data.deep_features import DeepFeatures, FeatureSplit
+from vtl.data.splits import VOC_SPLITS
 from vtl.errors import UserError, check_choice
 from vtl.evaluation import metrics, outcome
 from vtl.evaluation.outcome import MAP_PROTOCOL
@@ -119,6 +120,9 @@ def _check_meta(data: DeepFeatures, config: ConfigDict) -> None:
         "classes": data.classes,
     }
     for option, value in made_with.items():
+        role = option.removesuffix("_split")
+        if value == role and config[option] == VOC_SPLITS.get(role):
+            continue  # data that isn't VOC's, and a config that asks for nothing else
         if config[option] and value and config[option] != value:
             raise UserError(
                 f"{config.features} was made with {option}={printable(value, 100)}\n"
@@ -162,9 +166,10 @@ def _transformed(
 
 def _label_mask(split: FeatureSplit, difficult: str) -> np.ndarray:
     """Which labels [N, C] count in the loss."""
+    known = np.ones_like(split.labels) if split.label_mask is None else split.label_mask
     if difficult == "negative" or split.difficult is None:
-        return np.ones_like(split.labels)
-    return 1 - split.difficult
+        return known
+    return known * (1 - split.difficult)
 
 
 def _sgd(
@@ -251,10 +256,11 @@ def _mean_ap(
     head: Linear, split: FeatureSplit, rows: np.ndarray, classes: tuple[Any, ...]
 ) -> float | None:
     labels = split.labels[rows]
+    label_mask = None if split.label_mask is None else split.label_mask[rows]
     logits = predict(head, split.features[rows])
     if not np.isfinite(logits).all():
         return None  # diverged
-    return metrics.mean_average_precision(logits, labels, None, classes, MAP_PROTOCOL)
+    return metrics.mean_average_precision(logits, labels, None, classes, MAP_PROTOCOL, label_mask)
 
 
 def _lbfgs(

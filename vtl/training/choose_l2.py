@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from vtl.training.fit_linear import fit_rotated, rotate
+from vtl.training import losses
+from vtl.training.fit_linear import fit_rotated, fit_softmax, rotate
 
 TOLERANCE = 1e-3
 """A fraction of the objective, which varies far more from one L2 to the next."""
@@ -30,10 +33,12 @@ def by_cross_validation(
     *,
     num_folds: int,
     seed: int,
+    one_label_each: bool = False,
 ) -> np.ndarray:
     """The L2 [C] of least held-out cross-entropy of each class, from `l2s` and what lies beyond.
 
-    features [N, D]; labels, label_mask [N, C]. While classes gain by an end of the grid, the grid
+    features [N, D]; labels, label_mask [N, C]. With `one_label_each` it is a softmax regression's,
+    and one L2 for all classes. While classes gain by an end of the grid, the grid
     goes on there by the ratio of its last two values.
     """
     if len(set(l2s)) == 1:
@@ -46,7 +51,23 @@ def by_cross_validation(
     counts_in = label_mask[:, None] * ~held_out[:, :, None]
     columns = len(labels), num_folds * labels.shape[1]
 
-    def loss(l2: float) -> np.ndarray:
+    def softmax_loss(l2: float) -> np.ndarray:
+        """The held-out cross-entropy of each class's images, [C]."""
+        of_fold = jax.vmap(
+            lambda counts: fit_softmax(
+                rotated, labels, counts, l2 * num_folds / (num_folds - 1), tolerance=TOLERANCE
+            ),
+            in_axes=1,
+        )
+        heads = of_fold(~held_out)
+        logits = features @ np.asarray(heads.kernel) + np.asarray(heads.bias)[:, None]  # [F, N, C]
+        its_own = logits[held_out.argmax(axis=1), np.arange(len(labels))]
+        by_image = np.asarray(
+            losses.softmax_cross_entropy(jnp.asarray(its_own), jnp.asarray(labels))
+        )
+        return by_image @ labels
+
+    def sigmoid_loss(l2: float) -> np.ndarray:
         """The held-out cross-entropy [C]."""
         head = fit_rotated(
             rotated,
@@ -57,21 +78,25 @@ def by_cross_validation(
         )
         logits = features @ np.asarray(head.kernel) + np.asarray(head.bias)
         logits = logits.reshape(by_fold.shape)
-        losses = np.logaddexp(0, logits) - by_fold * logits
-        return np.sum(losses * counts_out, axis=(0, 1))
+        by_label = np.logaddexp(0, logits) - by_fold * logits
+        return np.sum(by_label * counts_out, axis=(0, 1))
 
-    losses = {l2: loss(l2) for l2 in sorted(set(l2s))}
+    loss = softmax_loss if one_label_each else sigmoid_loss
+    found = {l2: loss(l2) for l2 in sorted(set(l2s))}
     for end, before in ((0, 1), (-1, -2)):
         for _ in range(MOST_STEPS_BEYOND):
-            grid = sorted(losses)
-            least = np.min(list(losses.values()), axis=0)
-            without = np.min([losses[l2] for l2 in grid if l2 != grid[end]], axis=0)
+            grid = sorted(found)
+            least = np.min(list(found.values()), axis=0)
+            without = np.min([found[l2] for l2 in grid if l2 != grid[end]], axis=0)
             if np.sum(without) <= (1 + WORTH) * np.sum(least):
                 break
             following = grid[end] ** 2 / grid[before]
-            losses[following] = loss(following)
-    grid = sorted(losses)
-    return np.array(grid)[np.argmin([losses[l2] for l2 in grid], axis=0)]
+            found[following] = loss(following)
+    grid = sorted(found)
+    by_l2 = np.array([found[l2] for l2 in grid])
+    if one_label_each:
+        by_l2 = np.repeat(by_l2.sum(axis=1, keepdims=True), labels.shape[1], axis=1)
+    return np.array(grid)[np.argmin(by_l2, axis=0)]
 
 
 def _held_out(num_rows: int, num_folds: int, seed: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Linear heads on features that fit in memory: logistic regression and SGD."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -96,7 +97,6 @@ def fit_rotated(
     penalty adds l2 to it: steps of one over their root make every direction alike, so that tens of
     iterations do for what took hundreds.
     """
-    solver = optax.lbfgs()
 
     def fit_class(labels: jax.Array, label_mask: jax.Array, l2: jax.Array) -> tuple[Any, ...]:
         # A class with no positive, or no negative, has no minimum. It stays where it starts: at its
@@ -113,28 +113,12 @@ def fit_rotated(
             loss = losses.sigmoid_bce_mean(logits, labels, label_mask)
             return loss + 0.5 * l2 * jnp.sum(weights**2)
 
-        value_and_grad = optax.value_and_grad_from_state(objective)
+        def gap_of(grad: Linear) -> jax.Array:
+            return jnp.sum((grad.kernel / unit) ** 2) / l2 + grad.bias**2 / bias_curvature
+
         start = Linear(jnp.zeros_like(unit), jax.scipy.special.logit(positive_share))
-
-        def is_unfinished(carry: tuple[Any, ...]) -> jax.Array:
-            _, _, iteration, gap, previous, value = carry
-            is_moving = value < previous * (1 - jnp.finfo(jnp.float32).eps)
-            return (iteration < max_iterations) & (gap > tolerance) & is_moving
-
-        def iterate(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-            head, state, iteration, _, _, previous = carry
-            value, grad = value_and_grad(head, state=state)
-            updates, state = solver.update(
-                grad, state, head, value=value, grad=grad, value_fn=objective
-            )
-            bound = jnp.sum((grad.kernel / unit) ** 2) / l2 + grad.bias**2 / bias_curvature
-            gap = bound / (2 * value)
-            head = optax.apply_updates(head, updates)
-            return head, state, iteration + 1, gap, previous, value
-
         gap = jnp.where(has_minimum, jnp.inf, 0.0)
-        carry = (start, solver.init(start), 0, gap, jnp.inf, jnp.finfo(jnp.float32).max)
-        head = jax.lax.while_loop(is_unfinished, iterate, carry)[0]
+        head = _minimised(objective, start, gap_of, gap, max_iterations, tolerance)
         kernel = _product(features.axes, head.kernel * unit)
         return kernel, head.bias - _product(features.mean, kernel)
 
@@ -142,6 +126,73 @@ def fit_rotated(
     fit = jax.vmap(fit_class, in_axes=(1, 1, 0), out_axes=(1, 0))
     kernel, bias = fit(labels.astype(jnp.float32), label_mask.astype(jnp.float32), l2)
     return Linear(kernel, bias)
+
+
+def _minimised(
+    objective: Callable[[Linear], jax.Array],
+    start: Linear,
+    gap_of: Callable[[Linear], jax.Array],
+    gap: jax.Array | float,
+    max_iterations: int,
+    tolerance: float,
+) -> Linear:
+    """The head of least objective, by L-BFGS; `gap_of` its gradient bounds twice what is above."""
+    solver = optax.lbfgs()
+    value_and_grad = optax.value_and_grad_from_state(objective)
+
+    def is_unfinished(carry: tuple[Any, ...]) -> jax.Array:
+        _, _, iteration, gap, previous, value = carry
+        is_moving = value < previous * (1 - jnp.finfo(jnp.float32).eps)
+        return (iteration < max_iterations) & (gap > tolerance) & is_moving
+
+    def iterate(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        head, state, iteration, _, _, previous = carry
+        value, grad = value_and_grad(head, state=state)
+        updates, state = solver.update(
+            grad, state, head, value=value, grad=grad, value_fn=objective
+        )
+        gap = gap_of(grad) / (2 * value)
+        head = optax.apply_updates(head, updates)
+        return head, state, iteration + 1, gap, previous, value
+
+    carry = (start, solver.init(start), 0, gap, jnp.inf, jnp.finfo(jnp.float32).max)
+    return jax.lax.while_loop(is_unfinished, iterate, carry)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("max_iterations",))
+def fit_softmax(
+    features: Rotated,
+    labels: jax.Array,
+    counts: jax.Array,
+    l2: float | jax.Array,
+    *,
+    max_iterations: int = 1000,
+    tolerance: float = 1e-4,
+) -> Linear:
+    """One L2-regularised softmax regression of images with one label each, by L-BFGS.
+
+    labels [N, C], each row with a single 1; an image counts if counts [N] is 1. Minimises the mean
+    cross-entropy over these images plus l2 / 2 times the squared norm of the weights, as
+    `fit_rotated` does for each class alone, and stops as it does.
+    """
+    labels, counts = labels.astype(jnp.float32), counts.astype(jnp.float32)
+    share = (counts @ labels + 0.5) / (jnp.sum(counts) + 0.5 * labels.shape[1])
+    curvatures = share * (1 - share)
+    unit = jax.lax.rsqrt(features.variances[:, None] * curvatures + l2)  # [R, C]
+
+    def objective(head: Linear) -> jax.Array:
+        weights = head.kernel * unit
+        logits = _product(features.scores, weights) + head.bias
+        by_image = losses.softmax_cross_entropy(logits, labels)
+        return jnp.sum(by_image * counts) / jnp.sum(counts) + 0.5 * l2 * jnp.sum(weights**2)
+
+    def gap_of(grad: Linear) -> jax.Array:
+        return jnp.sum((grad.kernel / unit) ** 2) / l2 + jnp.sum(grad.bias**2 / curvatures)
+
+    start = Linear(jnp.zeros_like(unit), jnp.log(share))
+    head = _minimised(objective, start, gap_of, jnp.inf, max_iterations, tolerance)
+    kernel = _product(features.axes, head.kernel * unit)
+    return Linear(kernel, head.bias - _product(features.mean, kernel))
 
 
 @functools.partial(jax.jit, static_argnames=("momentum",))

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from vtl import stops
 from vtl.console import Progress, say
 from vtl.data import batches
+from vtl.data.split import Flags
 from vtl.errors import Diverged
 from vtl.run_directory import RunDirectory
 from vtl.training import memory, optim
@@ -34,7 +35,7 @@ class TrainingSet:
     """The training data: images [N, H, W, 3] uint8; labels, label_mask [N, C]."""
 
     images: batches.Images
-    labels: np.ndarray
+    labels: Flags
     label_mask: np.ndarray
 
 

@@ -68,7 +68,8 @@ def make_train_step(
         )
         updates, opt_state = optimizer.update(grads, train_state.opt_state, train_state.params)
         params = optim.apply_updates(train_state.params, updates, trainable)
-        metrics = {"loss": loss, objective.accuracy_name: objective.accuracy(logits, labels)}
+        accuracy = objective.accuracy(logits, labels, label_mask)
+        metrics = {"loss": loss, objective.accuracy_name: accuracy}
         return TrainState(train_state.step + 1, params, batch_stats, opt_state), metrics
 
     replicated, by_batch = state.replicated(mesh), state.by_batch(mesh)

@@ -1,0 +1,208 @@
+"""Runs on photos in any layout: the same data gives the same run, and what is unknown stays out."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import deep_features as deep_features_config
+from configs import linear_probe as probe_config
+from configs.finetune import get_config
+from tests.data.layouts.photos import HOSTILE, write_photo
+from tests.data.test_splits import as_coco, as_table
+from tests.devkit import write_devkit
+from tests.tiny import write_weights
+from vtl.data import deep_features, splits
+from vtl.tasks import features, finetune, probe
+
+TINY = {"data.image_size": 32, "batch_size": 4, "eval_batch_size": 8, "num_epochs": 1.0}
+FEATURES = {"data.image_size": 32, "batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return write_weights(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="module")
+def devkit(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    return write_devkit(root, {"trainval": 24, "test": 12}, classes=("cat", "dog", "emu"), size=48)
+
+
+def fine_tune(workdir, weights, **changes):
+    config = get_config()
+    config.update_from_flattened_dict({"weights": str(weights)} | TINY | changes)
+    with jax.default_matmul_precision(config.precision):
+        finetune.run(config, workdir)
+    return json.loads((workdir / "results.json").read_text())
+
+
+def extract(workdir, weights, **changes):
+    config = deep_features_config.get_config()
+    config.update_from_flattened_dict({"weights": str(weights)} | FEATURES | changes)
+    features.run(config.lock(), workdir)
+    (path,) = workdir.glob("DF_*.npz")
+    return path
+
+
+def fit_probe(workdir, path, variant=""):
+    config = probe_config.get_config(variant)
+    config.update_from_flattened_dict({"features": str(path)})
+    probe.run(config.lock(), workdir)
+    return json.loads((workdir / "results.json").read_text())
+
+
+def arrays(path):
+    with np.load(path) as found:
+        return {name: found[name] for name in found.files}
+
+
+@pytest.mark.full
+def test_a_devkit_a_table_and_coco_give_the_same_run(tmp_path, devkit, weights):
+    """Bit for bit, in scores and in the network; the ids are the files' names."""
+    labels = as_table(devkit, tmp_path / "labels.csv")
+    ways = {
+        "devkit": {"data.root": str(devkit)},
+        "table": {
+            "data.root": str(devkit / "JPEGImages"),
+            "data.labels": str(labels),
+            "data.flags": "voc",
+        },
+        "coco": {"data.root": str(as_coco(devkit, tmp_path / "coco"))},
+    }
+    found = {}
+    for way, changes in ways.items():
+        workdir = tmp_path / f"run of {way}"
+        results = fine_tune(workdir, weights, **changes)
+        scores = {role: arrays(workdir / f"scores_{role}.npz") for role in ("train", "test")}
+        for its in scores.values():
+            del its["ids"]
+        found[way] = results, scores, (workdir / "model.safetensors").read_bytes()
+    expected = found.pop("devkit")
+    for results, scores, network in found.values():
+        for quantity in ("map", "ap", "loss", "chosen_step"):
+            assert results[quantity] == expected[0][quantity]
+        assert results["held_out"] == expected[0]["held_out"]
+        assert network == expected[2]
+        for role, its in scores.items():
+            for name, array in its.items():
+                np.testing.assert_array_equal(array, expected[1][role][name])
+
+
+def write_unknown(tmp_path, values):
+    """24 photos with three classes, of which 30 % of the labels are blank or have `values`."""
+    rng = np.random.default_rng(0)
+    lines = ["photo,split,cat,dog,emu"]
+    for number in range(36):
+        write_photo(tmp_path / "photos" / f"{number}.png", number, size=40)
+        flags = rng.integers(0, 2, 3)
+        cells = [str(flag) for flag in flags]
+        for column in np.flatnonzero(rng.random(3) < 0.3):
+            cells[column] = values
+        lines.append(f"{number}.png,{'train' if number < 24 else 'test'},{','.join(cells)}")
+    path = tmp_path / "labels.csv"
+    path.write_text("\n".join(lines))
+    return tmp_path / "photos", path
+
+
+def with_other_values(by_role):
+    """The same splits, with 1 in place of each unknown label."""
+    return {
+        role: dataclasses.replace(its, labels=np.where(its.label_mask, its.labels, 1))
+        for role, its in by_role.items()
+    }
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("loss", ["sigmoid_bce", "asymmetric", "focal"])
+def test_what_is_unknown_moves_nothing(tmp_path, weights, monkeypatch, loss):
+    """Neither loss nor metric: with other values there, every output is the same."""
+    root, labels = write_unknown(tmp_path, "")
+    options = {"data.root": str(root), "data.labels": str(labels), "loss": loss}
+    options |= {"class_weights": "balanced"}
+    results = [fine_tune(tmp_path / "blank", weights, **options)]
+    of_config = splits.of_config
+    monkeypatch.setattr(finetune, "of_config", lambda data: with_other_values(of_config(data)))
+    results.append(fine_tune(tmp_path / "others", weights, **options))
+    for quantity in ("map", "map_interval", "ap", "loss", "binary_accuracy", "start", "held_out"):
+        assert results[0][quantity] == results[1][quantity]
+    assert results[0]["num_unknown"]["train"] > 10
+    networks = [
+        (tmp_path / name / "model.safetensors").read_bytes() for name in ("blank", "others")
+    ]
+    assert networks[0] == networks[1]
+    lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("blank", "others")]
+    kept = [
+        [
+            {k: v for k, v in json.loads(line).items() if "second" not in k}
+            for line in text.splitlines()
+        ]
+        for text in lines
+    ]
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize("variant", ["", "lbfgs"])
+def test_what_is_unknown_moves_no_probe(tmp_path, weights, variant):
+    root, labels = write_unknown(tmp_path, "?")
+    path = extract(tmp_path / "f", weights, **{"data.root": str(root), "data.labels": str(labels)})
+    assert path.name == "DF_ResNet18_photos.npz"
+    found = deep_features.read(path)
+    assert found.splits["train"].label_mask.mean() < 0.85
+    changed = arrays(path)
+    for role in ("train", "test"):
+        changed[f"Y_{role}"] = np.where(changed[f"mask_{role}"], changed[f"Y_{role}"], 1)
+    np.savez(tmp_path / "changed.npz", **changed)
+    one = fit_probe(tmp_path / "one", path, variant)
+    other = fit_probe(tmp_path / "other", tmp_path / "changed.npz", variant)
+    for quantity in ("map", "ap", "loss", "binary_accuracy"):
+        assert one[quantity] == other[quantity]
+    heads = [(tmp_path / name / "scores_test.npz") for name in ("one", "other")]
+    np.testing.assert_array_equal(*(arrays(head)["logits"] for head in heads))
+
+
+def test_a_folder_a_class_is_trained_with_softmax(tmp_path, weights, capfd):
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 8), ("val", 5), ("test", 5)):
+        for name, colour in (
+            ("rot", (200, 30, 30)),
+            ("grün", (30, 200, 30)),
+            ("b l", (30, 30, 200)),
+        ):
+            for number in range(count):
+                path = tmp_path / "my photos" / part / name / HOSTILE[number]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                noise = rng.integers(0, 256, (40, 40, 3)) // 3
+                Image.fromarray((noise + np.array(colour) // 2).astype(np.uint8)).save(path)
+    results = fine_tune(tmp_path / "run", weights, **{"data.root": str(tmp_path / "my photos")})
+    assert results["classes"] == ["b l", "grün", "rot"]
+    assert results["one_label"]["test"]["accuracy"] > 0.6
+    assert np.sum(results["one_label"]["test"]["confusion"]) == 15
+    assert results["data"]["name"] == "my photos"
+    assert results["data"]["splits"] == {"train": "train", "val": "val", "test": "test"}
+    scores = arrays(tmp_path / "run" / "scores_test.npz")
+    np.testing.assert_allclose(scores["scores"].sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(scores["logits"]), scores["scores"], rtol=1e-5)
+    assert scores["ids"][0].startswith("test/b l/")
+    shown = capfd.readouterr().out
+    assert "one label each, on test: accuracy" in shown
+    assert "class   train  val  test" in shown
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("duplicates", ["warn", "drop_from_train"])
+def test_duplicates_and_broken_photos_are_in_the_results(tmp_path, weights, duplicates):
+    root, labels = write_unknown(tmp_path, "1")
+    (root / "30.png").write_bytes((root / "3.png").read_bytes())
+    (root / "5.png").write_bytes(b"broken")
+    options = {"data.root": str(root), "data.labels": str(labels), "data.broken": "skip"}
+    results = fine_tune(tmp_path / "run", weights, **options, **{"data.duplicates": duplicates})
+    assert list(results["data"]["broken"]["train"]) == ["5.png"]
+    assert results["data"]["duplicates"] == {"same file": 1}
+    assert "30.png" in (tmp_path / "run" / "duplicates.csv").read_text()
+    expected = 23 if duplicates == "warn" else 22
+    assert results["num_images"] == {"train": expected, "test": 12}

@@ -1,0 +1,204 @@
+"""Finds photos that two splits share, and photos that are there twice with other labels.
+
+Photos are compared by their pixels as the network gets them, and by grey thumbnails: another size,
+compression or brightness leaves those nearly as they were.
+"""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from vtl.data.batches import Images
+from vtl.data.decoded import DecodedPhotos
+from vtl.data.photo_files import is_same_file
+from vtl.data.split import Split
+from vtl.files import whole_file
+from vtl.untrusted import printable
+
+LEAST_CORRELATION = 0.98
+"""Of two photos' grey thumbnails from which on they are near-duplicates.
+
+Far above what different photos have: no two of the 1,200 of experiments/partitions.py are a pair.
+"""
+
+THUMBNAIL_SIDE = 12
+MAX_COMPARED = 200_000
+"""Photos of two splits together of which thumbnails are compared; of more only the same pixels."""
+
+_CORRELATIONS_AT_ONCE = 1 << 24
+
+KINDS = ("same file", "same pixels", "near-duplicate")
+
+
+class Pair(NamedTuple):
+    """Two photos that are the same, or nearly, by the splits' roles and their rows there."""
+
+    kind: str
+    correlation: float
+    roles: tuple[str, str]
+    rows: tuple[int, int]
+    has_other_labels: bool
+
+
+Photos = Mapping[str, DecodedPhotos]
+"""Those of each split, by role."""
+
+
+def find(splits: Mapping[str, Split], photos: Photos) -> tuple[list[Pair], np.ndarray]:
+    """The pairs across splits, and which photos [N] of train are in one.
+
+    Of each photo of the later split its most alike in the earlier one is given. Within a split only
+    photos of the same pixels are pairs, and only if their labels differ.
+    """
+    pairs, is_shared = list(_contradictions(splits, photos)), np.zeros(len(splits["train"]), bool)
+    seen = {role: thumbnails(photos[role]) for role in splits} if len(splits) > 1 else {}
+    for one, other in combinations(splits, 2):
+        rows, correlations, is_matched = _best(photos[one], photos[other], seen[one], seen[other])
+        if one == "train":
+            is_shared |= is_matched
+        for its in np.flatnonzero(rows >= 0).tolist():
+            roles, both = (one, other), (int(rows[its]), its)
+            pairs.append(_pair(splits, photos, roles, both, float(correlations[its])))
+    return pairs, is_shared
+
+
+def _best(
+    one: DecodedPhotos, other: DecodedPhotos, thumbnails: np.ndarray, others: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each of the other M photos the row of its like in `one`, -1 if it has none, and how alike
+    they are [M]; and which photos of `one` [N] are alike to any.
+    """
+    rows, correlations = np.full(len(other), -1), np.zeros(len(other), np.float32)
+    is_matched = np.zeros(len(one), bool)
+    if len(one) + len(other) <= MAX_COMPARED:
+        for first, found in _correlations(thumbnails, others):
+            is_matched[first : first + len(found)] = (found >= LEAST_CORRELATION).any(axis=1)
+            best = found.max(axis=0)
+            is_better = (best >= LEAST_CORRELATION) & (best > correlations)
+            rows[is_better] = first + found.argmax(axis=0)[is_better]
+            correlations[is_better] = best[is_better]
+    by_crc = {crc: row for row, crc in enumerate(one.crcs.tolist())}
+    for its, crc in enumerate(other.crcs.tolist()):
+        if crc in by_crc:
+            rows[its], correlations[its] = by_crc[crc], 1.0
+            is_matched[by_crc[crc]] = True
+    return rows, correlations, is_matched
+
+
+def _correlations(one: np.ndarray, other: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Of some thumbnails with all others: the first one's row, and [some, M]."""
+    rows_at_once = max(1, _CORRELATIONS_AT_ONCE // len(other))
+    for first in range(0, len(one), rows_at_once):
+        yield first, one[first : first + rows_at_once] @ other.T
+
+
+def _contradictions(splits: Mapping[str, Split], photos: Photos) -> Iterator[Pair]:
+    for role in splits:
+        first: dict[int, int] = {}
+        for row, crc in enumerate(photos[role].crcs.tolist()):
+            earlier = first.setdefault(crc, row)
+            if earlier != row:
+                pair = _pair(splits, photos, (role, role), (earlier, row), 1.0)
+                if pair.has_other_labels:
+                    yield pair
+
+
+def _pair(
+    splits: Mapping[str, Split],
+    photos: Photos,
+    roles: tuple[str, str],
+    rows: tuple[int, int],
+    correlation: float,
+) -> Pair:
+    one, other = (splits[role] for role in roles)
+    places = [np.array([row]) for row in rows]
+    kind = KINDS[2]
+    if len({int(photos[role].crcs[row]) for role, row in zip(roles, rows, strict=True)}) == 1:
+        kind = KINDS[0] if is_same_file(one.paths[rows[0]], other.paths[rows[1]]) else KINDS[1]
+    differ = one.labels[places[0]] != other.labels[places[1]]
+    are_known = (one.label_mask[places[0]] & other.label_mask[places[1]]) == 1
+    has_other_labels = kind != KINDS[2] and bool((differ & are_known).any())
+    return Pair(kind, correlation, roles, rows, has_other_labels)
+
+
+def near_duplicates(images: Images) -> np.ndarray:
+    """The group [N] of each of images [N, H, W, 3], from 0; near-duplicates are in one."""
+    count = len(images)
+    seen = thumbnails(images)
+    one, other = [np.arange(count)], [np.arange(count)]
+    for first, found in _correlations(seen, seen):
+        near, to = np.nonzero(found >= LEAST_CORRELATION)
+        one.append(first + near)
+        other.append(to)
+    pairs = np.concatenate(one), np.concatenate(other)
+    graph = coo_array((np.ones(len(pairs[0]), bool), pairs), shape=(count, count))
+    return connected_components(graph, directed=False)[1]
+
+
+def thumbnails(images: Images) -> np.ndarray:
+    """Of images [N, H, W, 3] uint8, [N, D] of norm 1; 0 of one that is all one grey."""
+    with ThreadPoolExecutor() as pool:
+        rows = (np.array([row]) for row in range(len(images)))
+        return np.stack(list(pool.map(lambda row: _thumbnail(images[row][0]), rows)))
+
+
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    """The grey values less their mean."""
+    sides = THUMBNAIL_SIDE, THUMBNAIL_SIDE
+    small = Image.fromarray(image).convert("L").resize(sides, Image.Resampling.BOX)
+    grey = np.asarray(small, np.float32).ravel()
+    grey -= grey.mean()
+    return grey / max(float(np.linalg.norm(grey)), 1.0)
+
+
+def describe(pairs: Sequence[Pair], splits: Mapping[str, Split]) -> list[str]:
+    """A line for each two splits that share photos, and one for contradicting labels."""
+    lines = []
+    for roles in dict.fromkeys(pair.roles for pair in pairs if pair.roles[0] != pair.roles[1]):
+        its = [pair for pair in pairs if pair.roles == roles]
+        counts = ", ".join(f"{n} {kind}" for kind, n in Counter(p.kind for p in its).items())
+        lines.append(
+            f"{len(its)} photos of {roles[1]} are also in {roles[0]} ({counts}): "
+            f"{_names(its[0], splits)}"
+        )
+    if its := [pair for pair in pairs if pair.has_other_labels]:
+        lines.append(
+            f"{len(its)} photos are there twice with other labels: {_names(its[0], splits)}"
+        )
+    return lines
+
+
+def _names(pair: Pair, splits: Mapping[str, Split]) -> str:
+    one, other = (
+        printable(splits[role].ids[row], 60)
+        for role, row in zip(pair.roles, pair.rows, strict=True)
+    )
+    return f"{other} is {one}"
+
+
+def write(path: Path, pairs: Sequence[Pair], splits: Mapping[str, Split]) -> None:
+    """Write a CSV with a row a pair."""
+    text = io.StringIO(newline="")
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("kind", "correlation", "split", "photo", "other_split", "other_photo", "labels"))
+    for pair in pairs:
+        places = [
+            (splits[role].name, splits[role].paths[row])
+            for role, row in zip(pair.roles, pair.rows, strict=True)
+        ]
+        labels = "others" if pair.has_other_labels else "same"
+        if pair.kind == KINDS[2]:
+            labels = ""
+        rows.writerow((pair.kind, f"{pair.correlation:.4f}", *places[0], *places[1], labels))
+    with whole_file(path) as file:
+        file.write(text.getvalue().encode(errors="surrogateescape"))

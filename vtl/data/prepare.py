@@ -1,0 +1,113 @@
+"""The photos of a run, decoded and looked through: broken ones, and those that splits share."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from vtl.data import duplicates, images
+from vtl.data.decoded import DecodedPhotos
+from vtl.data.duplicates import Pair
+from vtl.data.split import Split
+from vtl.errors import UserError, check_choice
+from vtl.preprocessing import Preprocessing
+from vtl.untrusted import printable
+
+BROKEN = ("error", "skip")
+DUPLICATES = ("warn", "error", "drop_from_train")
+
+DUPLICATES_FILE = "duplicates.csv"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prepared:
+    """What is used of each split, by role: its photos as the network gets them, and their labels.
+
+    Attributes:
+        broken: role -> id -> why the photo can't be decoded; it was left out.
+        pairs: the photos that are there twice, by rows of `before`.
+        before: the splits without the broken photos, but with those that were dropped.
+    """
+
+    splits: dict[str, Split]
+    photos: dict[str, DecodedPhotos]
+    broken: dict[str, dict[str, str]]
+    pairs: list[Pair]
+    before: dict[str, Split]
+
+    def record(self) -> dict[str, Any]:
+        """What results.json says of it."""
+        kinds = [pair.kind for pair in self.pairs]
+        dropped = len(self.before["train"]) - len(self.splits["train"])
+        return {
+            "broken": self.broken,
+            "duplicates": {kind: kinds.count(kind) for kind in duplicates.KINDS if kind in kinds},
+            "dropped_from_train": dropped,
+        }
+
+    def write(self, workdir: Path) -> None:
+        """Write the pairs as a CSV, if there are some."""
+        if self.pairs:
+            duplicates.write(workdir / DUPLICATES_FILE, self.pairs, self.before)
+
+
+def check_options(data: ConfigDict) -> None:
+    """Raise UserError unless `data.broken` and `data.duplicates` name what there is."""
+    check_choice("data.broken", data.broken, BROKEN)
+    check_choice("data.duplicates", data.duplicates, DUPLICATES)
+
+
+def prepare(
+    splits: Mapping[str, Split], preprocessing: Preprocessing, data: ConfigDict, *, crops: bool
+) -> Prepared:
+    """Decode the photos of each split, by role, and do as `data.broken` and `data.duplicates` say.
+
+    `crops` says whether training draws random crops; photos are then stored larger.
+
+    Raises:
+        UserError: photos are missing, or broken or there twice where the config has it an error.
+    """
+    decoded = images.decode_splits(
+        splits, preprocessing, crops=crops, skips_broken=data.broken == "skip"
+    )
+    broken = {
+        role: {splits[role].ids[row]: why for row, why in photos.broken.items()}
+        for role, photos in decoded.items()
+        if photos.broken
+    }
+    before = {}
+    for role, split in splits.items():
+        photos = decoded[role]
+        if photos.broken:
+            rows = np.setdiff1d(np.arange(len(split)), list(photos.broken))
+            if not len(rows):
+                raise UserError(f"none of the {len(split)} photos of {role} can be decoded")
+            logging.warning(
+                "%d of %d photos of %s can't be decoded and are left out, such as %s",
+                len(photos.broken),
+                len(split),
+                role,
+                printable(split.ids[min(photos.broken)], 80),
+            )
+            split, decoded[role] = split.rows(rows), photos.rows(rows)
+        before[role] = split
+    pairs, is_shared = duplicates.find(before, decoded)
+    lines = duplicates.describe(pairs, before)
+    if lines and data.duplicates == "error":
+        raise UserError("\n".join([*lines[:2], "Mend it, or see --config.data.duplicates."]))
+    used = dict(before)
+    if data.duplicates == "drop_from_train" and is_shared.any():
+        rows = np.flatnonzero(~is_shared)
+        if not len(rows):
+            raise UserError("every photo of train is in another split too: none is left to drop to")
+        used["train"], decoded["train"] = before["train"].rows(rows), decoded["train"].rows(rows)
+        lines.append(f"{int(is_shared.sum())} photos were dropped from train")
+    for line in lines:
+        logging.warning("%s", line)
+    if lines:
+        logging.warning("all of them are in the run's %s", DUPLICATES_FILE)
+    return Prepared(used, decoded, broken, pairs, before)
