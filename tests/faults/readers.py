@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from tests import tiny
-from vtl.data import archives, deep_features, images, voc
+from vtl.data import archives, deep_features, images, splits, voc
 from vtl.relu_study import mnist
 from vtl.weights import formats, heads, sources
 
@@ -158,6 +158,38 @@ def _unpack(directory: Path) -> None:
     archives.unpack_tar(directory / "a.tar", directory / "unpacked")
 
 
+def _own_photos(damaged: str, content: str, beside: dict[str, str] | None = None) -> Reader:
+    """Four photos, and files that say what is in them."""
+
+    def write(directory: Path) -> None:
+        for number in range(4):
+            path = directory / "root" / "images" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 20)).save(path)
+        for name, text in {**(beside or {}), damaged: content}.items():
+            (directory / "root" / name).parent.mkdir(exist_ok=True)
+            (directory / "root" / name).write_text(text)
+
+    def read(directory: Path) -> Any:
+        labels = directory / "root" / damaged if damaged.startswith("labels.") else None
+        options: dict[str, Any] = {"fractions": (1, 0, 0), "names": {"train": "trainval"}}
+        return splits.read(directory / "root", labels=labels, **options)
+
+    return Reader(write, f"root/{damaged}", read)
+
+
+_FLAGS = 'photo,cat,big dog\nimages/0.png,1,0\n1,yes,?\n"images/2.png",0,1\nimages/3.png,no,\n'
+_LABELS = "photo\tlabels\nimages/0.png\tcat; big dog\n1\t?\n2.png\tcat\n3.png\t\n"
+_COCO = json.dumps(
+    {
+        "images": [{"id": n, "file_name": f"{n}.png"} for n in range(4)],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+        "annotations": [{"image_id": n, "category_id": 1 + n % 2} for n in range(4)],
+    }
+)
+_YOLO = {f"labels/{n}.txt": f"{n % 2} 0.5 0.5 0.1 0.1\n" for n in range(4)}
+_NAMES = "train: images\nnames:\n  0: cat\n  1: dog\n"
+
 READERS = {
     "jpeg": _photo("p.jpg"),
     "png": _photo("p.png"),
@@ -176,6 +208,11 @@ READERS = {
     "features": Reader(_features, "f.npz", lambda d: deep_features.read(d / "f.npz")),
     "digits": Reader(_digits, "train-images-idx3-ubyte", lambda d: mnist.read("mnist", str(d))),
     "tar": Reader(_tar, "a.tar", _unpack),
+    "table": _own_photos("labels.csv", _FLAGS),
+    "table_of_labels": _own_photos("labels.tsv", _LABELS),
+    "coco": _own_photos("labels.json", _COCO),
+    "yolo": _own_photos("labels/0.txt", _YOLO["labels/0.txt"], _YOLO | {"data.yaml": _NAMES}),
+    "yolo_names": _own_photos("data.yaml", _NAMES, _YOLO),
 }
 
 

@@ -80,7 +80,7 @@ def _class_names(path: Path) -> tuple[str, ...]:
         else:
             parsed = yaml.load(content, Loader=yaml.CSafeLoader)
             names = parsed.get("names") if isinstance(parsed, dict) else None
-    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+    if isinstance(names, dict) and set(names) == set(range(len(names))):
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise UserError(f"{printable(path)} has no list of the classes' names, `names`")
