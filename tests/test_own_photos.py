@@ -206,3 +206,85 @@ def test_duplicates_and_broken_photos_are_in_the_results(tmp_path, weights, dupl
     assert "30.png" in (tmp_path / "run" / "duplicates.csv").read_text()
     expected = 23 if duplicates == "warn" else 22
     assert results["num_images"] == {"train": expected, "test": 12}
+
+
+def write_layout(root, layout):
+    """Photos with hostile names, in two classes and two splits; returns the options for them."""
+    names = {
+        (split, kind): [f"{kind} {name}" if name[0] != "." else name for name in HOSTILE]
+        for split in ("train", "test")
+        for kind in ("Ä#1", "b b")
+    }
+    if layout == "folders":
+        for number, ((split, kind), its) in enumerate(names.items()):
+            for name in its:
+                write_photo(root / split / kind / name, number)
+        return {"data.root": str(root)}
+    every = [
+        (
+            split,
+            kind,
+            f"{split} {kind} {name}".replace("/", "_")[:250]
+            if len(name) < 100
+            else f"{split[:2]}{kind[:1]}{name}",
+        )
+        for (split, kind), its in names.items()
+        for name in its
+    ]
+    folder = {"coco": "{}", "yolo": "images/{}", "table": "", "devkit": "JPEGImages"}[layout]
+    for number, (split, _, name) in enumerate(every):
+        write_photo(root / folder.format(split) / name, number)
+    classes = ["Ä#1", "b b"]
+    if layout == "table":
+        lines = [
+            '"{}";{};{}'.format(name.replace('"', '""'), split, kind) for split, kind, name in every
+        ]
+        (root / "labels.csv").write_text("\n".join(["photo;split;label", *lines]))
+        return {"data.root": str(root), "data.labels": "labels.csv"}
+    if layout == "yolo":
+        (root / "classes.txt").write_text("\n".join(classes))
+        for split, kind, name in every:
+            path = root / "labels" / split / f"{name.rpartition('.')[0]}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{classes.index(kind)} .5 .5 .1 .1\n")
+        return {"data.root": str(root)}
+    if layout == "coco":
+        (root / "annotations").mkdir()
+        for split in ("train", "test"):
+            its = [(kind, name) for its_split, kind, name in every if its_split == split]
+            content = {
+                "images": [{"id": n, "file_name": name} for n, (_, name) in enumerate(its)],
+                "categories": [{"id": n, "name": name} for n, name in enumerate(classes)],
+                "annotations": [
+                    {"image_id": n, "category_id": classes.index(kind)}
+                    for n, (kind, _) in enumerate(its)
+                ],
+            }
+            path = root / "annotations" / f"instances_{split}2026.json"
+            path.write_text(json.dumps(content))
+            (root / split).rename(root / f"{split}2026")
+        return {"data.root": str(root)}
+    main = root / "ImageSets" / "Main"
+    main.mkdir(parents=True)
+    for split in ("train", "test"):
+        its = [
+            (kind, name.rpartition(".")[0]) for its_split, kind, name in every if its_split == split
+        ]
+        (main / f"{split}.txt").write_text("".join(f"{name}\n" for _, name in its))
+        for kind in classes:
+            lines = [f"{name} {1 if its_kind == kind else -1}\n" for its_kind, name in its]
+            (main / f"{kind}_{split}.txt").write_text("".join(lines))
+    return {"data.root": str(root), "data.train_split": "train"}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("layout", ["folders", "table", "coco", "yolo", "devkit"])
+def test_every_layout_with_hostile_names_ends_in_an_map(tmp_path, weights, layout):
+    options = write_layout(tmp_path / "my data", layout)
+    results = fine_tune(tmp_path / "run", weights, **options, num_epochs=0.0)
+    in_their_order = layout in ("coco", "yolo")
+    assert results["classes"] == (["Ä#1", "b b"] if in_their_order else ["b b", "Ä#1"])
+    assert results["num_images"] == {"train": 2 * len(HOSTILE), "test": 2 * len(HOSTILE)}
+    assert 0 < results["map"]["test"]["lab"] <= 1
+    assert results["data"]["name"] == "my data"
+    assert ("one_label" in results) == (layout != "devkit")

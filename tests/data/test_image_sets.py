@@ -173,3 +173,24 @@ def test_folders_may_be_links(main: Path, tmp_path: Path) -> None:
     main.rename(elsewhere)
     main.symlink_to(elsewhere)
     assert read_classes(main) == CLASSES
+
+
+def test_ids_may_have_blanks_if_photos_have(tmp_path):
+    devkit = write_devkit(tmp_path, {"train": 3}, classes=("cat", "dog"))
+    photos, main = devkit / "JPEGImages", devkit / "ImageSets" / "Main"
+    names = {"000001": "my photo", "000002": "two  blanks 1", "000003": "c"}
+    for old, new in names.items():
+        (photos / f"{old}.jpg").rename(photos / f"{new}.jpg")
+    before = {path: path.read_text() for path in main.iterdir()}
+    for path, text in before.items():
+        for old, new in names.items():
+            text = text.replace(old, new)
+        path.write_text(text)
+    split = voc.read_split(devkit, "train")
+    assert split.ids == tuple(names.values())
+    assert split.classes == ("cat", "dog")
+    expected = [
+        [int(row.split()[1]) == 1 for row in before[main / f"{c}_train.txt"].splitlines()]
+        for c in split.classes
+    ]
+    assert split.labels.T.astype(bool).tolist() == expected

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from absl import logging
 
+from vtl.data import photo_files
 from vtl.data.photo_files import without_suffix
 from vtl.errors import UserError
 from vtl.untrusted import open_plain, printable, reason_of
@@ -243,6 +244,8 @@ def read_flags(path: Path, ids: Sequence[str]) -> list[int]:
 def read_rows(path: Path, num_bytes: int = -1) -> list[list[str]]:
     """The words of each line that has some; of the lines that are whole in `num_bytes`, if given.
 
+    The name of a photo of the devkit is one word, whatever blanks are in it.
+
     Raises:
         UserError: it can't be read, or isn't text in UTF-8, or in UTF-16 with its mark.
     """
@@ -257,7 +260,18 @@ def read_rows(path: Path, num_bytes: int = -1) -> list[list[str]]:
         raise UserError(f"{printable(path)} is not UTF-8 text: save it as UTF-8") from error
     lines = text.splitlines()
     whole_lines = lines if is_whole else lines[:-1] or lines
-    return [line.split() for line in whole_lines if line.strip()]
+    with_blanks = photo_files.names_with_blanks(root / "JPEGImages")
+    return [_words(line, with_blanks) for line in whole_lines if line.strip()]
+
+
+def _words(line: str, with_blanks: Collection[str]) -> list[str]:
+    whole, words = line.strip(), line.split()
+    if not with_blanks or len(words) == 1:
+        return words
+    before, last = whole.rsplit(maxsplit=1)
+    if without_suffix(whole) in with_blanks:
+        return [whole]
+    return [before, last] if without_suffix(before) in with_blanks else words
 
 
 def open_label_file(path: Path, root: Path, max_bytes: int) -> io.BufferedReader:

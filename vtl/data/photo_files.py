@@ -91,6 +91,22 @@ def without_suffix(name: str) -> str:
     return stem if suffix.lower() in SUFFIXES else name
 
 
+def names_with_blanks(directory: Path) -> frozenset[str]:
+    """Those of a folder's photos, without endings, that have a blank in them; few have."""
+    try:
+        return _names_with_blanks(directory, os.stat(directory).st_mtime_ns)
+    except (OSError, UserError):
+        return frozenset()
+
+
+@functools.lru_cache(maxsize=2)
+def _names_with_blanks(directory: Path, changed_ns: int) -> frozenset[str]:
+    del changed_ns  # by which another list of names is another entry
+    return frozenset(
+        without_suffix(name) for name in _photo_names(directory) if len(name.split()) > 1
+    )
+
+
 def _photo_names(directory: Path) -> Iterable[str]:
     try:
         with os.scandir(directory) as entries:

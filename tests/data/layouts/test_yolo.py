@@ -60,7 +60,14 @@ def test_a_line_on_what_is_wrong(tmp_path):
     assert "has no label of any photo" in error_of(tmp_path)
     write_labels(tmp_path, **{"1": "\n2 .1 .1 .1 .1"})
     assert "1.txt, line 2: '2' is no class from 0 to 1" in error_of(tmp_path)
-    for wrong in ("names: 3", "names: {1: a}", "names: {0: a, b: c}", "[", "a: &x [*x]", "!!python/object:os.system x"):
+    for wrong in (
+        "names: 3",
+        "names: {1: a}",
+        "names: {0: a, b: c}",
+        "[",
+        "a: &x [*x]",
+        "!!python/object:os.system x",
+    ):
         names.write_text(wrong)
         assert "data.yaml" in error_of(tmp_path)
     names.write_text("names: [cat, cat]")
