@@ -154,7 +154,7 @@ def test_what_help_prints_can_be_typed(help_page, task, variant):
 def test_help_gives_type_value_and_meaning(help_page):
     page = help_page("help", "finetune:lab")
     assert (
-        "* --config.data.image_size=0  (int; default 352)\n"
+        "* --config.data.image_size=0  (int; default 448)\n"
         "      pixels that the network sees; 0 is what the weights expect\n"
     ) in page
     assert "  --config.batch_size=32  (int)\n" in page
