@@ -43,8 +43,8 @@ def _base() -> ConfigDict:
     # Photos that two splits share: warn (and list them in duplicates.csv), error, drop_from_train.
     config.data.duplicates = "warn"
     config.data.broken = "error"  # photos that can't be decoded: error names them, skip leaves out
-    # The split to train on, a devkit's trainval. In other data trainval means train, or all that is
-    # neither val nor test, and an empty val_split its val, if there is one.
+    # The split to train on, a devkit's trainval. In other data trainval means train, and an empty
+    # val_split its val, if there is one.
     config.data.train_split = "trainval"
     config.data.val_split = ""  # says which state is the best; "" leaves that to held_out
     config.data.test_split = "test"  # scored at the end, and under a fitted start; selects nothing

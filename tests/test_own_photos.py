@@ -16,6 +16,7 @@ from tests.data.test_splits import as_coco, as_table
 from tests.devkit import write_devkit
 from tests.tiny import write_weights
 from vtl.data import deep_features, splits
+from vtl.report import __main__ as report_command
 from vtl.tasks import features, finetune, probe
 
 TINY = {"data.image_size": 32, "batch_size": 4, "eval_batch_size": 8, "num_epochs": 1.0}
@@ -191,6 +192,13 @@ def test_a_folder_a_class_is_trained_with_softmax(tmp_path, weights, capfd):
     shown = capfd.readouterr().out
     assert "one label each, on test: accuracy" in shown
     assert "class   train  val  test" in shown
+    for language, sentence in {"en": "are taken for what they are", "fr": "sont reconnues"}.items():
+        path = tmp_path / f"{language}.html"
+        options = [str(tmp_path / "run"), "-o", str(path), "--lang", language]
+        assert report_command.main(options) == 0
+        assert sentence in path.read_text()
+        assert "ln(1 " not in path.read_text()
+        assert "warn_other" not in path.read_text()
 
 
 @pytest.mark.full

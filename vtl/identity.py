@@ -26,6 +26,9 @@ Changes = dict[str, tuple[Any, Any]]
 
 ABSENT = "absent"
 
+UNKNOWN = 2
+"""What stands for a label that isn't known where labels are hashed."""
+
 _ROWS_AT_ONCE = 1 << 14
 
 
@@ -62,13 +65,23 @@ def of_splits(splits: Mapping[str, Split]) -> dict[str, Any]:
     return {"classes": text_sha256(classes)} | {
         role: {
             "ids": text_sha256(split.ids),
-            "labels": array_sha256(split.labels),
+            "labels": _labels_sha256(split),
             "difficult": array_sha256(split.difficult),
         }
-        # Runs of VOC's data, where all is known, stay the same runs.
-        | ({} if np.all(split.label_mask) else {"label_mask": array_sha256(split.label_mask)})
         for role, split in splits.items()
     }
+
+
+def of_photos(splits: Mapping[str, Split]) -> dict[str, Any]:
+    """The photos in use of each split, by role: those that are not broken and were not dropped."""
+    return {f"{role}.used": text_sha256(split.ids) for role, split in splits.items()}
+
+
+def _labels_sha256(split: Split) -> str:
+    """Of the labels; one that isn't known counts as neither 0 nor 1."""
+    if np.all(split.label_mask):
+        return array_sha256(split.labels)
+    return array_sha256(np.where(split.label_mask, split.labels, UNKNOWN).astype(np.uint8))
 
 
 def array_sha256(array: Any) -> str:
@@ -178,7 +191,7 @@ def _words(key: str) -> str:
     if first != "data":
         return {"head_from": "head"}.get(first, printable(first, 40))
     *role, what = rest or ["data"]
-    named = {"difficult": "difficult flags", "label_mask": "unknown labels"}
+    named = {"difficult": "difficult flags", "used": "photos in use"}
     words = printable(named.get(what, what), 40)
     return f"{words} of the {printable(role[0], 40)} split" if role else words
 

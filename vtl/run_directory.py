@@ -34,6 +34,7 @@ from vtl.files import (
     write_npz,
 )
 from vtl.schema import (
+    ONE_LABEL,
     Check,
     at_least,
     count,
@@ -92,16 +93,7 @@ _RESULTS: dict[str, dict[str, Check]] = {
 _MAY_HOLD: dict[str, Check] = {
     "files": dict_of(text),
     "start": maybe(dict_of(number)),
-    "one_label": dict_of(
-        record(
-            {name: number for name in ("accuracy", "balanced_accuracy")}
-            | {
-                f"{name}_interval": list_of(number, length=2)
-                for name in ("accuracy", "balanced_accuracy")
-            }
-            | {"confusion": list_of(list_of(count))}
-        )
-    ),
+    "one_label": dict_of(ONE_LABEL),
     "held_out": maybe(record(_TRIAL)),
 }
 """What an outcome is shown with, too, if it is there."""

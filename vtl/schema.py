@@ -100,13 +100,15 @@ def one_of(*choices: str) -> Check:
     return check
 
 
-def list_of(check: Check, *, length: int | None = None, least: int = 0) -> Check:
+def list_of(
+    check: Check, *, length: int | None = None, least: int = 0, most: int = MAX_ENTRIES
+) -> Check:
     """A list whose entries pass `check`, of a length or of at least one."""
 
     def check_list(value: Any, key: str) -> None:
         if not isinstance(value, list):
             raise _wrong(key, "a list", value)
-        if len(value) < least or len(value) > MAX_ENTRIES or length not in (None, len(value)):
+        if len(value) < least or len(value) > most or length not in (None, len(value)):
             raise _wrong(key, f"a list of {length or f'{least} or more'}", value)
         for place, entry in enumerate(value):
             check(entry, f"{key}[{place}]")
@@ -263,3 +265,14 @@ def _short(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > 128:
         return f"a number of {value.bit_length()} bits"
     return str(value)
+
+
+_ACCURACIES = ("accuracy", "balanced_accuracy")
+ONE_LABEL = record(
+    {
+        **dict.fromkeys(_ACCURACIES, share),
+        **{f"{name}_interval": list_of(share, length=2) for name in _ACCURACIES},
+        "confusion": list_of(list_of(count)),
+    }
+)
+"""What results.json says of a split whose photos have one label each."""

@@ -454,14 +454,16 @@ def test_a_damaged_file_is_written_again(paths, directory: Path) -> None:
     np.testing.assert_array_equal(decode_once(paths, IDS, **OPTIONS, directory=directory), first)
 
 
-def test_broken_photos_are_counted_and_leave_nothing(paths, directory: Path) -> None:
+def test_broken_photos_are_counted_and_the_others_kept(paths, directory: Path) -> None:
     for index in (4, 7):
         paths[index].write_bytes(paths[index].read_bytes()[:300])
     message = error_of(decode_once, paths, IDS, **OPTIONS, directory=directory)
     assert "2 of 12 photos can't be decoded" in message
     assert "000004: " in message
     assert str(paths[4]) in message
-    assert list(directory.iterdir()) == []
+    decoded = decode_once(paths, IDS, **OPTIONS, directory=directory, skips_broken=True)
+    assert set(decoded.broken) == {4, 7}
+    np.testing.assert_array_equal(decoded[3], resize(load_rgb(paths[3]), **OPTIONS))
 
 
 def test_a_missing_photo_is_named_with_its_id(paths, directory: Path) -> None:

@@ -181,3 +181,45 @@ def test_what_a_stop_left_is_checked(tmp_path, monkeypatch):
     found = images.decode_once(paths, ids, **options, directory=directory)
     np.testing.assert_array_equal(found[:], expected)
     assert not decoded.unfinished_of(found.filename).exists()
+
+
+def test_every_copy_in_train_is_dropped(tmp_path):
+    """Also where photos are of one grey, which correlate with nothing."""
+    root, lines = tmp_path / "photos", ["photo,split,label"]
+    for number, (part, grey) in enumerate(
+        [("train", 90), ("train", 90), ("train", 20), ("test", 90), ("test", 200)]
+    ):
+        path = root / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 40), (grey,) * 3).save(path)
+        lines.append(f"{number}.png,{part},{'ab'[number % 2]}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    by_role = splits.read(root, labels=tmp_path / "labels.csv")
+    found = prepared(by_role, duplicates="drop_from_train")
+    assert found.splits["train"].ids == ("2.png",)
+
+
+def test_one_crc_by_chance_is_no_pair(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoded.zlib, "crc32", lambda *pixels: 7)
+    found = prepared(make(tmp_path))
+    assert {pair.rows for pair in found.pairs} == {(1, 1), (2, 2), (3, 3)}
+    assert not any(
+        pair.has_other_labels for pair in found.pairs if pair.roles[0] == "train" == pair.roles[1]
+    )
+
+
+def test_what_was_broken_for_a_while_is_used_again(tmp_path, monkeypatch):
+    by_role = make(tmp_path)
+    load, bad = images.load_resized, by_role["train"].paths[2]
+
+    def fails(path, *arguments):
+        if path == bad:
+            raise UserError(f"cannot read photo {path}: Too many open files")
+        return load(path, *arguments)
+
+    monkeypatch.setattr(images, "load_resized", fails)
+    assert len(prepared(by_role, broken="skip").splits["train"]) == 7
+    calls = []
+    monkeypatch.setattr(images, "load_resized", lambda *a: calls.append(a[0]) or load(*a))
+    assert len(prepared(by_role, broken="skip").splits["train"]) == 8
+    assert set(calls) == {bad}

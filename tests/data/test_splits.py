@@ -188,3 +188,20 @@ def test_what_own_data_is_called():
         ("", "voc2007", "voc2007"),
     ]:
         assert splits.name_of(ConfigDict({"root": root, "name": name})) == expected
+
+
+def test_val_is_not_taken_where_it_is_the_test_split(tmp_path):
+    write_photos(tmp_path, [f"{part}/{c}/{part}.jpg" for part in ("train", "val") for c in "ab"])
+    by_role = splits.read(tmp_path, names={"train": "trainval", "val": "", "test": "val"})
+    assert {role: its.name for role, its in by_role.items()} == {"train": "train", "test": "val"}
+
+
+def test_a_label_that_became_unknown_is_another_content(tmp_path):
+    write_photos(tmp_path / "p", ["1.jpg", "2.jpg"])
+    table, contents = tmp_path / "t.csv", []
+    for cell in ("0", "?", "1"):
+        table.write_text(f"photo,split,a,b\n1.jpg,train,1,{cell}\n2.jpg,test,0,1\n")
+        contents.append({"data": identity.of_splits(splits.read(tmp_path / "p", labels=table))})
+    for one, other in ((0, 1), (1, 0), (1, 2)):
+        words = identity.other_content(contents[one], contents[other])
+        assert words == ["labels of the train split"]

@@ -62,6 +62,7 @@ class DecodedPhotos:
         weakref.finalize(self, file.close)
         self._start = file.tell()
         self._crcs = crcs
+        self.crcs = np.array(crcs, np.uint32)
         self._decode = decode
         self._rows = np.arange(shape[0])
         self._is_checked = np.zeros(shape[0], bool)
@@ -71,11 +72,6 @@ class DecodedPhotos:
 
     def __len__(self) -> int:
         return self.shape[0]
-
-    @property
-    def crcs(self) -> np.ndarray:
-        """[N] uint32."""
-        return np.array(self._crcs, np.uint32)[self._rows]
 
     @property
     def name(self) -> str:
@@ -89,6 +85,7 @@ class DecodedPhotos:
         some = copy.copy(self)
         some._whole = self  # which closes the file when it goes
         some._rows = self._rows[rows]
+        some.crcs = self.crcs[rows]
         some.shape = (len(rows), *self.shape[1:])
         some.broken = {}
         return some
@@ -171,11 +168,14 @@ def write_decoded(
     shape: tuple[int, ...],
     description: dict[str, Any],
     for_each_photo: Callable[[Callable[[int, np.ndarray], None]], Mapping[int, str]],
+    *,
+    num_unfinished: int = 0,
 ) -> None:
     """Write the file and, beside it, `description` with the checksums.
 
     `for_each_photo` is given what keeps the pixels of a row, and calls it for every row, from any
-    thread and in any order; it returns row -> what is wrong of photos that are broken.
+    thread and in any order; it returns row -> what is wrong of photos that are broken. A stop
+    leaves what is kept so far, unless an earlier one left as many: `num_unfinished`.
     """
     crcs = np.zeros(shape[0], np.uint32)
     is_kept = np.zeros(shape[0], bool)
@@ -203,7 +203,7 @@ def write_decoded(
             broken = for_each_photo(keep)
         except KeyboardInterrupt:
             with lock:
-                if is_kept.any():
+                if is_kept.sum() > num_unfinished:
                     file.truncate(start + math.prod(shape))
                     file.close()
                     unfinished = unfinished_of(path)

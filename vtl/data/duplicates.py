@@ -61,9 +61,15 @@ def find(splits: Mapping[str, Split], photos: Photos) -> tuple[list[Pair], np.nd
     photos of the same pixels are pairs, and only if their labels differ.
     """
     pairs, is_shared = list(_contradictions(splits, photos)), np.zeros(len(splits["train"]), bool)
-    seen = {role: thumbnails(photos[role]) for role in splits} if len(splits) > 1 else {}
+    seen: dict[str, np.ndarray] = {}
     for one, other in combinations(splits, 2):
-        rows, correlations, is_matched = _best(photos[one], photos[other], seen[one], seen[other])
+        if len(photos[one]) + len(photos[other]) <= MAX_COMPARED:
+            for role in (one, other):
+                if role not in seen:
+                    seen[role] = thumbnails(photos[role])
+        rows, correlations, is_matched = _best(
+            photos[one], photos[other], seen.get(one), seen.get(other)
+        )
         if one == "train":
             is_shared |= is_matched
         for its in np.flatnonzero(rows >= 0).tolist():
@@ -73,26 +79,36 @@ def find(splits: Mapping[str, Split], photos: Photos) -> tuple[list[Pair], np.nd
 
 
 def _best(
-    one: DecodedPhotos, other: DecodedPhotos, thumbnails: np.ndarray, others: np.ndarray
+    one: DecodedPhotos,
+    other: DecodedPhotos,
+    thumbnails: np.ndarray | None,
+    others: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each of the other M photos the row of its like in `one`, -1 if it has none, and how alike
     they are [M]; and which photos of `one` [N] are alike to any.
     """
     rows, correlations = np.full(len(other), -1), np.zeros(len(other), np.float32)
     is_matched = np.zeros(len(one), bool)
-    if len(one) + len(other) <= MAX_COMPARED:
+    if thumbnails is not None and others is not None:
         for first, found in _correlations(thumbnails, others):
             is_matched[first : first + len(found)] = (found >= LEAST_CORRELATION).any(axis=1)
             best = found.max(axis=0)
             is_better = (best >= LEAST_CORRELATION) & (best > correlations)
             rows[is_better] = first + found.argmax(axis=0)[is_better]
             correlations[is_better] = best[is_better]
-    by_crc = {crc: row for row, crc in enumerate(one.crcs.tolist())}
-    for its, crc in enumerate(other.crcs.tolist()):
-        if crc in by_crc:
-            rows[its], correlations[its] = by_crc[crc], 1.0
-            is_matched[by_crc[crc]] = True
+    by_crc: dict[int, list[int]] = {}
+    for row in np.flatnonzero(np.isin(one.crcs, other.crcs)).tolist():
+        by_crc.setdefault(int(one.crcs[row]), []).append(row)
+    for its in np.flatnonzero(np.isin(other.crcs, one.crcs)).tolist():
+        for row in by_crc[int(other.crcs[its])]:
+            if _are_same(one, row, other, its):
+                rows[its], correlations[its], is_matched[row] = row, 1.0, True
     return rows, correlations, is_matched
+
+
+def _are_same(one: DecodedPhotos, row: int, other: DecodedPhotos, its: int) -> bool:
+    """Whether two photos have the same pixels; of many, some have one CRC by chance."""
+    return bool(one.crcs[row] == other.crcs[its]) and np.array_equal(one[row], other[its])
 
 
 def _correlations(one: np.ndarray, other: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -107,7 +123,7 @@ def _contradictions(splits: Mapping[str, Split], photos: Photos) -> Iterator[Pai
         first: dict[int, int] = {}
         for row, crc in enumerate(photos[role].crcs.tolist()):
             earlier = first.setdefault(crc, row)
-            if earlier != row:
+            if earlier != row and _are_same(photos[role], earlier, photos[role], row):
                 pair = _pair(splits, photos, (role, role), (earlier, row), 1.0)
                 if pair.has_other_labels:
                     yield pair
@@ -123,7 +139,7 @@ def _pair(
     one, other = (splits[role] for role in roles)
     places = [np.array([row]) for row in rows]
     kind = KINDS[2]
-    if len({int(photos[role].crcs[row]) for role, row in zip(roles, rows, strict=True)}) == 1:
+    if _are_same(photos[roles[0]], rows[0], photos[roles[1]], rows[1]):
         kind = KINDS[0] if is_same_file(one.paths[rows[0]], other.paths[rows[1]]) else KINDS[1]
     differ = one.labels[places[0]] != other.labels[places[1]]
     are_known = (one.label_mask[places[0]] & other.label_mask[places[1]]) == 1
@@ -132,8 +148,13 @@ def _pair(
 
 
 def near_duplicates(images: Images) -> np.ndarray:
-    """The group [N] of each of images [N, H, W, 3], from 0; near-duplicates are in one."""
+    """The group [N] of each of images [N, H, W, 3], from 0; near-duplicates are in one.
+
+    Of more than MAX_COMPARED images each is a group of its own.
+    """
     count = len(images)
+    if count > MAX_COMPARED:
+        return np.arange(count)
     seen = thumbnails(images)
     one, other = [np.arange(count)], [np.arange(count)]
     for first, found in _correlations(seen, seen):

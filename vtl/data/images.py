@@ -226,11 +226,16 @@ def decode_once(
             _refuse_broken(decoded.broken, ids)
         return decoded
 
+    begun, is_kept = None, np.zeros(len(ids), bool)
     for folder in filter(None, (target.parent, filled)):
         decoded = open_decoded(folder / target.name, key, shape, decode)
-        if decoded:
+        if decoded and not any(_is_legible(decode, row) for row in decoded.broken):
             return checked(decoded)
-    begun, is_kept = open_unfinished(target, key, shape, decode)
+        if decoded:  # some were broken for a while, on a disk that failed or without memory
+            begun, is_kept = decoded, np.ones(len(ids), bool)
+            is_kept[list(decoded.broken)] = False
+    if not begun:
+        begun, is_kept = open_unfinished(target, key, shape, decode)
 
     def decode_or_take(row: int) -> np.ndarray:
         return begun[row] if begun and is_kept[row] else decode(row)
@@ -239,8 +244,9 @@ def decode_once(
     try:
         _check_free_space(target.parent, num_bytes)
         remove_litter(target.parent)
-        all_photos = functools.partial(_decode_all, decode_or_take, ids, num_threads, skips_broken)
-        write_decoded(target, shape, {"key": key, **description}, all_photos)
+        all_photos = functools.partial(_decode_all, decode_or_take, len(ids), num_threads)
+        described = {"key": key, **description}
+        write_decoded(target, shape, described, all_photos, num_unfinished=int(is_kept.sum()))
         decoded = open_decoded(target, key, shape, decode)
     except OSError as error:
         raise UserError(
@@ -272,9 +278,8 @@ def _check_free_space(directory: Path, num_bytes: int) -> None:
 
 def _decode_all(
     decode: Callable[[int], np.ndarray],
-    ids: Sequence[str],
+    num_photos: int,
     num_threads: int | None,
-    skips_broken: bool,
     keep: Callable[[int, np.ndarray], None],
 ) -> dict[int, str]:
     """Row -> what is wrong with its photo: one pass finds every broken one."""
@@ -288,16 +293,22 @@ def _decode_all(
         return None
 
     with ThreadPoolExecutor(num_threads) as pool:
-        results = pool.map(decode_one, range(len(ids)))
-        progress = tqdm(results, total=len(ids), desc="decoding photos", unit="photo")
+        results = pool.map(decode_one, range(num_photos))
+        progress = tqdm(results, total=num_photos, desc="decoding photos", unit="photo")
         try:
             broken = {row: message for row, message in enumerate(progress) if message}
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    if not skips_broken:
-        _refuse_broken(broken, ids)
     return broken
+
+
+def _is_legible(decode: Callable[[int], np.ndarray], row: int) -> bool:
+    try:
+        decode(row)
+    except UserError:
+        return False
+    return True
 
 
 def _refuse_broken(broken: Mapping[int, str], ids: Sequence[str]) -> None:

@@ -181,7 +181,8 @@ def _parted(read_as: Found, fractions: Sequence[float]) -> dict[str, Split]:
     """The splits that the layout has, or else drawn ones, by name."""
     of_photo = read_as.splits
     if of_photo is None:
-        groups = read_as.groups or [stem(name) for name in read_as.names]
+        stems = [stem(name) for name in read_as.names]
+        groups = [group or own for group, own in zip(read_as.groups or stems, stems, strict=True)]
         of_photo = draw.drawn(groups, fractions)
     elif read_as.groups:
         _warn_of_torn_groups(read_as.groups, of_photo)
@@ -213,7 +214,7 @@ def _warn_of_torn_groups(groups: list[str], of_photo: list[str]) -> None:
     torn = {
         group
         for group, split in zip(groups, of_photo, strict=True)
-        if first.setdefault(group, split) != split
+        if group and first.setdefault(group, split) != split
     }
     if torn:
         logging.warning("%d groups are in several splits: %s", len(torn), printable(min(torn), 60))
@@ -224,11 +225,12 @@ def _by_role(
 ) -> dict[str, Split]:
     """The splits that the roles ask for, by what they are called here or as VOC calls them."""
     by_role = {}
+    asked_by_others = {found.split_name(asked) for asked in names.values()}
     for role, asked in names.items():
         name = found.split_name(asked)
         if asked == VOC_SPLITS[role] and name not in by_name:
             name = role
-            if role == "val" and role not in by_name:
+            if role == "val" and (role not in by_name or role in asked_by_others):
                 continue
         if not asked and name != role:
             continue

@@ -6,14 +6,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from vtl.evaluation.metrics import draw_counts, interval_of, mean_over_classes
+from vtl.evaluation.metrics import (
+    MAX_COUNTS_PER_CHUNK,
+    draw_counts,
+    interval_of,
+    mean_over_classes,
+)
 from vtl.untrusted import printable
 
-QUANTITIES = ("accuracy", "accuracy_interval", "balanced_accuracy", "balanced_accuracy_interval")
-"""The keys of what `evaluate` returns, besides `confusion` and the loss."""
-
-MOST_SHOWN = 12
-"""Classes of a confusion matrix that is printed."""
+MOST_SHOWN, MOST_WRITTEN = 12, 200
+"""Classes of a confusion matrix that is printed, and of one that is made at all."""
 
 
 def normalised(logits: np.ndarray) -> np.ndarray:
@@ -28,24 +30,33 @@ def evaluate(
 
     logits [N, C]; each row of labels [N, C] has a single 1. Balanced accuracy is the mean over
     classes of the share of their images that is right; a class without images is left out. The
-    confusion matrix [C, C] counts images by their label, then by what they are taken for. The loss
-    is the mean cross-entropy in nats.
+    confusion matrix [C, C] counts images by their label, then by what they are taken for; of over
+    MOST_WRITTEN classes it is empty. The loss is the mean cross-entropy in nats.
     """
     truth, predicted = labels.argmax(axis=1), logits.argmax(axis=1)
-    is_right = (truth == predicted).astype(np.int64)
     num_images, num_classes = labels.shape
-    of_class = np.eye(num_classes, dtype=np.int64)[truth].T  # [C, N]
+    by_class = np.argsort(truth, kind="stable")
+    is_right = (truth == predicted)[by_class, None]
+    starts = np.flatnonzero(np.diff(truth[by_class], prepend=-1))
 
     def accuracies(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Accuracy and balanced accuracy [R] with each image counts [N, R] times."""
-        right, every = (of_class * is_right) @ counts, of_class @ counts
+        counts = counts[by_class]
+        every = np.add.reduceat(counts, starts, axis=0)
+        right = np.add.reduceat(counts * is_right, starts, axis=0)
         shares = np.where(every > 0, right / np.maximum(every, 1), np.nan)
         return right.sum(axis=0) / num_images, mean_over_classes(shares)
 
     (accuracy,), (balanced,) = accuracies(np.ones((num_images, 1), np.int64))
-    resampled = accuracies(draw_counts(np.random.default_rng(seed), num_images, num_resamples))
-    confusion = np.zeros((num_classes, num_classes), int)
-    np.add.at(confusion, (truth, predicted), 1)
+    rng, at_once = np.random.default_rng(seed), max(1, MAX_COUNTS_PER_CHUNK // num_images)
+    pieces = [
+        accuracies(draw_counts(rng, num_images, min(at_once, num_resamples - first)))
+        for first in range(0, num_resamples, at_once)
+    ]
+    resampled = [np.concatenate(samples) for samples in zip(*pieces, strict=True)]
+    confusion = np.zeros((num_classes, num_classes) if num_classes <= MOST_WRITTEN else (0, 0), int)
+    if confusion.size:
+        np.add.at(confusion, (truth, predicted), 1)
     return {
         "accuracy": float(accuracy),
         "accuracy_interval": interval_of(resampled[0]),

@@ -29,6 +29,8 @@ from vtl.weights.heads import Head
 
 Evaluate = Callable[[TrainState], dict[str, float]]
 
+_ROWS_AT_ONCE = 1 << 14
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Job:
@@ -149,8 +151,8 @@ class Job:
         return variables
 
 
-def objective_of(config: ConfigDict, splits: Mapping[str, Split]) -> losses.Objective:
-    """What `loss` and `class_weights` name; an empty loss goes by the data.
+def loss_of(config: ConfigDict, splits: Mapping[str, Split]) -> str:
+    """The loss that the config names; an empty one goes by the data.
 
     Raises:
         UserError: softmax_ce is asked for, and some photos have no label or several.
@@ -159,18 +161,27 @@ def objective_of(config: ConfigDict, splits: Mapping[str, Split]) -> losses.Obje
     name = config.loss or (losses.SOFTMAX_CE if have_one else "sigmoid_bce")
     if name == losses.SOFTMAX_CE and not have_one:
         raise UserError(
-            "loss=softmax_ce is for photos with one label each, and these have several, none, or "
-            "unknown ones: choose sigmoid_bce"
+            "loss=softmax_ce is for photos with one label each; in a devkit photos may have "
+            "several, and here some have none, several or unknown ones\nChoose sigmoid_bce."
         )
+    return name
+
+
+def objective_of(config: ConfigDict, loss: str, training_set: loop.TrainingSet) -> losses.Objective:
+    """A loss, with the weights that `class_weights` names, by the labels that count in training."""
     if config.class_weights == "none":
-        return losses.objective(name)
-    train = splits["train"]
-    positives = train.positives()
-    known = np.sum(train.label_mask, axis=0, dtype=np.int64)
+        return losses.objective(loss)
+    positives = np.zeros(training_set.labels.shape[1], np.int64)
+    counted = np.zeros_like(positives)
+    for first in range(0, len(training_set.labels), _ROWS_AT_ONCE):
+        rows = slice(first, first + _ROWS_AT_ONCE)
+        counted += np.sum(training_set.label_mask[rows], axis=0, dtype=np.int64)
+        counting = training_set.labels[rows] * training_set.label_mask[rows]
+        positives += np.sum(counting, axis=0, dtype=np.int64)
     weights = losses.balanced_weights(
-        positives, known - positives, one_label_each=name == losses.SOFTMAX_CE
+        positives, counted - positives, one_label_each=loss == losses.SOFTMAX_CE
     )
-    return losses.objective(name, weights)
+    return losses.objective(loss, weights)
 
 
 def training_set_of(images: Images, split: Split, difficult: str) -> loop.TrainingSet:

@@ -40,10 +40,15 @@ def all_answers(
     """The questions in the lab's order, then the conclusion, all answered from `data_set`."""
     study = next((run for run in runs if run.task == "relu_study"), None)
     example = ExamplePhoto.of(data_set) if data_set else None
-    answers = [
-        _activation(study, language),
+    of_several_labels = [
         _sigmoid(data_set, example, language),
         _cross_entropy(data_set, example, language),
+    ]
+    if data_set and "one_label" in data_set.first.results:
+        of_several_labels = []  # its classes compete: neither is what it was trained with
+    answers = [
+        _activation(study, language),
+        *of_several_labels,
         _freezing(data_set, language),
         _mean_ap(data_set, ("probe",), "probe", styles, language),
         _mean_ap(data_set, ("full", "partial"), "finetuning", styles, language),
@@ -185,6 +190,8 @@ def _mean_ap(
         answer.commands += commands.to_make(question, data_set)
         return answer
     answer.paragraphs.append(mean_ap_sentence(run, language))
+    if "one_label" in run.results:
+        answer.paragraphs.append(_accuracy_sentence(run, language))
     probe = data_set.of_regime("probe")
     if question == "finetuning" and probe:
         answer.paragraphs.append(verdict(run, probe, difference(run, probe), language))
@@ -192,6 +199,17 @@ def _mean_ap(
     classes = sorted(run.classes, key=lambda name: -(ap[name] or 0.0))
     answer.figures.append(figures.class_precisions(DataSet([run]), styles, classes, language))
     return answer
+
+
+def _accuracy_sentence(run: Run, language: Language) -> Markup:
+    """How many photos with one label each are named right."""
+    found = run.headline_result("one_label")
+    return language(
+        "one_label",
+        split=run.headline_split,
+        accuracy=language.estimate(found["accuracy"], found["accuracy_interval"]),
+        balanced=language.estimate(found["balanced_accuracy"], found["balanced_accuracy_interval"]),
+    )
 
 
 def mean_ap_sentence(run: Run, language: Language) -> Markup:

@@ -180,6 +180,8 @@ WORDS = {
     "softmax would do as well. Sigmoids are right where a photo may have several labels, or none.",
     "sigmoid_one": "For example, photo {photo} shows {labels}: the scores of {run} sum to {total}. "
     "The softmax of the same logits has to share out 1 among the classes.",
+    "one_label": "Each photo has one label. Of the photos in {split}, {accuracy} percent are taken "
+    "for what they are, and {balanced} in the mean over the classes.",
     "bce_formula": "For each class with label y and score p it is −y ln p − (1 − y) ln(1 − p). "
     "That is −ln p if the class is present, and −ln(1 − p) if it is not. The {num_classes} terms "
     "are averaged. Each class is its own yes-or-no question, so any number of labels can be right.",

@@ -187,6 +187,8 @@ WORDS = {
     "plusieurs étiquettes, ou aucune.",
     "sigmoid_one": "Par exemple, la photo {photo} montre {labels} : la somme des scores de {run} "
     "est {total}. Le softmax des mêmes logits doit partager 1 entre les classes.",
+    "one_label": "Chaque photo a une seule étiquette. Parmi les photos de {split}, {accuracy} pour "
+    "cent sont reconnues, et {balanced} en moyenne sur les classes.",
     "bce_formula": "Pour chaque classe d’étiquette y et de score p, c’est −y ln p − (1 − y) ln(1 − "
     "p). C’est donc −ln p si la classe est présente, et −ln(1 − p) si elle ne l’est pas. On fait "
     "la moyenne des {num_classes} termes. Chaque classe est une question à part, par oui ou par "

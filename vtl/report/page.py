@@ -154,8 +154,9 @@ def confusions(run: Run) -> list[tuple[str, str, int, float]]:
     split, pairs = run.headline_scores, []
     for column, predicted in enumerate(run.classes):
         is_positive = split.labels[:, column] == 1
-        best_scored = np.argsort(-split.ranked_by[:, column], kind="stable")[: is_positive.sum()]
-        is_false = ~is_positive[best_scored] & split.is_known[best_scored, column]
+        ranked = np.argsort(-split.ranked_by[:, column], kind="stable")
+        best_scored = ranked[split.is_known[ranked, column]][: is_positive.sum()]
+        is_false = ~is_positive[best_scored]
         if split.difficult is not None:
             is_false &= split.difficult[best_scored, column] == 0
         alarms = best_scored[is_false]

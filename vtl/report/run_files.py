@@ -18,7 +18,18 @@ from vtl import schema
 from vtl.errors import UserError
 from vtl.evaluation import metrics
 from vtl.evaluation.gallery import KINDS
-from vtl.schema import at_least, count, dict_of, list_of, maybe, number, record, share, text
+from vtl.schema import (
+    ONE_LABEL,
+    at_least,
+    count,
+    dict_of,
+    list_of,
+    maybe,
+    number,
+    record,
+    share,
+    text,
+)
 from vtl.untrusted import open_plain, read_json, read_npz
 
 MAX_TEXT = 300
@@ -46,6 +57,7 @@ OF_EVERY_RUN = record(
         "resumed_from": maybe(count),
         "features": text,
         "features_sha256": text,
+        "one_label": dict_of(ONE_LABEL),
         "network": record(
             {}, {"depth": count, "pooling": text, "transform": text, "regions": count}
         ),
@@ -75,7 +87,13 @@ CONFIG = record(
         "test_split": maybe(text),
         "data": record(
             {},
-            dict.fromkeys(("name", "root", "train_split", "val_split", "test_split"), maybe(text)),
+            dict.fromkeys(
+                (
+                    *("name", "root", "labels", "flags", "separator"),
+                    *("train_split", "val_split", "test_split"),
+                ),
+                maybe(text),
+            ),
         ),
         "model": record({}, {"depth": count}),
     },

@@ -91,6 +91,7 @@ class Run:
         return (
             self.classes == other.classes
             and np.array_equal(ours.labels, theirs.labels)
+            and np.array_equal(ours.is_known, theirs.is_known)
             and (ours.ids is None or theirs.ids is None or ours.ids == theirs.ids)
         )
 

@@ -117,8 +117,9 @@ def _check_ranking(run: Run, role: str, scores: Scores) -> Checks:
     """Look for ties that decide the AP, and for logits that do not belong to the scores."""
     tied = {}
     for column, name in enumerate(run.classes):
-        ranked_by = scores.ranked_by[:, column]
-        count = num_tied(ranked_by, scores.labels[:, column] == 1)
+        is_known = scores.is_known[:, column]
+        ranked_by = scores.ranked_by[is_known, column]
+        count = num_tied(ranked_by, scores.labels[is_known, column] == 1)
         if count and np.ptp(ranked_by) >= TOLERANCE:
             tied[name] = count
     if tied:
@@ -168,7 +169,7 @@ def _check_protocols(run: Run) -> Checks:
     if difficult is not None and not difficult.any() and is_voc:
         yield "warn_none_difficult", {"role": run.headline_split}
     counts = {role: run.results["num_images"].get(role) for role in VOC2007_IMAGES}
-    if run.data_name == "voc2007" and counts != VOC2007_IMAGES:
+    if (run.data_name or "").lower() == "voc2007" and counts != VOC2007_IMAGES:
         yield "warn_not_voc2007", counts
 
 

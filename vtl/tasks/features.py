@@ -78,7 +78,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         grid=config.pool,
         pooling=config.pooling,
     )
-    content = {
+    content: dict[str, Any] = {
         "data": identity.of_splits(splits),
         "weights": weights.sha256,
         "preprocessing": identity.json_sha256(dataclasses.asdict(net.preprocessing)),
@@ -86,6 +86,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     run_directory.compare(content)  # before the photos are decoded, which takes long
     prepared = prepare.prepare(splits, net.preprocessing, config.data, crops=False)
     splits, photos = prepared.splits, prepared.photos
+    content["data"] |= identity.of_photos(splits)
     run_directory.begin(content)
     prepared.write(workdir)
     features, num_extracted = {}, 0

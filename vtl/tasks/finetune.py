@@ -24,7 +24,7 @@ from vtl.evaluation import gallery, outcome
 from vtl.evaluation.outcome import MAP_PROTOCOL
 from vtl.files import user_path
 from vtl.finetuning import trial
-from vtl.finetuning.job import Job, checkpoints_of, objective_of, training_set_of
+from vtl.finetuning.job import Job, checkpoints_of, loss_of, objective_of, training_set_of
 from vtl.models import HEAD
 from vtl.run_directory import RunDirectory
 from vtl.training import augment, losses, optim, steps
@@ -58,14 +58,17 @@ def run(config: ConfigDict, workdir: Path) -> None:
     say(f"{network.describe(net.architecture)}, weights: {config.weights or 'random'}")
     say(f"the head sees {network.describe_head(net.architecture)}")
     say(optim.rules_table(config.optim.rules, params))
-    job = Job(config, net, given_head, multipliers, mesh, objective_of(config, splits))
-    has_one_label_each = job.objective.has_one_label_each
+    loss = loss_of(config, splits)
     content = _content(config, splits, net)
     run_directory.compare(content)  # before the photos are decoded, which takes long
     prepared = prepare.prepare(
         splits, net.preprocessing, config.data, crops=config.augment == "crop_flip"
     )
     splits, photos, train = prepared.splits, prepared.photos, prepared.splits["train"]
+    training_set = training_set_of(photos["train"], train, config.data.difficult)
+    objective = objective_of(config, loss, training_set)
+    job = Job(config, net, given_head, multipliers, mesh, objective)
+    content["data"] |= identity.of_photos(splits)
     seconds["data"] = time.perf_counter()
 
     # How far to train.
@@ -85,7 +88,6 @@ def run(config: ConfigDict, workdir: Path) -> None:
     checkpoints = checkpoints_of(run_directory, best_by)
     scores_start = job.starts_fitted and plan.num_steps > 0
     score_epoch = functools.partial(_score_epoch, job, splits, photos, scores_start)
-    training_set = training_set_of(photos["train"], train, config.data.difficult)
     train_state, resumed_from = job.train(
         training_set, plan, run_directory, checkpoints, score_epoch
     )
@@ -101,7 +103,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         splits,
         train.classes,
         config.seed,
-        one_label_each=has_one_label_each,
+        one_label_each=objective.has_one_label_each,
     )
     if config.gallery_photos:
         role = outcome.headline_split(splits)
@@ -112,7 +114,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         variables,
         net,
         train.classes,
-        multi_label=not has_one_label_each,
+        multi_label=not objective.has_one_label_each,
     )
     seconds["evaluate"] = time.perf_counter()
     run_directory.write_results(

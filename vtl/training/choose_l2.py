@@ -46,10 +46,11 @@ def by_cross_validation(
     held_out = _held_out(len(labels), num_folds, seed)
     rotated = rotate(features)
     # Each class of each fold is a column; its mask leaves out the held-out labels.
-    by_fold = np.repeat(labels[:, None].astype(np.float32), num_folds, axis=1)  # [N, F, C]
-    counts_out = label_mask[:, None] * held_out[:, :, None]
-    counts_in = label_mask[:, None] * ~held_out[:, :, None]
     columns = len(labels), num_folds * labels.shape[1]
+    if not one_label_each:
+        by_fold = np.repeat(labels[:, None].astype(np.float32), num_folds, axis=1)  # [N, F, C]
+        counts_out = label_mask[:, None] * held_out[:, :, None]
+        counts_in = label_mask[:, None] * ~held_out[:, :, None]
 
     def softmax_loss(l2: float) -> np.ndarray:
         """The held-out cross-entropy of each class's images, [C]."""

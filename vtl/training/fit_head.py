@@ -73,7 +73,8 @@ def _shares_match(scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
     Iterative proportional fitting. A class without photos gets a share of half a photo.
     """
-    log_shares = np.log(np.maximum(shares, 0.5 / len(scores)))
+    shares = np.maximum(shares, 0.5 / len(scores))
+    log_shares = np.log(shares / shares.sum())
     biases = np.zeros_like(log_shares)
     for _ in range(MOST_ROUNDS):
         means = logsumexp(log_softmax(scores + biases, axis=1), axis=0) - np.log(len(scores))

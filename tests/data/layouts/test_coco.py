@@ -86,3 +86,10 @@ def test_splits_must_have_the_same_categories(tmp_path):
     first = write(tmp_path, "instances_train.json", content("1.jpg"))
     second = write(tmp_path, "instances_val.json", content("2.jpg", categories=CATEGORIES[:1]))
     assert "its categories are others" in error_of([first, second], tmp_path)
+
+
+def test_more_annotations_than_other_lists_may_have(tmp_path):
+    write_photos(tmp_path, ["1.jpg"])
+    objects = [(100, 3, 0)] * 100_001
+    path = write(tmp_path, "mine.json", content("1.jpg", objects=objects))
+    np.testing.assert_array_equal(coco.read([path], tmp_path).labels, [[1, 0]])

@@ -83,3 +83,14 @@ def test_a_line_on_what_is_wrong(tmp_path):
     (tmp_path / "loose.jpg").unlink()
     write_photos(tmp_path, ["a\x1bb/1.jpg"])
     assert "that can be printed" in error_of(tmp_path)
+
+
+def test_what_stands_beside_splits(tmp_path):
+    names = ["train/a/1.jpg", "train/b/2.jpg", "test/a/3.jpg"]
+    write_photos(tmp_path, names)
+    (tmp_path / "__MACOSX" / "train").mkdir(parents=True)
+    (tmp_path / "__MACOSX" / "train" / "._1.jpg").write_bytes(b"macOS")
+    (tmp_path / "logs").mkdir()
+    assert folders.read(tmp_path).splits == ["test", "train", "train"]
+    write_photos(tmp_path, ["masks/a/1.png"])
+    assert "folder masks stands beside the splits test, train" in error_of(tmp_path)

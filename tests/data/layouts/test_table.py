@@ -122,7 +122,7 @@ def test_split_and_group(photos):
         "4.jpg,extra,a,y\n",
     )
     assert found.splits == ["train", "val", "test", "extra"]
-    assert found.groups == ["a", "b", "photo 3.jpg", "a"]
+    assert found.groups == ["a", "b", "", "a"]
     assert found.classes == ("x", "y")
     assert "line 2: the split is blank" in error_of(photos, "photo,split,label\n1.jpg,,x\n")
 
@@ -201,3 +201,19 @@ def test_classes_that_differ_in_case(photos):
     found = read(photos, "photo,label\n1.jpg,Cat\n2.jpg,cat\n")
     assert found.classes == ("Cat", "cat")
     assert found.notes == ["classes Cat and cat differ in case only"]
+
+
+def test_many_names_without_endings(tmp_path):
+    names = write_photos(tmp_path / "photos", [f"{n:04d}.png" for n in range(300)])
+    rows = "".join(f"{name[:-4]},{'ab'[n % 2]}\n" for n, name in enumerate(names))
+    assert read(tmp_path / "photos", f"id_code,diagnosis\n{rows}").names == names
+
+
+def test_a_long_header(photos):
+    classes = [f"class {n:06d}" for n in range(14_000)]
+    found = read(photos, f"photo,{','.join(classes)}\n1.jpg,{','.join('1' * 14_000)}\n")
+    assert found.classes == tuple(classes)
+
+
+def test_unknown_beside_labels_is_refused(photos):
+    assert "lists ? beside labels" in error_of(photos, "photo,labels\n1.jpg,cat;?\n2.jpg,dog\n")

@@ -26,6 +26,13 @@ PATTERN = "instances_*.json"
 _CATEGORY = record({"id": count, "name": text})
 _IMAGE = record({"id": number, "file_name": text})
 _OBJECT = record({"image_id": number, "category_id": count}, {"iscrowd": maybe(number)})
+_CONTENT = record(
+    {
+        "images": list_of(_IMAGE, least=1, most=MAX_BYTES),
+        "categories": list_of(_CATEGORY, least=1),
+    },
+    {"annotations": list_of(_OBJECT, most=MAX_BYTES)},
+)
 
 
 def is_layout(root: Path) -> bool:
@@ -52,10 +59,7 @@ def read(paths: Iterable[Path], root: Path) -> Found:
     for path in paths:
         with of_file(path):
             content = read_json(path, max_bytes=MAX_BYTES)
-            record({"images": list_of(_IMAGE, least=1), "categories": list_of(_CATEGORY, least=1)})(
-                content, ""
-            )
-            list_of(_OBJECT)(content.get("annotations", []), "annotations")
+            _CONTENT(content, "")
             categories = _categories(content["categories"])
             if classes is not None and categories != classes:
                 raise UserError(f"its categories are others than those of {printable(paths[0])}")

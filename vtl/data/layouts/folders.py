@@ -17,8 +17,7 @@ from vtl.untrusted import printable
 def is_layout(root: Path) -> bool:
     """Whether `root` holds folders, of which one holds a photo somewhere."""
     folders, _ = found.list_folder(root)
-    visible = [name for name in folders if name[0] != "."]
-    return any(found.is_photo(name) for folder in visible for name in found.walk(root, folder))
+    return any(_holds_photos(root, name) for name in folders if name[0] != ".")
 
 
 def read(root: Path) -> Found:
@@ -27,13 +26,16 @@ def read(root: Path) -> Found:
     Raises:
         UserError: a folder can't be read, photos lie beside the folders, or there is one class.
     """
-    folders = _visible_folders(root)
-    splits = {name: found.split_name(name) for name in folders}
-    if set(splits.values()) <= set(found.SPLIT_NAMES.values()) and "train" in splits.values():
+    splits = {
+        name: found.split_name(name)
+        for name in _visible_folders(root)
+        if found.split_name(name) in found.SPLIT_NAMES.values()
+    }
+    parts = [("", "")]
+    if "train" in splits.values() and len(splits) > 1:
         _refuse_twice(root, splits)
+        _refuse_beside(root, splits)
         parts = [(split, f"{folder}/") for folder, split in splits.items()]
-    else:
-        parts = [("", "")]
     names: list[str] = []
     of_photo: list[str] = []
     of_split: list[str] = []
@@ -80,7 +82,20 @@ def _visible_folders(root: Path) -> list[str]:
             f"as {printable(photos[0], 60)}\n"
             "Move them into folders of their classes, or give a table with --config.data.labels."
         )
-    return [name for name in folders if name[0] != "."]
+    return [name for name in folders if name[0] != "." and _holds_photos(root, name)]
+
+
+def _holds_photos(root: Path, folder: str) -> bool:
+    return any(found.is_photo(name.rpartition("/")[2]) for name in found.walk(root, folder))
+
+
+def _refuse_beside(root: Path, splits: dict[str, str]) -> None:
+    others = [name for name in _visible_folders(root) if name not in splits]
+    if others:
+        raise UserError(
+            f"{printable(root)}: folder {printable(others[0], 60)} stands beside the splits "
+            f"{', '.join(splits)}\nMove it elsewhere, or rename the others if they are classes."
+        )
 
 
 def _refuse_twice(root: Path, splits: dict[str, str]) -> None:

@@ -94,12 +94,29 @@ def walk(root: Path, below: str = "") -> Iterator[str]:
             continue
         seen.add(real)
         folders, files = list_folder(where)
+        _refuse_undecodable(where, files)
         prefix = f"{folder}/" if folder else ""
         waiting += [f"{prefix}{name}" for name in reversed(folders) if name[0] != "."]
         count += len(files)
         if count > MAX_FILES:
             raise UserError(f"{printable(root)} holds more than {MAX_FILES:,} files")
         yield from (f"{prefix}{name}" for name in files)
+
+
+def _refuse_undecodable(folder: str, files: list[str]) -> None:
+    """Names that are no text in UTF-8 can be neither shown nor written down."""
+    try:
+        "".join(files).encode()
+    except UnicodeEncodeError:
+        for name in files:
+            if is_photo(name) and not name.isascii():
+                try:
+                    name.encode()
+                except UnicodeEncodeError:
+                    shown = printable(name.encode(errors="backslashreplace").decode(), 80)
+                    raise UserError(
+                        f"{printable(folder)}: the name of photo {shown} is not UTF-8: rename it"
+                    ) from None
 
 
 def letters(text: str) -> str:

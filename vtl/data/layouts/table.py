@@ -32,7 +32,8 @@ MAX_BYTES = 1 << 32
 MAX_LABELS = 1 << 34
 """Photos times classes."""
 
-MAX_COLUMNS = 100_000
+MAX_COLUMNS, MAX_HEADER = 100_000, 1 << 24
+"""Of the first line: its names, and its characters."""
 
 DELIMITERS = (",", "\t", ";", "|")
 SEPARATORS = (";", "|", ",")
@@ -129,8 +130,6 @@ def _read(path: Path, text: io.TextIOWrapper, root: Path, flags: str, separator:
     names = _photos(path, root, written, lines)
     if blank := [line for line, split in zip(lines, splits, strict=False) if not split]:
         raise UserError(f"{printable(path)}, line {blank[0]}: the split is blank: name one")
-    if groups:  # a blank one is no group
-        groups = [group or f"photo {name}" for group, name in zip(groups, names, strict=True)]
     return Found(
         root,
         names,
@@ -148,10 +147,10 @@ def _rows(path: Path, text: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]
     """The number of the line at which each row ends, and its cells; blank rows are left out."""
     line = ""
     while not line.strip("\r\n\t ,;|"):
-        line = text.readline(csv.field_size_limit())
+        line = text.readline(MAX_HEADER)
         if not line:
             return
-    delimiter = max(DELIMITERS, key=lambda d: len(next(csv.reader([line], delimiter=d))))
+    delimiter = max(DELIMITERS, key=lambda d: _num_cells(line, d))
     reader = csv.reader(itertools.chain([line], text), delimiter=delimiter, strict=True)
     try:
         for row in reader:
@@ -161,6 +160,13 @@ def _rows(path: Path, text: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]
         raise UserError(
             f"{printable(path)}, line {reader.line_num}: {error}\nAre its quotation marks paired?"
         ) from error
+
+
+def _num_cells(line: str, delimiter: str) -> int:
+    try:
+        return len(next(csv.reader([line], delimiter=delimiter)))
+    except csv.Error:  # all of a long line is no cell
+        return 0
 
 
 def _fitted(path: Path, line: int, row: list[str], width: int) -> list[str]:
@@ -354,6 +360,12 @@ class _LabelCells:
             if cell.strip() != "?"
         }
         classes = tuple(sorted({name for names in known.values() for name in names}))
+        if "?" in classes:
+            cell = next(cell for cell, names in known.items() if "?" in names)
+            raise UserError(
+                f"{printable(self._path)}: {printable(cell, 60)!r} lists ? beside labels\n"
+                "Write ? alone where it is not known, or a column a class."
+            )
         if not classes:
             raise UserError(f"{printable(self._path)}: no photo has a label")
         columns = {name: column for column, name in enumerate(classes)}
@@ -432,6 +444,7 @@ class _Photos:
     def __init__(self, root: Path):
         self._root = root
         self._listed: dict[str, frozenset[str]] = {}
+        self._by_meaning: dict[str, dict[str, list[str]]] = {}
 
     def holds(self, name: str) -> bool:
         """Whether there is a file of exactly that path below the folder."""
@@ -470,13 +483,24 @@ class _Photos:
             return name
         folder, _, base = name.rpartition("/")
         prefix = f"{folder}/" if folder else ""
-        fits = [f"{prefix}{file}" for file in self._listed[folder] if _means(base, file)]
+        fits = [f"{prefix}{file}" for file in self._meant(folder).get(found.letters(base), ())]
         if not fits and not folder:
             fits = self._anywhere.get(base, []) or self._anywhere.get(found.letters(base), [])
         if len(fits) > 1:
             two = " and ".join(printable(file, 80) for file in sorted(fits)[:2])
             raise UserError(f"{shown!r} may be {two}: name one")
         return fits[0] if fits else None
+
+    def _meant(self, folder: str) -> dict[str, list[str]]:
+        """What names the files of a listed folder: their letters, with and without an ending."""
+        if folder not in self._by_meaning:
+            meant: dict[str, list[str]] = {}
+            for file in self._listed[folder]:
+                name = found.letters(file)
+                for written in {name, without_suffix(name)}:
+                    meant.setdefault(written, []).append(file)
+            self._by_meaning[folder] = meant
+        return self._by_meaning[folder]
 
     @functools.cached_property
     def _anywhere(self) -> dict[str, list[str]]:
@@ -488,12 +512,6 @@ class _Photos:
                 for name in {base, without_suffix(base)}:
                     places.setdefault(name, []).append(path)
         return places
-
-
-def _means(written: str, file: str) -> bool:
-    same = found.letters(written)
-    of_file = found.letters(file)
-    return of_file == same or (found.is_photo(file) and without_suffix(of_file) == same)
 
 
 def _few(names: Sequence[str]) -> str:

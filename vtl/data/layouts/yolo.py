@@ -96,7 +96,7 @@ def _columns(path: Path, num_classes: int) -> list[int]:
     for place, line in enumerate(lines, start=1):
         if line.strip():
             number = line.split()[0]
-            if not number.isdecimal() or int(number) >= num_classes:
+            if not number.isdecimal() or len(number) > 9 or int(number) >= num_classes:
                 raise UserError(
                     f"{printable(path)}, line {place}: {printable(number, 40)!r} is no class from "
                     f"0 to {num_classes - 1}"
