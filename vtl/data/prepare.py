@@ -71,43 +71,44 @@ def prepare(
     Raises:
         UserError: photos are missing, or broken or there twice where the config has it an error.
     """
-    decoded = images.decode_splits(
+    photos = images.decode_splits(
         splits, preprocessing, crops=crops, skips_broken=data.broken == "skip"
     )
-    broken = {
-        role: {splits[role].ids[row]: why for row, why in photos.broken.items()}
-        for role, photos in decoded.items()
-        if photos.broken
-    }
-    before = {}
-    for role, split in splits.items():
-        photos = decoded[role]
-        if photos.broken:
-            rows = np.setdiff1d(np.arange(len(split)), list(photos.broken))
-            if not len(rows):
-                raise UserError(f"none of the {len(split)} photos of {role} can be decoded")
-            logging.warning(
-                "%d of %d photos of %s can't be decoded and are left out, such as %s",
-                len(photos.broken),
-                len(split),
-                role,
-                printable(split.ids[min(photos.broken)], 80),
-            )
-            split, decoded[role] = split.rows(rows), photos.rows(rows)
-        before[role] = split
-    pairs, is_shared = duplicates.find(before, decoded)
+    before = dict(splits)
+    broken: dict[str, dict[str, str]] = {}
+    for role, found in photos.items():
+        if found.broken:
+            broken[role] = {splits[role].ids[row]: why for row, why in found.broken.items()}
+            legible = np.setdiff1d(np.arange(len(found)), list(found.broken))
+            _say_broken(role, broken[role], len(legible))
+            before[role], photos[role] = splits[role].rows(legible), found.rows(legible)
+    pairs, is_shared = duplicates.find(before, photos)
     lines = duplicates.describe(pairs, before)
     if lines and data.duplicates == "error":
         raise UserError("\n".join([*lines[:2], "Mend it, or see --config.data.duplicates."]))
     used = dict(before)
     if data.duplicates == "drop_from_train" and is_shared.any():
-        rows = np.flatnonzero(~is_shared)
-        if not len(rows):
-            raise UserError("every photo of train is in another split too: none is left to drop to")
-        used["train"], decoded["train"] = before["train"].rows(rows), decoded["train"].rows(rows)
+        if is_shared.all():
+            raise UserError(
+                "every photo of train is in another split too: none is left to train on"
+            )
+        kept = np.flatnonzero(~is_shared)
+        used["train"], photos["train"] = before["train"].rows(kept), photos["train"].rows(kept)
         lines.append(f"{int(is_shared.sum())} photos were dropped from train")
     for line in lines:
         logging.warning("%s", line)
     if lines:
         logging.warning("all of them are in the run's %s", DUPLICATES_FILE)
-    return Prepared(used, decoded, broken, pairs, before)
+    return Prepared(used, photos, broken, pairs, before)
+
+
+def _say_broken(role: str, broken: Mapping[str, str], num_legible: int) -> None:
+    if not num_legible:
+        raise UserError(f"none of the {len(broken)} photos of {role} can be decoded")
+    logging.warning(
+        "%d of %d photos of %s can't be decoded and are left out, such as %s",
+        len(broken),
+        len(broken) + num_legible,
+        role,
+        printable(next(iter(broken)), 80),
+    )
