@@ -238,7 +238,7 @@ def finished(devkit, weights, tmp_path_factory) -> Callable[[str], Path]:
 
 
 # The others are put together of what these three do.
-FEW = ("", "head", "scratch")
+FEW = ("", "head")
 each_variant = pytest.mark.parametrize(
     "variant", [*FEW, *(pytest.param(x, marks=pytest.mark.full) for x in VARIANTS if x not in FEW)]
 )
@@ -556,6 +556,7 @@ def tried(devkit, weights, tmp_path_factory):
     return run(config, tmp_path_factory.mktemp("tried") / "run")
 
 
+@pytest.mark.full
 def test_how_far_to_train_is_tried_first(tried):
     results, trial = read_results(tried), read_results(tried / "held_out")
     found = results["held_out"]
@@ -781,6 +782,7 @@ def test_from_eight_devices_to_one_and_back(devkit, uninterrupted, tmp_path, mon
     assert loss(back, step + 1) == pytest.approx(loss(uninterrupted, step + 1), rel=1e-5)
 
 
+@pytest.mark.full
 def test_a_loss_that_is_not_finite_ends_the_run(devkit, tmp_path):
     changes = INTERRUPTIBLE | {"optim.learning_rate": 1e30, "optim.warmup_steps": 6}
     config = make_config(devkit, "scratch", **changes)

@@ -363,6 +363,7 @@ def test_no_space_for_the_decoded_photos(vtl, options, workdir, small_disk):
     assert not workdir.exists()
 
 
+@pytest.mark.full
 def test_no_space_for_a_checkpoint(vtl, options, weights, small_disk):
     options = [*options, f"--config.weights={weights}", "--config.head=zeros"]
     options += ["--config.optim.rules=(('fc/.*', 1.0), ('.*', None))"]

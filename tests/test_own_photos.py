@@ -147,7 +147,7 @@ def test_what_is_unknown_moves_nothing(tmp_path, weights, monkeypatch, loss):
     assert kept[0] == kept[1]
 
 
-@pytest.mark.parametrize("variant", ["", "lbfgs"])
+@pytest.mark.parametrize("variant", ["", pytest.param("lbfgs", marks=pytest.mark.full)])
 def test_what_is_unknown_moves_no_probe(tmp_path, weights, variant):
     root, labels = write_unknown(tmp_path, "?")
     path = extract(tmp_path / "f", weights, **{"data.root": str(root), "data.labels": str(labels)})
@@ -166,6 +166,7 @@ def test_what_is_unknown_moves_no_probe(tmp_path, weights, variant):
     np.testing.assert_array_equal(*(arrays(head)["logits"] for head in heads))
 
 
+@pytest.mark.full
 def test_a_folder_a_class_is_trained_with_softmax(tmp_path, weights, capfd):
     rng = np.random.default_rng(0)
     for part, count in (("train", 8), ("val", 5), ("test", 5)):

@@ -32,6 +32,7 @@ def read_results(workdir):
     return json.loads((workdir / "results.json").read_text())
 
 
+@pytest.mark.full
 def test_the_network_is_saved_with_what_it_needs(tmp_path, capsys):
     classify.run(make_config(), tmp_path / "run")
     results = read_results(tmp_path / "run")

@@ -421,6 +421,7 @@ def test_a_grid_needs_a_photo_to_choose_by(tmp_path):
         run(path, tmp_path / "run", learning_rates=(0.1, 0.2))
 
 
+@pytest.mark.full
 def test_l2_is_the_one_of_scikit_learns_cross_validation(tmp_path):
     arrays = make_arrays(num_train=120)
     l2s = (0.001, 0.01, 0.1, 1.0)
