@@ -20,7 +20,7 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[2]
 NUM_PROCESSES = 2
-EVERY = int(os.environ.get("VTL_KILL_EVERY", 16))
+EVERY = int(os.environ.get("VTL_KILL_EVERY", 24))
 """Of the places, in their order, the first and every so many is one of a kill."""
 
 PHOTOS = {

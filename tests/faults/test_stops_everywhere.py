@@ -35,8 +35,11 @@ pytestmark = [
 
 NUM_PROCESSES = 2
 STOPS_PER_PHASE = int(os.environ.get("VTL_STOPS", 1))
-NUM_KILLS = int(os.environ.get("VTL_KILLS", 8))
+NUM_KILLS = int(os.environ.get("VTL_KILLS", 6))
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+COLD_EVERY = 4
+"""Every so many is a process of its own; the others are forked from one that has imported vtl."""
+
 AGAIN_S = 0.05
 """Every third time the signal comes a second time, so long after the first."""
 
@@ -144,7 +147,7 @@ def stop(bench: Bench, name: str, phase: str, delay_s: float, number: int) -> Ou
     command = bench.commands[name]
     directory = bench.new_directory(f"stop {number} {name} {phase}")
     sent = SIGNALS[number % len(SIGNALS)]
-    is_cold = phase == "starting" or number % 2 == 0
+    is_cold = phase == "starting" or number % COLD_EVERY == 0
     start = started_cold if is_cold else bench.started_warm
     with start(command, directory) as process:
         process.reach(phase, delay_s)

@@ -122,10 +122,15 @@ def evenly_spaced(recall: np.ndarray, count: int) -> np.ndarray:
     return np.unique([first[kept], last[kept]])
 
 
-def co_occurrence(labels: np.ndarray, classes: Sequence[str], language: Language) -> Markup:
-    """Of the photos with one class (row), the percentage that also has another (column)."""
+def co_occurrence(
+    labels: np.ndarray, is_known: np.ndarray, classes: Sequence[str], language: Language
+) -> Markup:
+    """Of the photos with one class (row), the percentage that also has another (column).
+
+    Of a pair only photos count of which the other class is known.
+    """
     counts = labels.T.astype(int) @ labels.astype(int)
-    shares = 100 * counts / np.maximum(np.diag(counts)[:, None], 1)
+    shares = 100 * counts / np.maximum(labels.T.astype(int) @ is_known.astype(int), 1)
     np.fill_diagonal(shares, np.nan)
     names = [_short(name) for name in classes]
     side = 1.4 + 0.17 * len(names) + 0.05 * max(map(len, names))

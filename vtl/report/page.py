@@ -121,7 +121,10 @@ def _classes(data_set: DataSet, styles: dict[str, Stroke], language: Language) -
             if labels[:, column].any()
         ],
         "together": figures.co_occurrence(
-            labels[:, columns], [best.classes[column] for column in columns], language
+            labels[:, columns],
+            best.headline_scores.is_known[:, columns],
+            [best.classes[column] for column in columns],
+            language,
         ),
         "left_out": language("photos_left_out", count=num_left_out) if num_left_out else "",
         "confusions_note": language("mistaken_note", run=best.name),
