@@ -16,7 +16,7 @@ from sklearn.metrics import precision_recall_curve
 
 from tests.report.synthetic import labels_of, noisy_scores, write_run, write_study
 from vtl.report import __main__ as command
-from vtl.report import compare, figures, page, runs
+from vtl.report import commands, compare, figures, page, runs
 from vtl.report.answers import all_answers
 from vtl.report.canvas import strokes
 from vtl.report.language import LANGUAGES, Language
@@ -438,3 +438,20 @@ def test_maps_are_called_what_they_are(tmp_path):
     assert "The maps are approximate" in other
     assert "sqrt_l2" in other
     assert "sqrt_l2" not in plain
+
+
+def test_commands_for_own_photos_name_them_as_the_runs_do(tmp_path):
+    data = {"root": "my photos", "labels": "l.csv", "flags": "voc", "separator": ""}
+    data |= {"name": "voc2007", "split_fractions": [0.8, 0.0, 0.2]}
+    path = write_run(tmp_path / "run", "full", data_name="my photos", config={"data": data})
+    (data_set,) = compare.by_data_set(runs.read_all([path])[0])
+    features, probe = commands.to_make("probe", data_set)
+    assert "--config.data.root='my photos' --config.data.labels=l.csv" in features
+    assert "--config.data.flags=voc --config.data.split_fractions='(0.8, 0.0, 0.2)'" in features
+    assert "--config.features='runs/features/DF_ResNet50_my photos.npz'" in probe
+    assert "data.name" not in features
+    path = write_run(tmp_path / "other", "full", data_name="pets")
+    (data_set,) = compare.by_data_set(runs.read_all([path])[0])
+    features, probe = commands.to_make("probe", data_set)
+    assert "--config.data.name=pets" in features
+    assert "DF_ResNet50_PETS.npz" in probe

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
+from typing import Any
 
 from vtl.report.compare import DataSet
 
@@ -10,6 +11,9 @@ DEMO_HEAD = (
     "--config.data.image_size=96"
 )
 """Options that make `finetune:head` do on the demo's photos what its probe does on features."""
+
+FRACTIONS = [0.7, 0.1, 0.2]
+"""The default of data.split_fractions, as config.json has it."""
 
 
 def to_make(kind: str, data_set: DataSet | None) -> list[str]:
@@ -49,7 +53,8 @@ def _common(data_set: DataSet) -> tuple[str, str, str]:
         data = run.config.get("data", {})
         given = {f"data.{knob}": data.get(knob) for knob in ("root", "labels", "separator")}
         given |= {
-            "data.flags": data.get("flags") if data.get("flags") != "yes_no" else None,
+            "data.flags": _unless(data.get("flags"), "yes_no"),
+            "data.split_fractions": _unless(data.get("split_fractions"), FRACTIONS),
             "weights": (run.results.get("weights") or {}).get("name"),
         }
         is_named_after_root |= bool(data.get("root")) and data.get("name") != name
@@ -68,6 +73,13 @@ def _common(data_set: DataSet) -> tuple[str, str, str]:
         options["data.name"] = name
     label = name if is_named_after_root else name.upper()
     return _as_options(options), _as_options(splits), f"DF_ResNet{depth}_{label}.npz"
+
+
+def _unless(value: Any, default: Any) -> str | None:
+    """A value as a word of a command line; None if it is missing or the default."""
+    if value is None or value == default:
+        return None
+    return f"({', '.join(map(str, value))})" if isinstance(value, list) else value
 
 
 def _as_options(options: Mapping[str, str]) -> str:

@@ -93,7 +93,8 @@ CONFIG = record(
                     *("train_split", "val_split", "test_split"),
                 ),
                 maybe(text),
-            ),
+            )
+            | {"split_fractions": list_of(number, length=3)},
         ),
         "model": record({}, {"depth": count}),
     },
