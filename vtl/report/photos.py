@@ -98,6 +98,11 @@ def _data_uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
+def _most_labels(labels: np.ndarray, is_known: np.ndarray) -> int:
+    """The row of labels [N, C] with the most, of those that are known, if there are some."""
+    return int((labels.sum(axis=1) + labels.shape[1] * is_known).argmax())
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ExamplePhoto:
     """The photo that the scores are explained on; scores and labels are [C]."""
@@ -112,18 +117,20 @@ class ExamplePhoto:
     def of(data_set: DataSet) -> "ExamplePhoto | None":
         """The photo with the most labels, in a gallery if there is one.
 
-        None if the scores are no probabilities, from which no example can be worked out.
+        One without unknown labels comes before others. None if the scores are no probabilities,
+        from which no example can be worked out.
         """
         run = next((run for run in (data_set.best, *data_set.runs) if run.gallery), data_set.best)
         split = run.headline_scores
         if split.scores.min() < 0 or split.scores.max() > 1:
             return None
+        is_known = split.is_known.all(axis=1)
         if run.gallery:
             labels = run.gallery["labels"]
-            row = int(labels.sum(axis=1).argmax())
+            row = _most_labels(labels, is_known[run.gallery["rows"]])
             name, scores = str(run.gallery["ids"][row]), run.gallery["scores"][row]
             return ExamplePhoto(run, name, scores, labels[row], thumbnail(run, row))
-        row = int(split.labels.sum(axis=1).argmax())
+        row = _most_labels(split.labels, is_known)
         name = printable(row if split.ids is None else split.ids[row])
         return ExamplePhoto(run, name, split.scores[row], split.labels[row], "")
 
