@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import io
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -124,10 +125,11 @@ class ExamplePhoto:
         split = run.headline_scores
         if split.scores.min() < 0 or split.scores.max() > 1:
             return None
-        is_known = split.is_known.all(axis=1)
+        is_known: np.ndarray = np.all(split.is_known, axis=1)
         if run.gallery:
             labels = run.gallery["labels"]
-            row = _most_labels(labels, is_known[run.gallery["rows"]])
+            known = set(itertools.compress(split.ids or (), is_known.tolist()))
+            row = _most_labels(labels, np.array([str(i) in known for i in run.gallery["ids"]]))
             name, scores = str(run.gallery["ids"][row]), run.gallery["scores"][row]
             return ExamplePhoto(run, name, scores, labels[row], thumbnail(run, row))
         row = _most_labels(split.labels, is_known)
