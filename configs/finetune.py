@@ -4,7 +4,7 @@
 
 A variant follows a colon, as in `vtl finetune:lab`; all are listed below.
 experiments/finetune_animals.csv and docs/results.md have the measured results. A pass over 1,000
-photos takes about nine minutes on 2 CPU cores at 352 pixels, 1.6 times as long at 448.
+photos takes about nine minutes on 2 CPU cores at 352 pixels; 448 are 1.6 times as many.
 """
 
 from ml_collections import ConfigDict
