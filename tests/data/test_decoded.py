@@ -112,6 +112,15 @@ def test_a_file_without_its_record_is_not_used(path: Path, record: str | None) -
     assert open_again(path) is None
 
 
+@pytest.mark.parametrize("broken", [{"99": "why"}, {"-1": "why"}, {"x": "why"}, [1], 7])
+def test_broken_rows_that_are_none_are_damage(path: Path, broken: object) -> None:
+    record = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(record | {"broken": {"2": "why"}}))
+    assert open_again(path).broken == {2: "why"}
+    path.with_suffix(".json").write_text(json.dumps(record | {"broken": broken}))
+    assert open_again(path) is None
+
+
 # Of the second and third NumPy raises SyntaxError and tokenize.TokenError.
 HEADERS = [(b"|u1", b"|i1"), (b"}", b"{"), (b"'descr'", b"'descr("), (b"|u1", b"|q1")]
 

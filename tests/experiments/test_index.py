@@ -42,6 +42,7 @@ def test_the_commits_of_the_index_are_those_of_the_tables():
             assert set(re.findall(r"\b[0-9a-f]{7}\b", line.split("|")[-2])) == commits, line
 
 
+@pytest.mark.parity  # some need PyTorch or Keras, and run again where these are
 @pytest.mark.parametrize("name", modules())
 def test_every_module_imports(name):
     """Nothing else runs most of them, and our mypy ignores imports that it cannot find."""

@@ -153,7 +153,8 @@ def open_decoded(
         is_whole = num_bytes == file.tell() + math.prod(shape)
         if record["key"] == key and is_expected and is_whole:
             broken = {int(row): str(why) for row, why in record.get("broken", {}).items()}
-            return DecodedPhotos(path, file, shape, crcs, decode, broken)
+            if broken.keys() <= set(range(shape[0])):
+                return DecodedPhotos(path, file, shape, crcs, decode, broken)
     file.close()
     return None
 

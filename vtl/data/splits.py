@@ -22,7 +22,7 @@ from vtl.errors import UserError, check_choice
 from vtl.files import cache_holding, user_path
 from vtl.untrusted import printable
 
-ROLES = ("train", "val", "test")
+ROLES = draw.NAMES
 
 FETCHED = ("voc2007", "demo")
 """What data.name can fetch or make."""

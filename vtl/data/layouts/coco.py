@@ -19,7 +19,7 @@ from vtl.schema import count, list_of, maybe, number, of_file, record, text
 from vtl.untrusted import printable, read_json
 
 MAX_BYTES = 1 << 30
-"""Of a file: that of COCO's 118,287 photos of 2017 has 450 MB, and takes 3 GB of memory."""
+"""Of a file: more than that of COCO's 118,287 photos of 2017."""
 
 PATTERN = "instances_*.json"
 
