@@ -43,7 +43,7 @@ def _base() -> ConfigDict:
     config.data.broken = "error"  # photos that can't be decoded: error names them, skip leaves out
     config.data.train_split = "trainval"  # the split whose features are X_train; or else train
     config.data.test_split = "test"  # the split whose features are X_test
-    config.data.resize = ""  # squash or resize_crop; "" is what the weights expect
+    config.data.resize = ""  # squash, resize_crop or squash_crop; "" is what the weights expect
     config.data.image_size = 0  # pixels that the network sees; 0 is what the weights expect
 
     config.model = ConfigDict()

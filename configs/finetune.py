@@ -48,7 +48,7 @@ def _base() -> ConfigDict:
     config.data.train_split = "trainval"
     config.data.val_split = ""  # says which state is the best; "" leaves that to held_out
     config.data.test_split = "test"  # scored at the end, and under a fitted start; selects nothing
-    config.data.resize = ""  # squash or resize_crop; "" is what the weights expect
+    config.data.resize = ""  # squash, resize_crop or squash_crop; "" is what the weights expect
     config.data.image_size = 0  # pixels that the network sees; 0 is what the weights expect
     config.data.difficult = "ignore"  # difficult objects in the training loss: ignore or negative
 

@@ -15,7 +15,10 @@ import vtl
 
 ROOT = Path(vtl.__file__).parent
 
-BOTTOM = {"errors", "files", "console", "preprocessing", "stops", "untrusted", "schema", "disks"}
+BOTTOM = {
+    *("errors", "files", "console", "preprocessing", "decisions", "stops", "untrusted", "schema"),
+    "disks",
+}
 EVERYTHING_BELOW_TASKS = BOTTOM | {
     *("models", "data", "weights", "identity", "knobs", "run_directory", "training", "evaluation"),
 }

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-RESIZE_RULES = ("squash", "resize_crop")
-"""squash: resize both sides to one size. resize_crop: resize the short side, crop the centre."""
+RESIZE_RULES = ("squash", "resize_crop", "squash_crop")
+"""squash: resize both sides to one size. resize_crop: resize the short side, crop the centre.
+squash_crop: squash to a larger size, crop the centre."""
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
@@ -21,9 +22,9 @@ MAX_SIZE = 4096
 class Preprocessing:
     """How an upright RGB photo becomes a network's input.
 
-    The rule `resize` (`squash` or `resize_crop`) resizes a photo with `interpolation` to
-    `resize_size` pixels. At evaluation the network sees the central `crop_size` of them. Pixels
-    0..255 become (pixel * scale - mean) / std, channel by channel in `channels` order.
+    The rule `resize` resizes a photo with `interpolation` to `resize_size` pixels, `squash` to
+    `crop_size`. At evaluation the network sees the central `crop_size` of them. Pixels 0..255
+    become (pixel * scale - mean) / std, channel by channel in `channels` order.
     """
 
     channels: str = "rgb"
@@ -47,7 +48,7 @@ class Preprocessing:
 
     def stored_size(self, *, crops: bool) -> int:
         """The side in pixels of a stored photo, from which training may draw random crops."""
-        return self.resize_size if crops or self.resize == "resize_crop" else self.crop_size
+        return self.resize_size if crops or self.resize != "squash" else self.crop_size
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":

@@ -7,7 +7,9 @@ import pytest
 
 from tests.tiny import write_weights
 from tests.weights.files import normal
+from vtl.decisions import Decisions
 from vtl.errors import UserError
+from vtl.models import HEAD
 from vtl.preprocessing import TORCHVISION
 from vtl.weights import formats, heads, metadata, sources
 from vtl.weights.formats import safetensors
@@ -188,3 +190,36 @@ def test_nan_in_the_head_is_named_where_the_head_is_used(tmp_path):
     message = refusal(sources.load, str(tmp_path / "nan.safetensors"))
     assert message.startswith(f"{tmp_path / 'nan.safetensors'}: params/bn1/bias holds NaN")
     assert sources.load(str(tmp_path / "nan.safetensors"), must_work=False).classes
+
+
+def test_a_probe_and_its_network_are_one_network(tmp_path):
+    path = write_weights(tmp_path / "trunk.safetensors")
+    trunk = sources.load(str(path))
+    decisions = Decisions((1.0,) * 3, (0.0,) * 3, (0.5,) * 3, "f1", "val")
+    width = trunk.architecture.num_channels
+    kernel, bias = normal(width, 3), normal(3)
+    (tmp_path / "probe").mkdir()
+    heads.save(
+        tmp_path / "probe",
+        kernel,
+        bias,
+        classes=CLASSES,
+        features={"weights": trunk.record(TORCHVISION) | {"name": str(path)}},
+        transform="sqrt_l2",
+        decisions=decisions,
+    )
+    joined = heads.load_network(str(tmp_path / "probe"))
+    assert joined.classes == CLASSES
+    assert joined.multi_label
+    assert joined.decisions == decisions
+    assert joined.architecture.transform == "sqrt_l2"
+    np.testing.assert_array_equal(joined.tensors[f"params/{HEAD}/kernel"], kernel)
+    name = "params/layer1_0/conv1/kernel"
+    np.testing.assert_array_equal(joined.tensors[name], trunk.tensors[name])
+
+    moved = path.rename(tmp_path / "moved.safetensors")
+    assert "--weights=FILE" in refusal(heads.load_network, str(tmp_path / "probe"))
+    again = heads.load_network(str(tmp_path / "probe"), trunk=str(moved))
+    assert again.sha256 == joined.sha256
+    message = refusal(heads.load_network, str(tmp_path / "probe"), trunk="demo")
+    assert "other weights" in message

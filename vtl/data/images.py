@@ -159,7 +159,7 @@ def _resize_crop(image: Image.Image, size: int, resample: Image.Resampling) -> I
 
 
 RULES: dict[str, Callable[[Image.Image, int, Image.Resampling], Image.Image]] = dict(
-    zip(RESIZE_RULES, (_squash, _resize_crop), strict=True)
+    zip(RESIZE_RULES, (_squash, _resize_crop, _squash), strict=True)
 )
 INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in INTERPOLATION_NAMES}
 
@@ -167,7 +167,8 @@ INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in INTERPOLATION
 def resize(image: Image.Image, size: int, rule: str, interpolation: str) -> np.ndarray:
     """Resize an RGB image to uint8 [size, size, 3], antialiased as Pillow does it.
 
-    `rule` is "squash" (both sides to size) or "resize_crop" (short side to size, then the centre).
+    `rule` is "resize_crop" (short side to size, then the centre), or one that squashes (both sides
+    to size).
 
     Raises:
         UserError: `rule` or `interpolation` is unknown, or `size` is below 1.

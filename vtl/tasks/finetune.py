@@ -192,6 +192,10 @@ def _network_and_head(
     Such a head says itself what it sees.
     """
     net, given = network.from_config(config, len(classes)), None
+    if config.augment == "crop_flip" and net.preprocessing.resize == "squash":
+        # Photos are stored larger than random crops, and scored by their centre.
+        pixels = dataclasses.replace(net.preprocessing, resize="squash_crop")
+        net = net._replace(preprocessing=pixels)
     if net.weights and config.head_from:
         given = heads.load(
             config.head_from,

@@ -158,6 +158,7 @@ def convert(options: argparse.Namespace) -> None:
             preprocessing,
             _named(options.classes, architecture.num_classes) or weights.classes,
             multi_label=weights.multi_label,
+            decisions=weights.decisions,
             dtype=options.dtype,
         )
     except OverflowError as error:

@@ -1,13 +1,17 @@
-"""The head that fine-tuning starts from: a probe's, in a file of its own, or the weights' own."""
+"""A head by itself: a probe's, in a file of its own, or the weights' own."""
 
+import dataclasses
+import hashlib
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
+from vtl.decisions import Decisions
 from vtl.errors import UserError
-from vtl.files import user_path
+from vtl.files import file_sha256, user_path
 from vtl.models import HEAD
 from vtl.models.head import features_per_channel
 from vtl.preprocessing import Preprocessing
@@ -35,12 +39,13 @@ def save(
     classes: tuple[str, ...],
     features: dict[str, Any],
     transform: str = "none",
+    decisions: Decisions | None = None,
 ) -> None:
     """Write kernel [D, C] and bias [C] by torchvision's names, with the meta of their features.
 
     `transform` is what the head does to the features first.
     """
-    text = metadata.head_text(classes, features, transform)
+    text = metadata.head_text(classes, features, transform, decisions)
     safetensors.write(
         directory / FILE_NAME,
         {f"{HEAD}.weight": np.ascontiguousarray(kernel.T), f"{HEAD}.bias": bias},
@@ -67,9 +72,7 @@ def load(
     path = user_path(directory) / FILE_NAME
     if not path.exists():
         raise UserError(f"{where}: no finished probe there ({FILE_NAME} is missing)")
-    file = formats.read(path)
-    meta = metadata.read_head(file)
-    kernel, bias = _tensors(file, len(meta.classes))
+    meta, kernel, bias = _read(path)
     _check_features(where, meta, weights_sha256, len(kernel), num_channels)
     if meta.preprocessing and meta.preprocessing != preprocessing:
         logging.warning(
@@ -79,6 +82,13 @@ def load(
         )
     params = _ordered(where, kernel, bias, meta.classes, classes)
     return Head(params, meta.pooling, meta.transform, regions=0)
+
+
+def _read(path: Path) -> tuple[metadata.HeadMeta, np.ndarray, np.ndarray]:
+    """What a probe's file says of its head, and the head's kernel [D, C] and bias [C]."""
+    file = formats.read(path)
+    meta = metadata.read_head(file)
+    return meta, *_tensors(file, len(meta.classes))
 
 
 def _tensors(file: formats.WeightsFile, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -162,3 +172,67 @@ def keep(weights: sources.Weights, classes: tuple[str, ...]) -> Head:
         raise UserError(f"{where} lacks {missing.pop()}: {otherwise}")
     params = _ordered(where, head[f"{prefix}kernel"], head[f"{prefix}bias"], names, classes)
     return Head(params, own.pooling, own.transform, own.regions)
+
+
+def is_probe(name_or_path: str) -> bool:
+    """Whether that is the directory of a finished linear probe."""
+    return name_or_path not in sources.SOURCES and os.path.isfile(_file_in(name_or_path))
+
+
+def load_network(name_or_path: str, *, trunk: str = "") -> sources.Weights:
+    """As `sources.load`; of a finished probe, its head on the network that its features came from.
+
+    `trunk` says where that network is now; "" is where it was.
+
+    Raises:
+        UserError: as in `sources.load`, or the probe's network is gone, another or can't be joined.
+    """
+    if not is_probe(name_or_path):
+        return sources.load(name_or_path)
+    where, path = printable(name_or_path), _file_in(name_or_path)
+    meta, kernel, bias = _read(path)
+    name = trunk or meta.weights_name
+    if not name:
+        raise UserError(
+            f"{where} is a probe on features that don't say of which weights they are: name them, "
+            "as in --weights=FILE"
+        )
+    try:
+        weights = sources.load(name)
+    except UserError as error:
+        raise UserError(
+            f"{where} is a probe, and the network of its features can't be read:\n"
+            f"{str(error).splitlines()[0]}\nSay where it is now: --weights=FILE"
+        ) from error
+    _check_features(where, meta, weights.sha256, len(kernel), weights.architecture.num_channels)
+    body = {
+        name: tensor
+        for name, tensor in weights.tensors.items()
+        if not name.startswith(f"params/{HEAD}/")
+    }
+    head = {f"params/{HEAD}/kernel": kernel, f"params/{HEAD}/bias": bias}
+    architecture = dataclasses.replace(
+        weights.architecture,
+        num_classes=len(meta.classes),
+        pooling=meta.pooling,
+        transform=meta.transform,
+        regions=0,
+    )
+    hashes = weights.sha256 + file_sha256(path)
+    return dataclasses.replace(
+        weights,
+        name=name_or_path,
+        path=path,
+        sha256=hashlib.sha256(hashes.encode()).hexdigest(),
+        tensors=body | head,
+        architecture=architecture,
+        preprocessing=meta.preprocessing or weights.preprocessing,
+        classes=meta.classes,
+        multi_label=True,
+        given_by="the features that its head was fitted to",
+        decisions=meta.decisions,
+    )
+
+
+def _file_in(directory: str) -> Path:
+    return user_path(directory) / FILE_NAME

@@ -9,6 +9,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from vtl.decisions import Decisions
 from vtl.errors import UserError
 from vtl.models.head import MAX_REGIONS, POOLINGS, TRANSFORMS
 from vtl.models.resnet import VARIANTS
@@ -22,12 +23,13 @@ HEAD_KEY = "vtl_head"
 
 
 class NetworkMeta(NamedTuple):
-    """Of a network: what it is, what its photos must be, and what its columns are."""
+    """Of a network: what it is, what its photos must be, and what its columns are and mean."""
 
     architecture: Architecture
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None
     multi_label: bool
+    decisions: Decisions | None = None
 
 
 class HeadMeta(NamedTuple):
@@ -37,12 +39,14 @@ class HeadMeta(NamedTuple):
     """
 
     classes: tuple[str, ...]
+    weights_name: str | None
     weights_sha256: str | None
     preprocessing: Preprocessing | None
     layer: str
     pool: int
     pooling: str
     transform: str
+    decisions: Decisions | None = None
 
 
 def network_text(meta: NetworkMeta) -> str:
@@ -54,12 +58,28 @@ def network_text(meta: NetworkMeta) -> str:
             "classes": list(meta.classes) if meta.classes else None,
             "multi_label": meta.multi_label,
         }
+        | _stated(meta.decisions)
     )
 
 
-def head_text(classes: tuple[str, ...], features: Mapping[str, Any], transform: str) -> str:
+def head_text(
+    classes: tuple[str, ...],
+    features: Mapping[str, Any],
+    transform: str,
+    decisions: Decisions | None = None,
+) -> str:
     """What `read_head` reads: the meta of the features as their file has it."""
-    return json.dumps({"classes": list(classes), "features": features, "transform": transform})
+    head = {"classes": list(classes), "features": features, "transform": transform}
+    return json.dumps(head | _stated(decisions))
+
+
+def _stated(decisions: Decisions | None) -> dict[str, Any]:
+    return {"decisions": dataclasses.asdict(decisions)} if decisions else {}
+
+
+def _decisions(meta: dict[str, Any], num_classes: int | None) -> Decisions | None:
+    stated = meta.get("decisions")
+    return None if stated is None else Decisions.from_dict(_object(stated), num_classes)
 
 
 def read_network(file: WeightsFile, implied: Architecture) -> NetworkMeta | None:
@@ -84,6 +104,7 @@ def read_network(file: WeightsFile, implied: Architecture) -> NetworkMeta | None
             Preprocessing.from_dict(_object(_of(meta, "preprocessing"))),
             None if names is None else class_names(names, implied.num_classes),
             bool(meta.get("multi_label", False)),
+            _decisions(meta, implied.num_classes),
         )
 
 
@@ -101,24 +122,24 @@ def read_head(file: WeightsFile) -> HeadMeta:
         meta = _object(json.loads(file.metadata[HEAD_KEY]))
         features = _object(_of(meta, "features"))
         weights = _object(features.get("weights") or {})
-        sha256, before = weights.get("sha256"), weights.get("preprocessing")
+        name, sha256, before = (weights.get(k) for k in ("name", "sha256", "preprocessing"))
         layer, pool = features.get("layer", "layer4"), features.get("pool", 1)
-        if (
-            not isinstance(sha256, str | None)
-            or not isinstance(layer, str)
-            or type(pool) is not int
-        ):
-            raise ValueError("its sha256, layer or pool are none")
+        is_text = isinstance(name, str | None) and isinstance(sha256, str | None)
+        if not is_text or not isinstance(layer, str) or type(pool) is not int:
+            raise ValueError("its weights, layer or pool are none")
         pooling, transform = features.get("pooling", "average"), meta.get("transform", "none")
         _check_head(pooling, transform, 0)
+        classes = class_names(_of(meta, "classes"))
         return HeadMeta(
-            class_names(_of(meta, "classes")),
+            classes,
+            name,
             sha256,
             None if before is None else Preprocessing.from_dict(_object(before)),
             layer,
             pool,
             pooling,
             transform,
+            _decisions(meta, len(classes)),
         )
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from vtl.decisions import Decisions
 from vtl.errors import UserError, check_choice
 from vtl.models import HEAD
 from vtl.models.head import MAX_REGIONS, PLAIN, POOLINGS, TRANSFORMS
@@ -185,6 +186,7 @@ def save(
     classes: tuple[str, ...],
     *,
     multi_label: bool,
+    decisions: Decisions | None = None,
     dtype: str = "float32",
 ) -> None:
     """Write a trained network under torchvision's names, with all that `sources.load` needs.
@@ -199,5 +201,6 @@ def save(
         net.preprocessing,
         classes,
         multi_label=multi_label,
+        decisions=decisions,
         dtype=dtype,
     )

@@ -12,6 +12,7 @@ from absl import logging
 
 from vtl import files
 from vtl.data import fetch
+from vtl.decisions import Decisions
 from vtl.errors import UserError
 from vtl.models import HEAD
 from vtl.preprocessing import CAFFE, TORCHVISION, Preprocessing
@@ -182,6 +183,7 @@ class Weights:
     """As the file stores its numbers; here they are float32."""
     given_by: str = "the file itself"
     """What says how photos are prepared: that, a config beside or inside it, or what is known."""
+    decisions: Decisions | None = None
 
     def record(self, preprocessing: Preprocessing) -> dict[str, Any]:
         """What `results.json` and the meta of features record about the weights."""
@@ -223,6 +225,7 @@ def load(name_or_path: str, *, must_work: bool = True) -> Weights:
         multi_label=meta.multi_label,
         format=file.format,
         dtypes=file.dtypes,
+        decisions=meta.decisions,
     )
 
 
@@ -356,6 +359,7 @@ def save(
     classes: tuple[str, ...] | None,
     *,
     multi_label: bool,
+    decisions: Decisions | None = None,
     dtype: str = "float32",
 ) -> None:
     """Write a network under torchvision's names, with all that `load` needs to read it back.
@@ -363,7 +367,7 @@ def save(
     Raises:
         OverflowError: a number does not fit into `dtype`.
     """
-    meta = metadata.NetworkMeta(architecture, preprocessing, classes, multi_label)
+    meta = metadata.NetworkMeta(architecture, preprocessing, classes, multi_label, decisions)
     exact = convert.from_variables(variables)
     with np.errstate(over="ignore"):
         tensors = {name: np.asarray(tensor, dtype) for name, tensor in exact.items()}
