@@ -88,6 +88,9 @@ def _base() -> ConfigDict:
     config.batch_norm = "frozen"  # frozen, or batch: layers that train use the batch's statistics
     config.log_every_steps = 10  # steps between two lines of metrics.jsonl
     config.test_every_epoch = False  # scores test after each epoch as well; it selects nothing
+    # What a class's threshold is chosen by, on photos that were not trained on: f1, or the highest
+    # recall at a precision, as in precision:0.9.
+    config.thresholds = "f1"
     config.gallery_photos = 4  # hits, false alarms and misses of each class kept for the report
 
     config.optim = ConfigDict()

@@ -39,6 +39,9 @@ def _base() -> ConfigDict:
     # square roots by theirs).
     config.transform = "none"
     config.scaling = ""  # the name of `transform` in vtl 0.1, read if it is not empty
+    # What a class's threshold is chosen by, out of fold on train or on a val split: f1, or the
+    # highest recall at a precision, as in precision:0.9.
+    config.thresholds = "f1"
     config.difficult = "negative"  # difficult objects in the training loss: ignore or negative
 
     config.num_epochs = 20.0  # sgd: passes over train

@@ -1,5 +1,6 @@
 """The whole fine-tuning run on a tiny network: its files, its resumption, its promises."""
 
+import csv
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from configs.finetune import VARIANTS, get_config
 from tests.devices import environment
 from tests.devkit import write_devkit
 from tests.tiny import write_weights
+from vtl import decisions as decisions_of
 from vtl.errors import UserError
 from vtl.files import unlock
 from vtl.models.resnet import EPSILON
@@ -147,6 +149,11 @@ def read_results(workdir: Path) -> dict:
 def read_scores(workdir: Path, role: str) -> dict[str, np.ndarray]:
     with np.load(workdir / f"scores_{role}.npz", allow_pickle=False) as file:
         return dict(file)
+
+
+def read_uncalibrated(workdir: Path) -> dict[str, np.ndarray]:
+    """The scores on test less what depends on the photos that thresholds were chosen on."""
+    return {k: v for k, v in read_scores(workdir, "test").items() if k != "probabilities"}
 
 
 def train_losses(workdir: Path) -> list[float]:
@@ -432,8 +439,8 @@ def test_no_epoch_trains_nothing(finished, devkit, tmp_path):
     assert_same_arrays(after.tensors, before.tensors)
     assert [line["step"] for line in read_metrics(workdir)] == [0]
     assert read_results(workdir)["chosen_step"] == 0
-    before = read_scores(finished("scratch"), "test")
-    assert_same_arrays(read_scores(workdir, "test"), before)
+    before = read_uncalibrated(finished("scratch"))
+    assert_same_arrays(read_uncalibrated(workdir), before)
 
 
 def change_labels(devkit: Path, weights: Path) -> None:
@@ -533,8 +540,8 @@ def test_the_start_may_be_the_best_on_val(finished, devkit, tmp_path):
     curve = val_curve(workdir)
     assert max(curve, key=curve.__getitem__) == 0
     assert read_results(workdir)["chosen_step"] == 0
-    before = read_scores(finished("scratch"), "test")
-    assert_same_arrays(read_scores(workdir, "test"), before)
+    before = read_uncalibrated(finished("scratch"))
+    assert_same_arrays(read_uncalibrated(workdir), before)
 
 
 # Tried first on a held-out part of train.
@@ -572,6 +579,30 @@ def test_how_far_to_train_is_tried_first(tried):
     assert (tried / "checkpoints").exists()
 
 
+def test_thresholds_are_chosen_on_what_was_held_out(tried):
+    results, held_out = read_results(tried), read_results(tried / "held_out")
+    chosen = results["decisions"]
+    if results["chosen_step"]:
+        assert chosen["chosen_on"] == f"{held_out['num_images']} photos held out of train"
+    else:
+        assert chosen["chosen_on"].endswith("photos of train, out of fold")
+    decisions = sources.load(str(tried)).decisions
+    by_class = chosen["by_class"].values()
+    assert decisions.thresholds == tuple(entry["threshold"] for entry in by_class)
+    scores = read_scores(tried, "test")
+    expected = decisions_of.probabilities(scores["logits"], decisions, one_label_each=False)
+    assert scores["probabilities"].tobytes() == expected.tobytes()
+    counted = 1 - scores["difficult"]
+    given = scores["probabilities"] >= np.float32(decisions.thresholds)
+    is_wrong = (given != (scores["labels"] == 1)) & (counted == 1)
+    with (tried / "errors_test.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    classes = list(scores["classes"])
+    assert {(row["file"], row["class"]) for row in rows} == {
+        (scores["ids"][n], classes[c]) for n, c in np.argwhere(is_wrong)
+    }
+
+
 def test_the_start_stands_beside_the_end(tried, weights, devkit, capsys):
     results = read_results(tried)
     capsys.readouterr()
@@ -591,7 +622,7 @@ def test_a_head_with_regions_is_saved_scored_and_read_back(tried, devkit, tmp_pa
     assert (own.pooling, own.transform, own.regions) == ("average", "sqrt_l2", 2)
     changes = {"weights": str(tried), "head": "keep", "num_epochs": 0.0} | AS_IT_IS
     workdir = run(make_config(devkit, **(TINY | changes)), tmp_path / "again")
-    assert_same_arrays(read_scores(workdir, "test"), read_scores(tried, "test"))
+    assert_same_arrays(read_uncalibrated(workdir), read_uncalibrated(tried))
     with np.load(tried / "gallery_test.npz") as file:
         gallery = dict(file)
     scores = gallery["scores"][gallery["photo"], gallery["column"]]

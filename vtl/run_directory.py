@@ -34,6 +34,8 @@ from vtl.files import (
     write_npz,
 )
 from vtl.schema import (
+    ANSWERS,
+    DECISIONS,
     ONE_LABEL,
     Check,
     at_least,
@@ -94,6 +96,8 @@ _MAY_HOLD: dict[str, Check] = {
     "files": dict_of(text),
     "start": maybe(dict_of(number)),
     "one_label": dict_of(ONE_LABEL),
+    "answers": dict_of(ANSWERS),
+    "decisions": maybe(DECISIONS),
     "held_out": maybe(record(_TRIAL)),
 }
 """What an outcome is shown with, too, if it is there."""
@@ -331,11 +335,13 @@ class RunDirectory:
         labels: np.ndarray,
         difficult: np.ndarray | None,
         label_mask: np.ndarray | None = None,
+        probabilities: np.ndarray | None = None,
     ) -> None:
         """Write scores_ROLE.npz: ids [N], scores, logits, labels, difficult [N, C], classes [C].
 
         A key is left out if its array is None: features that vtl did not make may lack ids and
-        difficult. label_mask [N, C] is there only where a label is not known.
+        difficult. label_mask [N, C] is there only where a label is not known, and the calibrated
+        probabilities [N, C] only where there were scores to calibrate on.
         """
         arrays: dict[str, Any] = {
             "scores": scores.astype(np.float32),
@@ -343,6 +349,7 @@ class RunDirectory:
             "labels": labels,
             "classes": classes,
         }
+        arrays |= {} if probabilities is None else {"probabilities": probabilities}
         arrays |= {} if ids is None else {"ids": ids}
         arrays |= {} if difficult is None else {"difficult": difficult}
         arrays |= {} if label_mask is None or np.all(label_mask) else {"label_mask": label_mask}
@@ -352,6 +359,12 @@ class RunDirectory:
         """Write NAME.npz, which `np.load` reads without pickle."""
         self._check_is_the_same()
         write_npz(self.path / f"{name}.npz", arrays)
+
+    def write_table(self, name: str, text: str) -> None:
+        """Write a CSV file, UTF-8; a lone surrogate of a file's name becomes `?`."""
+        self._check_is_the_same()
+        with whole_file(self.path / name) as file:
+            file.write(text.encode(errors="replace"))
 
     def _check_is_the_same(self) -> None:
         """Nothing of a run goes into what takes the place of a directory that went away."""

@@ -7,12 +7,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, log_loss
 
 from configs.linear_probe import get_config
+from vtl import decisions
 from vtl.data import deep_features, split, voc
 from vtl.errors import UserError
 from vtl.preprocessing import LAB, TORCHVISION
 from vtl.tasks import probe
 from vtl.training import fit_linear
-from vtl.weights import heads
+from vtl.weights import formats, heads, metadata
 
 NUM_FEATURES, NUM_CLASSES = 12, 20
 # Newton's method reaches scikit-learn's minimum in a thirtieth of its default's time.
@@ -473,3 +474,37 @@ def test_saturated_scores_are_ranked_by_their_logits(tmp_path):
     assert again["map"]["test"] == {
         name: pytest.approx(of, abs=0.01) for name, of in results["map"]["test"].items()
     }
+
+
+@pytest.mark.parametrize("variant", ["", "lbfgs"])
+def test_thresholds_are_chosen_out_of_fold(tmp_path, variant):
+    arrays = make_arrays()
+    changes = {"l2s": (0.1,)} if variant else {}
+    results = run(write(tmp_path / "f.npz", arrays), tmp_path / "run", variant, **changes)
+    assert results["decisions"]["chosen_on"] == "60 photos of train, out of fold"
+    assert len(results["decisions"]["by_class"]) == NUM_CLASSES
+    scores = np.load(tmp_path / "run" / "scores_test.npz")
+    meta = metadata.read_head(formats.read(tmp_path / "run" / heads.FILE_NAME))
+    expected = decisions.probabilities(scores["logits"], meta.decisions, one_label_each=False)
+    np.testing.assert_array_equal(scores["probabilities"], expected)
+    answers = results["answers"]["test"]
+    assert answers["macro_f1_gain"]["value"] > 0
+    assert (tmp_path / "run" / "errors_test.csv").exists()
+
+
+def test_thresholds_are_chosen_on_val_if_there_is_one(tmp_path):
+    arrays = make_arrays()
+    arrays |= {f"{name}_val": arrays[f"{name}_test"][:30] for name in "XY"}
+    results = run(write(tmp_path / "f.npz", arrays), tmp_path / "run")
+    assert results["decisions"]["chosen_on"] == "30 photos of val"
+
+
+def test_labels_that_fit_no_photo_held_out_do_not_look_good(tmp_path):
+    """Out of fold, what was learnt by heart is worth less than it says, and is scaled down."""
+    arrays, slopes = make_arrays(), {}
+    rng = np.random.default_rng(0)
+    by_chance = arrays | {"Y_train": rng.permutation(arrays["Y_train"])}
+    for name, some in (("learnt", arrays), ("by heart", by_chance)):
+        results = run(write(tmp_path / f"{name}.npz", some), tmp_path / name, num_epochs=100.0)
+        slopes[name] = np.mean(list(results["decisions"]["slopes"].values()))
+    assert slopes["by heart"] < 0.8 * slopes["learnt"]

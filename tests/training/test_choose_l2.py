@@ -80,7 +80,7 @@ def test_one_label_each_has_one_l2_by_the_softmax_losses():
     options = {"num_folds": 3, "seed": 0, "one_label_each": True}
     l2s = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
     found = choose_l2.by_cross_validation(features, labels, np.ones_like(labels), l2s, **options)
-    folds = choose_l2._held_out(90, 3, 0)
+    folds = choose_l2.held_out(90, 3, 0)
     by_hand = {}
     for l2 in l2s:
         losses = []

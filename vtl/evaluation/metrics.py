@@ -421,6 +421,11 @@ def mean_over_classes(samples: np.ndarray) -> np.ndarray:
     return np.where(present > 0, total / np.maximum(present, 1), np.nan)
 
 
+def has_both(is_positive: np.ndarray) -> bool:
+    """Whether there are positives and negatives [N]."""
+    return bool(is_positive.any() and not is_positive.all())
+
+
 def interval_of(samples: np.ndarray) -> list[float] | None:
     """The middle 95 % of samples [R]; None if all are NaN."""
     present = samples[np.isfinite(samples)]

@@ -6,8 +6,10 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from vtl import decisions as answered
 from vtl.console import say
-from vtl.evaluation import metrics, one_label
+from vtl.decisions import HALF, Decisions
+from vtl.evaluation import answers, calibration, metrics, one_label
 from vtl.run_directory import RunDirectory
 from vtl.schema import of_file
 from vtl.untrusted import escaped
@@ -69,17 +71,25 @@ def score_splits(
     seed: int,
     *,
     one_label_each: bool = False,
+    decisions: Decisions | None = None,
 ) -> dict[str, Any]:
     """Write the logits [N, C] and scores of every split, by role; return its metrics.
 
     The metrics are laid out as in results.json. `seed` is for the bootstrap of the intervals. With
     `one_label_each` scores are the softmax of logits, which must be `one_label.normalised`, and
-    the key `one_label` has what `one_label.evaluate` says.
+    the key `one_label` has what `one_label.evaluate` says. With `decisions` calibrated
+    probabilities are written, too. The key `answers` has how good the answers on the headline
+    split are, and errors_ROLE.csv is a table of the wrong ones.
     """
-    outcome = {}
+    outcome, headline, found_answers = {}, headline_split(splits), {}
     for role, split in splits.items():
         labels = np.asarray(split.labels)
         scores = scores_of(logits[role], one_label_each=one_label_each)
+        probabilities = None
+        if decisions:
+            probabilities = answered.probabilities(
+                logits[role], decisions, one_label_each=one_label_each
+            )
         run_directory.write_scores(
             role,
             split.ids,
@@ -89,6 +99,7 @@ def score_splits(
             labels,
             split.difficult,
             split.label_mask,
+            probabilities,
         )
         outcome[role] = metrics.evaluate_scores(
             scores,
@@ -102,7 +113,54 @@ def score_splits(
         if one_label_each:
             found = one_label.evaluate(logits[role], labels, seed=seed)
             outcome[role] |= {"loss": found.pop("loss"), "one_label": found}
-    return split_last(outcome)
+        if role == headline:
+            found_answers[role], errors = _answers(
+                split, classes, scores, probabilities, decisions, seed, one_label_each
+            )
+            run_directory.write_table(f"errors_{role}.csv", errors)
+    return split_last(outcome) | {"answers": found_answers}
+
+
+def _answers(
+    split: Labelled,
+    classes: Sequence[str],
+    scores: np.ndarray,
+    probabilities: np.ndarray | None,
+    decisions: Decisions | None,
+    seed: int,
+    one_label_each: bool,
+) -> tuple[dict[str, Any], str]:
+    """How good the answers on a split are, and the wrong ones as CSV."""
+    labels = np.asarray(split.labels)
+    counted = counted_labels(split)
+    by_half = answered.answers(scores, None, one_label_each=one_label_each)
+    if probabilities is None or decisions is None:
+        given, shown, thresholds = by_half, scores, (HALF,) * len(classes)
+    else:
+        given = answered.answers(probabilities, decisions, one_label_each=one_label_each)
+        shown, thresholds = probabilities, decisions.thresholds
+    found = answers.evaluate(
+        given, labels, counted, classes, baseline=None if one_label_each else by_half, seed=seed
+    )
+    by_stage = {"before_calibration": scores, "after_calibration": probabilities}
+    found |= {
+        stage: {
+            "brier": calibration.brier(p, labels, counted),
+            "reliability": calibration.reliability(p, labels, counted),
+        }
+        for stage, p in by_stage.items()
+        if p is not None
+    }
+    ids = split.ids or [f"row {row}" for row in range(len(labels))]
+    return found, answers.errors_csv(ids, classes, shown, thresholds, given, labels, counted)
+
+
+def counted_labels(split: Labelled) -> np.ndarray:
+    """Which labels [N, C] an answer can be right or wrong about: those known and not difficult."""
+    known = split.label_mask
+    if known is None:
+        known = np.ones(np.shape(split.labels), np.uint8)
+    return known if split.difficult is None else known * (1 - split.difficult)
 
 
 def scores_of(logits: np.ndarray, *, one_label_each: bool = False) -> np.ndarray:
@@ -148,6 +206,8 @@ def format_outcome(run_directory: RunDirectory, results: dict[str, Any]) -> str:
         lines += one_label.format_lines(
             results["one_label"][headline], headline, results["classes"]
         )
+    if headline in results.get("answers", {}):
+        lines += ["", *answers.format_lines(results, headline, results["classes"]), ""]
     lines += _what_training_brought(results)
     return "\n".join([*lines, *where_it_is(run_directory)])
 

@@ -23,6 +23,7 @@ from vtl.models import HEAD
 from vtl.run_directory import RunDirectory
 from vtl.training import choose_l2, fit_head, loop, losses, optim, steps
 from vtl.training.checkpoint import Checkpoints
+from vtl.training.fit_linear import Linear
 from vtl.training.state import TrainState, by_batch, new_state, replicated
 from vtl.weights import network
 from vtl.weights.heads import Head
@@ -72,14 +73,7 @@ class Job:
 
     def mean_ap(self, variables: Any, images: Images, split: Split) -> float | None:
         """By `MAP_PROTOCOL`; None if no class has a positive."""
-        return metrics.mean_average_precision(
-            self.logits(variables, images),
-            np.asarray(split.labels),
-            split.difficult,
-            split.classes,
-            MAP_PROTOCOL,
-            split.label_mask,
-        )
+        return mean_ap_of(self.logits(variables, images), split)
 
     def plan(self, num_images: int) -> loop.Plan:
         """All passes of the config."""
@@ -130,25 +124,45 @@ class Job:
         elif config.head == "probe":
             num_images = len(training_set.images)
             say(f"logistic regression on the features of {num_images} photos starts the head")
-            head_step = steps.make_head_step(net.model, net.preprocessing, self.mesh)
-            placed = jax.device_put(variables, replicated(self.mesh))
-            photos, cells = self.predict(head_step, placed, training_set.images)
-            labels, label_mask = np.asarray(training_set.labels), training_set.label_mask
-            head, l2 = fit_head.fit(
-                photos,
-                cells,
-                labels,
-                label_mask,
-                l2=config.head_l2,
-                seed=config.seed,
-                one_label_each=self.objective.has_one_label_each,
-            )
+            head, l2 = self._fit_head(*self._seen_by_head(variables, training_set))
             if not config.head_l2:
                 say(f"L2 by cross-validation: {choose_l2.describe(l2)}")
             variables["params"][HEAD] = {
                 name: np.asarray(value) for name, value in head._asdict().items()
             }
         return variables
+
+    def out_of_fold(self, training_set: loop.TrainingSet) -> np.ndarray:
+        """As `logits`, of the photos of a training set by starts that didn't see them, [N, C].
+
+        The start's head is fitted to some folds, and asked about the other.
+        """
+        config, net = self.config, self.net
+        variables = network.starting_variables(
+            net.model, net.weights, head=config.head, seed=config.seed
+        )
+        seen = self._seen_by_head(variables, training_set)
+        _, l2 = self._fit_head(*seen)
+        one_label_each = self.objective.has_one_label_each
+        logits = fit_head.out_of_fold(*seen, l2, seed=config.seed, one_label_each=one_label_each)
+        return one_label.normalised(logits) if one_label_each else logits
+
+    def _seen_by_head(
+        self, variables: Any, training_set: loop.TrainingSet
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """photos [N, D], cells [N, R, D], labels, label_mask [N, C]: what `fit_head` takes."""
+        head_step = steps.make_head_step(self.net.model, self.net.preprocessing, self.mesh)
+        placed = jax.device_put(variables, replicated(self.mesh))
+        photos, cells = self.predict(head_step, placed, training_set.images)
+        return photos, cells, np.asarray(training_set.labels), training_set.label_mask
+
+    def _fit_head(self, *seen: np.ndarray) -> tuple[Linear, np.ndarray]:
+        return fit_head.fit(
+            *seen,
+            l2=self.config.head_l2,
+            seed=self.config.seed,
+            one_label_each=self.objective.has_one_label_each,
+        )
 
 
 def loss_of(config: ConfigDict, splits: Mapping[str, Split]) -> str:
@@ -190,6 +204,18 @@ def training_set_of(images: Images, split: Split, difficult: str) -> loop.Traini
     if difficult == "ignore" and not is_every(split.difficult, 0):
         counts = counts * (1 - split.difficult)
     return loop.TrainingSet(images, split.labels, counts)
+
+
+def mean_ap_of(logits: np.ndarray, split: Split) -> float | None:
+    """The mAP of logits [N, C] by `MAP_PROTOCOL`; None if no class has a positive."""
+    return metrics.mean_average_precision(
+        logits,
+        np.asarray(split.labels),
+        split.difficult,
+        split.classes,
+        MAP_PROTOCOL,
+        split.label_mask,
+    )
 
 
 def checkpoints_of(run: RunDirectory, best_by: str | None) -> Checkpoints:

@@ -4,6 +4,7 @@ The trial is a run of its own in WORKDIR/held_out, so that it resumes like any o
 checkpoints go once it has its answer.
 """
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,10 +20,11 @@ from vtl.data.held_out import Rows, hold_out
 from vtl.data.split import Split
 from vtl.errors import Diverged
 from vtl.evaluation.outcome import MAP_PROTOCOL
-from vtl.finetuning.job import Job, checkpoints_of, training_set_of
+from vtl.finetuning.job import Job, checkpoints_of, mean_ap_of, training_set_of
 from vtl.run_directory import RunDirectory
 from vtl.training import loop
 from vtl.training.state import TrainState
+from vtl.untrusted import read_npz
 
 NAME = "held_out"
 
@@ -94,7 +96,9 @@ def _train(job: Job, images: Images, split: Split, parts: Parts, trial: RunDirec
     held_out, held_out_split = Rows(images, parts.outside), split.rows(parts.outside)
 
     def score(state: TrainState) -> dict[str, float]:
-        mean_ap = job.mean_ap(state.variables, held_out, held_out_split)
+        logits = job.logits(state.variables, held_out)
+        trial.write_arrays(_logits_after(int(state.step)), {"logits": logits})
+        mean_ap = mean_ap_of(logits, held_out_split)
         return {} if mean_ap is None else {_SCORE: mean_ap}
 
     checkpoints = checkpoints_of(trial, best_by=None)
@@ -103,6 +107,16 @@ def _train(job: Job, images: Images, split: Split, parts: Parts, trial: RunDirec
     )
     job.train(training_set, parts.plan, trial, checkpoints, score)
     checkpoints.close()
+
+
+def logits(workdir: Path, step: int) -> np.ndarray | None:
+    """The logits [N, C] of the held-out photos after `step` steps; None if nobody wrote them."""
+    path = workdir / NAME / f"{_logits_after(step)}.npz"
+    return read_npz(path, inside=path.parent)["logits"] if os.path.lexists(path) else None
+
+
+def _logits_after(step: int) -> str:
+    return f"logits_{step}"
 
 
 def _finish(trial: RunDirectory, parts: Parts) -> None:

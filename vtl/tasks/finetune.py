@@ -20,10 +20,10 @@ from vtl.data.batches import Images
 from vtl.data.split import Split, describe_splits
 from vtl.data.splits import name_of, of_config, table_of_counts
 from vtl.errors import UserError, check_choice
-from vtl.evaluation import gallery, outcome
+from vtl.evaluation import gallery, outcome, thresholds
 from vtl.evaluation.outcome import MAP_PROTOCOL
 from vtl.files import user_path
-from vtl.finetuning import trial
+from vtl.finetuning import trial, unseen
 from vtl.finetuning.job import Job, checkpoints_of, loss_of, objective_of, training_set_of
 from vtl.models import HEAD
 from vtl.run_directory import RunDirectory
@@ -97,13 +97,32 @@ def run(config: ConfigDict, workdir: Path) -> None:
     train_state = _chosen(checkpoints, train_state, mesh)
     variables = train_state.variables
     logits = {role: job.logits(variables, photos[role]) for role in splits}
+    one_label_each = objective.has_one_label_each
+    unseen_scores = unseen.scores(
+        job,
+        splits,
+        logits,
+        training_set,
+        parts=parts,
+        tried=tried,
+        is_start=int(train_state.step) == 0,
+        workdir=workdir,
+    )
+    decisions, chosen = thresholds.decide(
+        unseen_scores,
+        train.classes,
+        config.thresholds,
+        one_label_each=one_label_each,
+        seed=config.seed,
+    )
     quantities = outcome.score_splits(
         run_directory,
         logits,
         splits,
         train.classes,
         config.seed,
-        one_label_each=objective.has_one_label_each,
+        one_label_each=one_label_each,
+        decisions=decisions,
     )
     if config.gallery_photos:
         role = outcome.headline_split(splits)
@@ -114,13 +133,15 @@ def run(config: ConfigDict, workdir: Path) -> None:
         variables,
         net,
         train.classes,
-        multi_label=not objective.has_one_label_each,
+        multi_label=not one_label_each,
+        decisions=decisions,
     )
     seconds["evaluate"] = time.perf_counter()
     run_directory.write_results(
         {
             "classes": list(train.classes),
             **quantities,
+            "decisions": chosen,
             "chosen_step": int(train_state.step),
             "resumed_from": resumed_from,
             "start": _start(run_directory) if config.num_epochs else None,
@@ -146,6 +167,7 @@ def _check_options(config: ConfigDict) -> None:
     check_choice("keep", config.keep, ("best", "last"))
     check_choice("loss", config.loss, ("", *losses.NAMES))
     check_choice("class_weights", config.class_weights, ("none", "balanced"))
+    thresholds.check_rule(config.thresholds)
     if config.head_from and config.head == "keep":
         raise UserError("head=keep and head_from name two heads: choose one")
     if not config.weights and (config.head in ("probe", "keep") or config.head_from):

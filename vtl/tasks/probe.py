@@ -18,12 +18,13 @@ from vtl.data import deep_features
 from vtl.data.deep_features import DeepFeatures, FeatureSplit
 from vtl.data.splits import VOC_SPLITS
 from vtl.errors import UserError, check_choice
-from vtl.evaluation import metrics, outcome
+from vtl.evaluation import metrics, outcome, thresholds
 from vtl.evaluation.outcome import MAP_PROTOCOL
+from vtl.evaluation.thresholds import Unseen
 from vtl.files import user_path
 from vtl.models.head import TRANSFORMS, transformed
 from vtl.run_directory import RunDirectory
-from vtl.training import choose_l2, fit_linear
+from vtl.training import choose_l2, fit_head, fit_linear
 from vtl.training.fit_linear import Linear
 from vtl.untrusted import plain_sha256, printable
 from vtl.weights import heads
@@ -54,10 +55,19 @@ def run(config: ConfigDict, workdir: Path) -> None:
     run_directory.begin(content)
     run_directory.cut_metrics(-1)
     started = time.perf_counter()
-    head, details = SOLVERS[config.solver](data, config, run_directory)
+    head, details, out_of_fold = SOLVERS[config.solver](data, config, run_directory)
     seconds = time.perf_counter() - started
     logits = {role: predict(head, split.features) for role, split in data.splits.items()}
-    quantities = outcome.score_splits(run_directory, logits, data.splits, data.classes, config.seed)
+    decisions, chosen = thresholds.decide(
+        _unseen(data, logits, out_of_fold),
+        data.classes,
+        config.thresholds,
+        one_label_each=False,
+        seed=config.seed,
+    )
+    quantities = outcome.score_splits(
+        run_directory, logits, data.splits, data.classes, config.seed, decisions=decisions
+    )
     kernel = np.asarray(head.kernel) / scale[:, None]
     heads.save(
         workdir,
@@ -66,12 +76,14 @@ def run(config: ConfigDict, workdir: Path) -> None:
         classes=data.classes,
         features=data.meta,
         transform="none" if transform == STANDARDISE else transform,
+        decisions=decisions,
     )
     run_directory.write_results(
         {
             "classes": list(data.classes),
             **quantities,
             **details,
+            "decisions": chosen,
             "trainable_parameters": int(head.kernel.size + head.bias.size),
             "seconds": {"train": seconds},
             "weights": data.meta.get("weights"),
@@ -88,6 +100,7 @@ def _check_options(config: ConfigDict) -> None:
     check_choice("solver", config.solver, SOLVERS)
     check_choice("transform", _transform(config), (*TRANSFORMS, STANDARDISE))
     check_choice("difficult", config.difficult, ("ignore", "negative"))
+    thresholds.check_rule(config.thresholds)
     if not config.features:
         raise UserError(
             "no features: name a file of `vtl deep_features`, "
@@ -172,9 +185,31 @@ def _label_mask(split: FeatureSplit, difficult: str) -> np.ndarray:
     return known * (1 - split.difficult)
 
 
+OutOfFold = Callable[[], np.ndarray]
+"""Gives the logits [N, C] of each photo of train by a head that was fitted without it."""
+
+
+def _unseen(
+    data: DeepFeatures, logits: dict[str, np.ndarray], out_of_fold: OutOfFold
+) -> Unseen | None:
+    """What thresholds are chosen on: val or, without it, train; None if train is too small."""
+    split, role = data.splits.get("val"), "val"
+    if split is None:
+        split, role = data.splits["train"], "train"
+        if len(split.labels) < 2 * fit_head.NUM_FOLDS:
+            return None
+    fold = ", out of fold" if role == "train" else ""
+    return Unseen(
+        out_of_fold() if role == "train" else logits[role],
+        split.labels,
+        outcome.counted_labels(split),
+        f"{len(split.labels)} photos of {role}{fold}",
+    )
+
+
 def _sgd(
     data: DeepFeatures, config: ConfigDict, run_directory: RunDirectory
-) -> tuple[Linear, dict[str, Any]]:
+) -> tuple[Linear, dict[str, Any], OutOfFold]:
     """SGD from every seed; a held-out fifth of train chooses the learning rate and decay."""
     grid = list(itertools.product(config.learning_rates, config.weight_decays))
     train = data.splits["train"]
@@ -219,14 +254,27 @@ def _sgd(
         "weight_decay": point[1],
         f"map_{MAP_PROTOCOL}_by_seed": {str(config.seed + i): m for i, m in enumerate(maps)},
     }
-    return fitted[0], details
+
+    def out_of_fold() -> np.ndarray:
+        logits = np.zeros(train.labels.shape, np.float32)
+        for is_out in choose_l2.held_out(len(rows), fit_head.NUM_FOLDS, config.seed).T:
+            (head,), _ = _sgd_grid(train, rows[~is_out], [point], config, num_seeds=1)
+            logits[is_out] = predict(head, train.features[is_out])
+        return logits
+
+    return fitted[0], details, out_of_fold
 
 
 def _sgd_grid(
-    split: FeatureSplit, rows: np.ndarray, grid: list[tuple[float, float]], config: ConfigDict
+    split: FeatureSplit,
+    rows: np.ndarray,
+    grid: list[tuple[float, float]],
+    config: ConfigDict,
+    *,
+    num_seeds: int | None = None,
 ) -> tuple[list[Linear], np.ndarray]:
     """Heads for every point of the grid and, within it, every seed; losses [G, T]."""
-    seeds = range(config.seed, config.seed + config.num_seeds)
+    seeds = range(config.seed, config.seed + (num_seeds or config.num_seeds))
     drawn = [
         fit_linear.seeded(
             (len(rows), split.features.shape[1]),
@@ -265,7 +313,7 @@ def _mean_ap(
 
 def _lbfgs(
     data: DeepFeatures, config: ConfigDict, run_directory: RunDirectory
-) -> tuple[Linear, dict[str, Any]]:
+) -> tuple[Linear, dict[str, Any], OutOfFold]:
     """Logistic regression; each class gets the L2 of least cross-validated cross-entropy."""
     del run_directory
     train = data.splits["train"]
@@ -281,8 +329,17 @@ def _lbfgs(
     if len(config.l2s) > 1:
         say(f"L2 by cross-validation: {choose_l2.describe(l2)}")
     head = fit_linear.logistic_regression(train.features, train.labels, label_mask, l2)
-    return head, {"l2": dict(zip(data.classes, l2.tolist(), strict=True))}
+
+    def out_of_fold() -> np.ndarray:
+        no_cells = np.zeros((len(train.features), 0, 1), np.float16)
+        return fit_head.out_of_fold(
+            train.features, no_cells, train.labels, label_mask, l2, seed=config.seed
+        )
+
+    return head, {"l2": dict(zip(data.classes, l2.tolist(), strict=True))}, out_of_fold
 
 
-Solver = Callable[[DeepFeatures, ConfigDict, RunDirectory], tuple[Linear, dict[str, Any]]]
+Solver = Callable[
+    [DeepFeatures, ConfigDict, RunDirectory], tuple[Linear, dict[str, Any], OutOfFold]
+]
 SOLVERS: dict[str, Solver] = {"sgd": _sgd, "lbfgs": _lbfgs}

@@ -1,6 +1,7 @@
 """The L2 of a logistic regression, by cross-validation whose grid moves on."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,8 @@ import numpy as np
 
 from vtl.training import losses
 from vtl.training.fit_linear import fit_rotated, fit_softmax, rotate
+
+L2 = TypeVar("L2", float, np.ndarray)
 
 TOLERANCE = 1e-3
 """A fraction of the objective, which varies far more from one L2 to the next."""
@@ -43,26 +46,26 @@ def by_cross_validation(
     """
     if len(set(l2s)) == 1:
         return np.full(labels.shape[1], l2s[0])
-    held_out = _held_out(len(labels), num_folds, seed)
+    is_out = held_out(len(labels), num_folds, seed)
     rotated = rotate(features)
     # Each class of each fold is a column; its mask leaves out the held-out labels.
     columns = len(labels), num_folds * labels.shape[1]
     if not one_label_each:
         by_fold = np.repeat(labels[:, None].astype(np.float32), num_folds, axis=1)  # [N, F, C]
-        counts_out = label_mask[:, None] * held_out[:, :, None]
-        counts_in = label_mask[:, None] * ~held_out[:, :, None]
+        counts_out = label_mask[:, None] * is_out[:, :, None]
+        counts_in = label_mask[:, None] * ~is_out[:, :, None]
 
     def softmax_loss(l2: float) -> np.ndarray:
         """The held-out cross-entropy of each class's images, [C]."""
         of_fold = jax.vmap(
             lambda counts: fit_softmax(
-                rotated, labels, counts, l2 * num_folds / (num_folds - 1), tolerance=TOLERANCE
+                rotated, labels, counts, in_fold(l2, num_folds), tolerance=TOLERANCE
             ),
             in_axes=1,
         )
-        heads = of_fold(~held_out)
+        heads = of_fold(~is_out)
         logits = features @ np.asarray(heads.kernel) + np.asarray(heads.bias)[:, None]  # [F, N, C]
-        its_own = logits[held_out.argmax(axis=1), np.arange(len(labels))]
+        its_own = logits[is_out.argmax(axis=1), np.arange(len(labels))]
         by_image = np.asarray(
             losses.softmax_cross_entropy(jnp.asarray(its_own), jnp.asarray(labels))
         )
@@ -74,7 +77,7 @@ def by_cross_validation(
             rotated,
             by_fold.reshape(columns),
             counts_in.reshape(columns),
-            l2 * num_folds / (num_folds - 1),  # of fewer rows
+            in_fold(l2, num_folds),
             tolerance=TOLERANCE,
         )
         logits = features @ np.asarray(head.kernel) + np.asarray(head.bias)
@@ -100,7 +103,12 @@ def by_cross_validation(
     return np.array(grid)[np.argmin(by_l2, axis=0)]
 
 
-def _held_out(num_rows: int, num_folds: int, seed: int) -> np.ndarray:
+def held_out(num_rows: int, num_folds: int, seed: int) -> np.ndarray:
     """Which rows each fold holds out, [N, F]; every row is held out once."""
     folds = np.random.default_rng(seed).permutation(num_rows) % num_folds
     return folds[:, None] == np.arange(num_folds)
+
+
+def in_fold(l2: L2, num_folds: int) -> L2:
+    """The L2 of a fold's fewer rows that penalises as much as `l2` does of all."""
+    return l2 * num_folds / (num_folds - 1)

@@ -46,26 +46,73 @@ def fit(
             seed=seed,
             one_label_each=one_label_each,
         )
+    return _fit(photos, cells, labels, label_mask, l2s, one_label_each), l2s
+
+
+def out_of_fold(
+    photos: np.ndarray,
+    cells: np.ndarray,
+    labels: np.ndarray,
+    label_mask: np.ndarray,
+    l2s: np.ndarray,
+    *,
+    seed: int,
+    one_label_each: bool = False,
+) -> np.ndarray:
+    """The logits [N, C] of each photo by a head that is fitted to the other folds' photos.
+
+    The arrays are those of `fit`, which chose or got the l2s [C].
+    """
+    logits = np.zeros(labels.shape, np.float32)
+    for outside in choose_l2.held_out(len(labels), NUM_FOLDS, seed).T:
+        inside = ~outside
+        head = _fit(
+            photos[inside],
+            cells[inside],
+            labels[inside],
+            label_mask[inside],
+            choose_l2.in_fold(l2s, NUM_FOLDS),
+            one_label_each,
+        )
+        logits[outside] = _unbiased(photos[outside], cells[outside], np.asarray(head.kernel))
+        logits[outside] += np.asarray(head.bias)
+    return logits
+
+
+def _fit(
+    photos: np.ndarray,
+    cells: np.ndarray,
+    labels: np.ndarray,
+    label_mask: np.ndarray,
+    l2s: np.ndarray,
+    one_label_each: bool,
+) -> Linear:
     if one_label_each:
         counts = np.ones(len(photos), np.uint8)
         fitted = fit_softmax(rotate(photos), jnp.asarray(labels), counts, l2s[0])
     else:
         fitted = logistic_regression(photos, labels, label_mask, l2s)
     if not cells.shape[1]:
-        return fitted, l2s
-    kernel, bias = np.asarray(fitted.kernel), np.array(fitted.bias)
-    of_cells = np.stack([cell @ kernel for cell in cells])  # a photo at a time: they are float16
-    of_views = np.concatenate([(photos @ kernel)[:, None], of_cells], axis=1)
-    logits = np.asarray(logits_of(jnp.asarray(of_views)))
+        return fitted
+    logits, bias = _unbiased(photos, cells, np.asarray(fitted.kernel)), np.array(fitted.bias)
     if one_label_each:
         bias = _shares_match(logits.astype(np.float64), labels.mean(axis=0))
-        return Linear(fitted.kernel, jnp.asarray(bias, jnp.float32)), l2s
+        return Linear(fitted.kernel, jnp.asarray(bias, jnp.float32))
     for column in range(len(bias)):
         counts = label_mask[:, column] == 1
         share = labels[counts, column].mean() if counts.any() else 0.0
         if 0 < share < 1:  # else the bias is all that there is
             bias[column] = _mean_matches(logits[counts, column].astype(np.float64), share)
-    return Linear(fitted.kernel, jnp.asarray(bias)), l2s
+    return Linear(fitted.kernel, jnp.asarray(bias))
+
+
+def _unbiased(photos: np.ndarray, cells: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """The logits [N, C] of photos and their cells, less the bias."""
+    of_views = (photos @ kernel)[:, None]
+    if cells.shape[1]:
+        of_cells = np.stack([cell @ kernel for cell in cells])  # a photo at a time: as float16
+        of_views = np.concatenate([of_views, of_cells], axis=1)
+    return np.asarray(logits_of(jnp.asarray(of_views)))
 
 
 def _shares_match(scores: np.ndarray, shares: np.ndarray) -> np.ndarray:

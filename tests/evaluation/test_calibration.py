@@ -1,0 +1,105 @@
+"""Calibration by class, against plain optimisation and scikit-learn."""
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import expit, log_softmax, softmax
+from sklearn.metrics import brier_score_loss
+
+from vtl.evaluation import calibration
+
+
+def drawn(num_photos, slope, intercept, seed=0):
+    """Logits [N, 1] of which sigmoid(slope * x + intercept) is the probability, and labels."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(0, 2, (num_photos, 1))
+    return x, (rng.random(x.shape) < expit(slope * x + intercept)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(1.0, 0.0), (0.3, -1.0), (3.0, 2.0)])
+def test_many_photos_tell_slope_and_intercept(slope, intercept):
+    x, labels = drawn(20_000, slope, intercept)
+    found = calibration.platt(x, labels, np.ones_like(labels))
+    np.testing.assert_allclose(np.ravel(found), [slope, intercept], atol=0.1)
+
+
+def test_it_is_the_minimum_of_what_it_says_it_minimises():
+    x, labels = drawn(60, 0.5, -1.0)
+    positives, negatives = labels.sum(), (1 - labels).sum()
+    targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+
+    def loss(point):
+        p = expit(np.exp(point[0]) * x + point[1])
+        entropy = -np.sum(targets * np.log(p) + (1 - targets) * np.log(1 - p))
+        return entropy + calibration.PRIOR / 2 * np.sum(point**2)
+
+    expected = minimize(loss, (0.0, 0.0), method="Nelder-Mead", options={"xatol": 1e-8}).x
+    slopes, intercepts = calibration.platt(x, labels, np.ones_like(labels))
+    np.testing.assert_allclose([np.log(slopes[0]), intercepts[0]], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_a_class_without_both_kinds_stays_as_it_is(value):
+    x, labels = drawn(50, 0.5, 0.0)
+    slopes, intercepts = calibration.platt(x, np.full_like(labels, value), np.ones_like(labels))
+    assert (slopes[0], intercepts[0]) == (1, 0)
+
+
+def test_unknown_labels_do_not_count():
+    x, labels = drawn(400, 0.5, 1.0)
+    known = np.ones_like(labels)
+    known[200:] = 0
+    found = calibration.platt(x, labels, known)
+    other = calibration.platt(x, np.where(known, labels, 1 - labels), known)
+    few = calibration.platt(x[:200], labels[:200], known[:200])
+    np.testing.assert_array_equal(np.ravel(found), np.ravel(other))
+    np.testing.assert_allclose(np.ravel(found), np.ravel(few), rtol=1e-6)
+
+
+def test_labels_against_the_ranking_do_not_turn_it_around():
+    x, labels = drawn(500, 3.0, 0.0)
+    slopes, _ = calibration.platt(x, 1 - labels, np.ones_like(labels))
+    assert 0 < slopes[0] < 0.05
+
+
+def test_one_step_is_near_to_fitting_each_resample():
+    x, labels = drawn(300, 0.6, -0.5)
+    rng = np.random.default_rng(1)
+    counts = np.stack([np.bincount(rng.integers(300, size=300), minlength=300) for _ in range(60)])
+    slopes, intercepts = calibration.platt(x, labels, np.ones_like(labels))
+    stepped = calibration.resampled(x[:, 0], labels[:, 0] == 1, slopes[0], intercepts[0], counts.T)
+    fitted = [
+        np.ravel(calibration.platt(x[rows], labels[rows], np.ones_like(labels[rows])))
+        for rows in (np.repeat(np.arange(300), count) for count in counts)
+    ]
+    for one, other in zip(stepped, np.transpose(fitted), strict=True):
+        assert np.corrcoef(one, other)[0, 1] > 0.98
+        assert one.std() == pytest.approx(other.std(), rel=0.15)
+
+
+def test_a_temperature_is_found_again():
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 3, (5000, 4))
+    truth = [rng.choice(4, p=p) for p in softmax(x / 2.5, axis=1)]
+    labels = np.eye(4, dtype=np.uint8)[truth]
+    assert calibration.temperature(x, labels) == pytest.approx(2.5, rel=0.05)
+    assert calibration.temperature(log_softmax(x, axis=1), labels) == pytest.approx(2.5, rel=0.05)
+
+
+def test_brier_is_scikit_learns():
+    x, labels = drawn(300, 1.0, 0.0)
+    p = expit(x)
+    expected = brier_score_loss(labels[:, 0], p[:, 0])
+    assert calibration.brier(p, labels, np.ones_like(labels)) == pytest.approx(expected)
+
+
+def test_reliability_is_the_distance_of_what_is_said_from_what_is():
+    p = np.repeat([0.25, 0.65], 100)[:, None]
+    labels = np.zeros_like(p, np.uint8)
+    labels[:40] = 1  # 40 % where 25 % are said
+    labels[100:165] = 1  # 65 %, as is said
+    expected = 0.5 * 0.15**2
+    assert calibration.reliability(p, labels, np.ones_like(labels)) == pytest.approx(expected)
+    known = np.ones_like(labels)
+    known[:100] = 0
+    assert calibration.reliability(p, labels, known) == pytest.approx(0, abs=1e-12)

@@ -1,0 +1,145 @@
+"""The known optimum on planted scores, few positives, unknown labels, one label each."""
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from vtl.decisions import answers, probabilities
+from vtl.errors import UserError
+from vtl.evaluation import thresholds
+from vtl.evaluation.thresholds import Unseen
+
+
+def planted(num_photos, slope=1.0, shift=-1.0, seed=0):
+    """Logits [N, 1] with sigmoid(slope * x + shift) as the probability of the label."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(0, 2, (num_photos, 1)).astype(np.float32)
+    labels = (rng.random(x.shape) < expit(slope * x + shift)).astype(np.uint8)
+    return Unseen(x, labels, np.ones_like(labels), "planted photos")
+
+
+def decide(unseen, rule="f1", classes=("cat",), *, one_label_each=False):
+    return thresholds.decide(unseen, classes, rule, one_label_each=one_label_each, seed=0)
+
+
+def best_by_truth(slope, shift, value_of):
+    """The p of the best cut of very many photos whose probabilities are known."""
+    x = np.linspace(-9, 9, 20_001)[::-1]
+    p, weight = expit(slope * x + shift), np.exp(-(x**2) / 8)
+    hits, answered, total = np.cumsum(p * weight), np.cumsum(weight), np.sum(p * weight)
+    return p[value_of(hits, answered, total).argmax()]
+
+
+@pytest.mark.parametrize(("slope", "shift"), [(1.0, -1.0), (0.5, -2.0), (2.0, 0.0)])
+def test_the_best_f1_is_found(slope, shift):
+    expected = best_by_truth(slope, shift, lambda hits, n, total: 2 * hits / (n + total))
+    decisions, record = decide(planted(20_000, slope, shift))
+    assert decisions.thresholds[0] == pytest.approx(expected, abs=0.02)
+    low, high = record["by_class"]["cat"]["interval"]
+    assert low <= decisions.thresholds[0] <= high
+    assert high - low < 0.06
+
+
+def test_the_highest_recall_at_a_precision_is_found():
+    expected = best_by_truth(1, -1, lambda hits, n, total: np.where(hits >= 0.8 * n, hits, 0))
+    decisions, record = decide(planted(20_000), "precision:0.8")
+    assert decisions.thresholds[0] == pytest.approx(expected, abs=0.03)
+    unseen = planted(20_000, seed=1)
+    p = probabilities(unseen.logits, decisions, one_label_each=False)
+    given = answers(p, decisions, one_label_each=False)
+    assert unseen.labels[given].mean() == pytest.approx(0.8, abs=0.02)
+    assert record["rule"] == decisions.rule == "precision:0.8"
+
+
+def test_classes_that_are_told_apart_are_cut_between():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.uniform(1.5, 3, 200), rng.uniform(-3, 0.5, 800)])[:, None]
+    labels = (x > 1).astype(np.uint8)
+    decisions, _ = decide(Unseen(x, labels, np.ones_like(labels), "w"))
+    given = answers(
+        probabilities(x, decisions, one_label_each=False), decisions, one_label_each=False
+    )
+    np.testing.assert_array_equal(given, labels == 1)
+
+
+def test_a_threshold_lies_half_way_between_two_photos():
+    x = np.array([[2.0], [1.0], [-1.0], [-2.0]] * 20, np.float32)
+    labels = (x > 0).astype(np.uint8)
+    decisions, _ = decide(Unseen(x, labels, np.ones_like(labels), "w"))
+    p = probabilities(np.array([[1.0], [-1.0]]), decisions, one_label_each=False)
+    assert decisions.thresholds[0] == pytest.approx(p.mean(), rel=1e-6)
+
+
+def test_few_positives_are_called_a_guess_and_vary_much():
+    many, few = decide(planted(2000))[1], decide(planted(25))[1]
+    widths = [np.diff(record["by_class"]["cat"]["interval"])[0] for record in (many, few)]
+    assert widths[1] > 2 * widths[0]
+    assert many["by_class"]["cat"]["note"] == ""
+    assert few["by_class"]["cat"]["positives"] < thresholds.FEW
+    assert "guess" in few["by_class"]["cat"]["note"]
+
+
+@pytest.mark.parametrize(("value", "note"), [(0, "no positive"), (1, "no negative")])
+def test_without_both_kinds_it_is_a_half(value, note):
+    unseen = planted(100)._replace(labels=np.full((100, 1), value, np.uint8))
+    decisions, record = decide(unseen)
+    assert decisions.thresholds == (0.5,)
+    assert record["by_class"]["cat"]["note"] == note
+    assert record["by_class"]["cat"]["interval"] is None
+
+
+def test_a_precision_that_nothing_has_gives_no_answers():
+    unseen = planted(300, slope=0.1, shift=-2.0)
+    decisions, record = decide(unseen, "precision:0.95")
+    p = probabilities(unseen.logits, decisions, one_label_each=False)
+    assert not answers(p, decisions, one_label_each=False).any()
+    assert "no threshold" in record["by_class"]["cat"]["note"]
+
+
+def test_unknown_labels_do_not_count():
+    unseen = planted(600)
+    known = np.ones_like(unseen.labels)
+    known[300:] = 0
+    turned = np.where(known == 1, unseen.labels, 1 - unseen.labels)
+    one = decide(unseen._replace(label_mask=known))
+    other = decide(unseen._replace(label_mask=known, labels=turned))
+    assert one == other
+    assert one[1]["by_class"]["cat"]["positives"] == unseen.labels[:300].sum()
+
+
+def one_label(num_photos=3000):
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 2, (num_photos, 3))
+    p = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+    labels = np.eye(3, dtype=np.uint8)[[rng.choice(3, p=row) for row in p]]
+    return Unseen(x, labels, np.ones_like(labels), "w")
+
+
+def test_of_one_label_each_f1_leaves_the_likeliest_class():
+    decisions, _ = decide(one_label(), classes="abc", one_label_each=True)
+    assert decisions.thresholds == (0, 0, 0)
+    assert decisions.slopes[0] == pytest.approx(1, rel=0.05)
+    assert len(set(decisions.slopes)) == 1
+
+
+def test_of_one_label_each_a_precision_leaves_out_the_unsure():
+    unseen = one_label()
+    decisions, _ = decide(unseen, "precision:0.9", "abc", one_label_each=True)
+    p = probabilities(unseen.logits, decisions, one_label_each=True)
+    given = answers(p, decisions, one_label_each=True)
+    assert given.sum(axis=1).max() == 1
+    for column in range(3):
+        answered = given[:, column]
+        assert unseen.labels[answered, column].mean() == pytest.approx(0.9, abs=0.03)
+
+
+def test_nothing_unseen_decides_nothing():
+    assert decide(None) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "rule", ["", "f2", "precision", "precision:0", "precision:1.1", "recall:1"]
+)
+def test_another_rule_is_refused(rule):
+    with pytest.raises(UserError, match="precision:P"):
+        thresholds.check_rule(rule)

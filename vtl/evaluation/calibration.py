@@ -1,0 +1,110 @@
+"""Probabilities that mean what they say: a sigmoid a class, or one temperature for all.
+
+Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines"; Guo et al. 2017, "On
+Calibration of Modern Neural Networks".
+"""
+
+import numpy as np
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import expit, log_softmax
+
+from vtl.evaluation.metrics import has_both
+
+PRIOR = 4.0
+"""How strongly a class's calibration is held to none, which tens of positives overrule."""
+
+_BOUNDS = ((-4.6, 4.6), (None, None))
+"""Of the logarithm of a slope: calibration never turns a ranking around, or makes it flat."""
+
+NUM_BINS = 10
+"""Of equal width, between which probabilities are compared with frequencies."""
+
+
+def platt(
+    logits: np.ndarray, labels: np.ndarray, label_mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The slopes [C] and intercepts [C] of p = sigmoid(slope * logit + intercept).
+
+    logits, labels, label_mask [N, C]; labels count where the mask is 1. Minimises the cross-entropy
+    with Platt's targets, (P + 1) / (P + 2) for the P positives and 1 / (N + 2) for the N negatives,
+    plus PRIOR / 2 times the squares of log(slope) and of the intercept. A class with no positive,
+    or no negative, keeps its probabilities.
+    """
+    slopes, intercepts = np.ones(logits.shape[1]), np.zeros(logits.shape[1])
+    for column in range(logits.shape[1]):
+        counts = label_mask[:, column] == 1
+        x, is_positive = logits[counts, column].astype(np.float64), labels[counts, column] == 1
+        if has_both(is_positive):
+            slopes[column], intercepts[column] = _platt(x, _targets(is_positive))
+    return slopes, intercepts
+
+
+def _targets(is_positive: np.ndarray) -> np.ndarray:
+    num_positives = is_positive.sum()
+    num_negatives = len(is_positive) - num_positives
+    return np.where(is_positive, (num_positives + 1) / (num_positives + 2), 1 / (num_negatives + 2))
+
+
+def _platt(x: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
+    def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
+        scaled = np.exp(point[0]) * x
+        z = scaled + point[1]
+        residuals = expit(z) - targets
+        loss = np.sum(np.logaddexp(0, z) - targets * z) + PRIOR / 2 * point @ point
+        return loss, np.array([residuals @ scaled, residuals.sum()]) + PRIOR * point
+
+    log_slope, intercept = minimize(objective, np.zeros(2), jac=True, bounds=_BOUNDS).x
+    return float(np.exp(log_slope)), float(intercept)
+
+
+def resampled(
+    x: np.ndarray, is_positive: np.ndarray, slope: float, intercept: float, counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The slopes [R] and intercepts [R] of resamples that have photo n counts[n, r] times.
+
+    One step of Newton's method from the fit to logits x [n], which is near enough for an interval.
+    """
+    scaled = slope * x
+    p = expit(scaled + intercept)
+    residuals, curvature = p - _targets(is_positive), p * (1 - p)
+    gradients = np.stack([residuals * scaled, residuals]) @ counts
+    gradients += PRIOR * np.array([[np.log(slope)], [intercept]])
+    cross = curvature @ scaled
+    hessian = np.array([[curvature @ scaled**2, cross], [cross, curvature.sum()]])
+    log_slopes, intercepts = np.array([[np.log(slope)], [intercept]]) - np.linalg.solve(
+        hessian + PRIOR * np.eye(2), gradients
+    )
+    return np.exp(np.clip(log_slopes, *_BOUNDS[0])), intercepts
+
+
+def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The T of p = softmax(logits / T) with the least cross-entropy; a single 1 a row of labels.
+
+    A penalty of half its squared logarithm keeps it near 1 where photos are few.
+    """
+    truth = labels.argmax(axis=1)
+    rows = np.arange(len(labels))
+
+    def objective(log_t: float) -> float:
+        by_photo = log_softmax(logits.astype(np.float64) / np.exp(log_t), axis=1)[rows, truth]
+        return -by_photo.sum() + 0.5 * log_t**2
+
+    return float(np.exp(minimize_scalar(objective, bounds=_BOUNDS[0], method="bounded").x))
+
+
+def brier(probabilities: np.ndarray, labels: np.ndarray, label_mask: np.ndarray) -> float:
+    """The mean squared difference of probabilities and labels [N, C] that the mask counts."""
+    return float(np.mean((probabilities - labels)[label_mask == 1] ** 2))
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray, label_mask: np.ndarray) -> float:
+    """How far probabilities are from frequencies: Murphy's term of the Brier score, 0 at best.
+
+    The mean over all labels that count of (mean probability - frequency)^2 of their bin.
+    """
+    counts = label_mask == 1
+    p, y = probabilities[counts].astype(np.float64), labels[counts]
+    bins = np.minimum((p * NUM_BINS).astype(int), NUM_BINS - 1)
+    sizes = np.bincount(bins, minlength=NUM_BINS)
+    gaps = np.bincount(bins, p - y, minlength=NUM_BINS) / np.maximum(sizes, 1)
+    return float(np.sum(sizes * gaps**2) / len(p))

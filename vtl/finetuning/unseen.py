@@ -1,0 +1,54 @@
+"""Which scores thresholds and calibration are chosen on: never those of photos trained on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vtl.data.split import Split
+from vtl.evaluation.outcome import counted_labels
+from vtl.evaluation.thresholds import Unseen
+from vtl.finetuning import trial
+from vtl.finetuning.job import Job
+from vtl.training import fit_head
+from vtl.training.loop import TrainingSet
+
+
+def scores(
+    job: Job,
+    splits: Mapping[str, Split],
+    logits: Mapping[str, np.ndarray],
+    training_set: TrainingSet,
+    *,
+    parts: trial.Parts | None,
+    tried: Mapping[str, Any] | None,
+    is_start: bool,
+    workdir: Path,
+) -> Unseen | None:
+    """Scores of photos that the outcome was not trained on, as near to its own as there are.
+
+    Those of val; else, of an outcome that is the fitted start, those of train out of fold; else
+    those of the trial's held-out photos after as many passes; else those of the start that the
+    training began with. None where no head was fitted, nor a trial made.
+    """
+    if "val" in splits:
+        return _of(splits["val"], logits["val"], f"{len(splits['val'])} photos of val")
+    train = splits["train"]
+    is_fitted = job.given_head is None and job.config.head == "probe"
+    can_fold = is_fitted and len(train) >= 2 * fit_head.NUM_FOLDS
+    if parts and tried and not (is_start and can_fold):
+        after = trial.logits(workdir, tried["best_step"])
+        if after is not None:
+            words = f"{len(parts.outside)} photos held out of train"
+            return _of(train.rows(parts.outside), after, words)
+    if not can_fold:
+        return None
+    words = f"{len(train)} photos of train, out of fold"
+    if not is_start:
+        words += ", by the head that training started from"
+    return _of(train, job.out_of_fold(training_set), words)
+
+
+def _of(split: Split, logits: np.ndarray, in_words: str) -> Unseen:
+    return Unseen(logits, np.asarray(split.labels), counted_labels(split), in_words)
