@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from vtl.models import head
 from vtl.training import fit_head, fit_linear
@@ -64,3 +65,27 @@ def test_with_one_label_each_the_classes_shares_are_met():
     probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
     np.testing.assert_allclose(probabilities.mean(axis=0)[:3], labels.mean(axis=0)[:3], atol=5e-3)
     assert (logits.argmax(axis=1) == truth).mean() > 0.7
+
+
+@pytest.mark.parametrize("num_cells", [0, 3])
+@pytest.mark.parametrize("one_label_each", [False, True])
+def test_out_of_fold_a_photo_is_scored_by_who_never_saw_it(num_cells, one_label_each):
+    rng = np.random.default_rng(0)
+    photos = rng.normal(size=(50, 6)).astype(np.float32)
+    cells = rng.normal(size=(50, num_cells, 6)).astype(np.float16)
+    labels = np.eye(3, dtype=np.uint8)[rng.integers(3, size=50)]
+
+    def logits(labels):
+        l2s = np.full(3, 0.01)
+        mask = np.ones_like(labels)
+        return fit_head.out_of_fold(
+            photos, cells, labels, mask, l2s, seed=0, one_label_each=one_label_each
+        )
+
+    before = logits(labels)
+    changed = labels.copy()
+    changed[7] = np.roll(changed[7], 1)
+    after = logits(changed)
+    of_its_fold = (before == after).all(axis=1)
+    assert of_its_fold[7]
+    assert of_its_fold.sum() == 10
