@@ -34,12 +34,12 @@ from vtl.files import (
     write_npz,
 )
 from vtl.schema import (
-    ANSWERS,
-    DECISIONS,
     ONE_LABEL,
     Check,
+    answers,
     at_least,
     count,
+    decisions,
     dict_of,
     list_of,
     maybe,
@@ -96,8 +96,8 @@ _MAY_HOLD: dict[str, Check] = {
     "files": dict_of(text),
     "start": maybe(dict_of(number)),
     "one_label": dict_of(ONE_LABEL),
-    "answers": dict_of(ANSWERS),
-    "decisions": maybe(DECISIONS),
+    "answers": dict_of(answers()),
+    "decisions": maybe(decisions()),
     "held_out": maybe(record(_TRIAL)),
 }
 """What an outcome is shown with, too, if it is there."""

@@ -280,35 +280,38 @@ ONE_LABEL = record(
 _ESTIMATE = record({"value": maybe(number), "interval": maybe(list_of(number, length=2))})
 _ANSWERED = record(dict.fromkeys(("precision", "recall", "f1"), _ESTIMATE))
 _CALIBRATION = record(dict.fromkeys(("brier", "reliability"), number))
-
-ANSWERS = record(
+_THRESHOLD = record(
     {
-        "by_class": dict_of(_ANSWERED),
-        "macro": _ANSWERED,
-        "micro": _ANSWERED,
-        "before_calibration": _CALIBRATION,
-    },
-    {"macro_f1_gain": _ESTIMATE, "after_calibration": _CALIBRATION},
-)
-"""What results.json says of a split's answers at the thresholds."""
-
-DECISIONS = record(
-    {
-        "rule": text,
-        "chosen_on": text,
-        "num_images": count,
-        "by_class": dict_of(
-            record(
-                {
-                    "threshold": share,
-                    "interval": maybe(list_of(share, length=2)),
-                    "positives": count,
-                    "note": text,
-                }
-            )
-        ),
-        "slopes": dict_of(number),
-        "intercepts": dict_of(number),
+        "threshold": share,
+        "interval": maybe(list_of(share, length=2)),
+        "positives": count,
+        "note": text,
     }
 )
-"""What results.json says of how thresholds and calibration were chosen."""
+
+
+def answers(classes: Collection[str] | None = None) -> Check:
+    """What results.json says of a split's answers at the thresholds, about these `classes`."""
+    return record(
+        {
+            "by_class": dict_of(_ANSWERED, keys=classes),
+            "macro": _ANSWERED,
+            "micro": _ANSWERED,
+            "before_calibration": _CALIBRATION,
+        },
+        {"macro_f1_gain": _ESTIMATE, "after_calibration": _CALIBRATION},
+    )
+
+
+def decisions(classes: Collection[str] | None = None) -> Check:
+    """What results.json says of how thresholds and calibration were chosen."""
+    return record(
+        {
+            "rule": text,
+            "chosen_on": text,
+            "num_images": count,
+            "by_class": dict_of(_THRESHOLD, keys=classes),
+            "slopes": dict_of(number, keys=classes),
+            "intercepts": dict_of(number, keys=classes),
+        }
+    )

@@ -109,6 +109,23 @@ WORDS = {
     "precision_recall": "Precision and recall",
     "together_note": "How to read it: a cell gives the share of the photos with the row’s class "
     "that also have the column’s class.",
+    "thresholds": "Answers at the thresholds",
+    "thresholds_chosen": "For <strong>{run}</strong> thresholds were chosen by {rule} on "
+    "{chosen_on}. A photo has a class if its calibrated probability is at least the class’s "
+    "threshold. Percent, with 95 % bootstrap intervals over the photos of {split}; * marks what is "
+    "a guess, for few photos show the class.",
+    "thresholds_half": "For <strong>{run}</strong> every threshold is 0.5: there are no scores of "
+    "photos that it was not trained on to choose by. Percent, with 95 % bootstrap intervals over "
+    "the photos of {split}.",
+    "thresholds_gain": "The macro F1 is above that of 0.5 for every class by {gain} points.",
+    "thresholds_calibration": "Calibration: the Brier score is {before} before and {after} after "
+    "it.",
+    "column_threshold": "threshold",
+    "column_precision": "precision",
+    "column_recall": "recall",
+    "column_f1": "F1",
+    "macro": "mean of the classes (macro)",
+    "micro": "all answers together (micro)",
     "mistaken": "Confusions",
     "mistaken_note": "These are the mistakes of <strong>{run}</strong>. If n photos show a class, "
     "its n best-scored photos are taken. Those that do not show it are its false alarms. Each row "

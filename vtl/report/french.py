@@ -112,6 +112,23 @@ WORDS = {
     "precision_recall": "Précision et rappel",
     "together_note": "Lecture : une case donne, parmi les photos qui ont la classe de la ligne, la "
     "part de celles qui ont aussi la classe de la colonne.",
+    "thresholds": "Réponses aux seuils",
+    "thresholds_chosen": "Pour <strong>{run}</strong>, les seuils ont été choisis par {rule} "
+    "(<span lang='en'>{chosen_on}</span>). Une photo a une classe si sa probabilité calibrée "
+    "atteint le seuil de la classe. En pour cent, avec des intervalles bootstrap à 95 % sur les "
+    "photos de {split} ; * marque une estimation hasardeuse, car peu de photos montrent la classe.",
+    "thresholds_half": "Pour <strong>{run}</strong>, chaque seuil est 0,5 : il n’y a pas de photos "
+    "hors de l’entraînement pour les choisir. En pour cent, avec des intervalles bootstrap à 95 % "
+    "sur les photos de {split}.",
+    "thresholds_gain": "Le F1 macro dépasse de {gain} points celui de 0,5 pour chaque classe.",
+    "thresholds_calibration": "Calibration : le score de Brier est de {before} avant et de {after} "
+    "après.",
+    "column_threshold": "seuil",
+    "column_precision": "précision",
+    "column_recall": "rappel",
+    "column_f1": "F1",
+    "macro": "moyenne des classes (macro)",
+    "micro": "toutes les réponses (micro)",
     "mistaken": "Confusions",
     "mistaken_note": "Voici les erreurs de <strong>{run}</strong>. Si n photos montrent une "
     "classe, on prend les n photos les mieux notées pour elle. Celles qui ne la montrent pas sont "

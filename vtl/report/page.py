@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 import vtl
-from vtl.report import answers, compare, figures, photos, summary, trust
+from vtl.report import answers, compare, figures, photos, summary, thresholds, trust
 from vtl.report.canvas import Stroke, strokes
 from vtl.report.compare import PROTOCOL, DataSet
 from vtl.report.language import Language
@@ -115,6 +115,7 @@ def _classes(data_set: DataSet, styles: dict[str, Stroke], language: Language) -
         "legend": _legend(data_set, styles),
         "figure": figures.class_precisions(data_set, styles, drawn, language),
         "table": _class_table(data_set, classes, language),
+        "answers": thresholds.section(best, language),
         "precision_recall": [
             figures.precision_recall(data_set, column, styles, language)
             for column in map(best.classes.index, drawn)

@@ -179,7 +179,11 @@ def check_scored(directory: Path, config: dict[str, Any], results: dict[str, Any
                 raise UserError(f"'map' has {role}, which is no split")
         by_role = {key: dict_of(check, keys=roles) for key, check in _quantities(classes).items()}
         of_training = {"trainable_parameters": count, "seconds": dict_of(at_least(0))}
-        optional = {"images_per_second": maybe(at_least(0))}
+        optional = {
+            "images_per_second": maybe(at_least(0)),
+            "answers": dict_of(schema.answers(classes)),
+            "decisions": maybe(schema.decisions(classes)),
+        }
         record(by_role | of_training | {"weights": _anything}, optional)(results, "")
 
 
