@@ -131,19 +131,16 @@ def _kept(
     Raises:
         _Differs: it is made of something else, or of other photos.
     """
-    tally = Tally()
+    tally, header = Tally(), rows.header()
     file.seek(0)
-    header = rows.header()
-    has_header = file.read(len(header)) == header
-    if has_header and note.exists():
-        _compare(made_of, note)
-    elif os.fstat(file.fileno()).st_size > len(header):
-        unknown = f"there is no {printable(note.name)} that says what it was made of"
-        raise _Differs("its first line is another" if note.exists() else unknown)
-    else:
-        file.seek(0)
+    if os.fstat(file.fileno()).st_size <= len(header):
         file.truncate()
         return tally
+    if not note.exists():
+        raise _Differs(f"there is no {printable(note.name)} that says what it was made of")
+    if file.read(len(header)) != header:
+        raise _Differs("its first line is another")
+    _compare(made_of, note)
     num_rows, end = _whole_batches(file, rows, batch_size)
     file.seek(len(header))
     for number in range(1, num_rows + 1):
