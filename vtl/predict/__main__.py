@@ -25,8 +25,9 @@ from typing import NoReturn
 from absl import logging
 
 from vtl import compile_cache, disks, files
+from vtl.data import splits
 from vtl.errors import UserError
-from vtl.predict import growing, likeliest, photos, table
+from vtl.predict import errors_page, growing, likeliest, photos, table
 from vtl.predict.predictor import Predictor
 from vtl.untrusted import printable
 
@@ -37,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.set_verbosity(logging.WARNING)
     logging.get_absl_handler().setFormatter(python_logging.Formatter("vtl: note: %(message)s"))
     try:
-        with disks.refusals(options.output or "a file", "run the same command again: it goes on"):
+        place = options.output or options.errors_page or "a file"
+        with disks.refusals(place, "run the same command again"):
             return _predict(options)
     except UserError as error:
         _complain(str(error))
@@ -47,22 +49,37 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    if options.output:
-        table.check_suffix(options.output)
-        growing.check_free(options.output, overwrite=options.overwrite)
+    _check(options)
     compile_cache.use(files.cache_dir() / "xla")
     predictor = Predictor.load(
         options.network, trunk=options.weights, uncalibrated=options.uncalibrated
     )
-    photos.check(options.photos, options.root)
-    if options.output:
-        tally = _write(predictor, options)
+    if options.errors_page:
+        tally = _write_page(predictor, options)
     else:
-        stream = photos.stream(options.photos, options.root)
-        tally = likeliest.show(predictor, stream, options.top)
+        photos.check(options.photos, options.root)
+        if options.output:
+            tally = _write(predictor, options)
+        else:
+            stream = photos.stream(options.photos, options.root)
+            tally = likeliest.show(predictor, stream, options.top)
     if tally.num_broken:
         _complain(tally.complaint())
     return 1 if tally.num_broken else 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """What can be said before the network is read."""
+    if options.errors_page and (options.output or len(options.photos) > 1):
+        raise UserError(
+            "--errors-page takes one folder of labelled photos, and no -o\n"
+            "Run vtl predict a second time for a table."
+        )
+    if not options.errors_page and (options.labels or options.split):
+        raise UserError("--labels and --split say which labelled photos --errors-page=PAGE is of")
+    if options.output:
+        table.check_suffix(options.output)
+        growing.check_free(options.output, overwrite=options.overwrite)
 
 
 def _write(predictor: Predictor, options: argparse.Namespace) -> growing.Tally:
@@ -83,6 +100,20 @@ def _write(predictor: Predictor, options: argparse.Namespace) -> growing.Tally:
     )
     kept = f", {tally.num_kept:,} of them before it was stopped" if tally.num_kept else ""
     print(f"{printable(options.output)}: {tally.num_photos:,} photos{kept}")
+    return tally
+
+
+def _write_page(predictor: Predictor, options: argparse.Namespace) -> growing.Tally:
+    (root,) = options.photos
+    by_role = splits.read(root, labels=options.labels or None)
+    if options.split:
+        if options.split not in by_role:
+            names = ", ".join(by_role)
+            raise UserError(f"{printable(root)} has no split {options.split}: it has {names}")
+        by_role = {options.split: by_role[options.split]}
+    title = f"What {printable(options.network, 80)} gets wrong"
+    line, tally = errors_page.write(options.errors_page, predictor, by_role, title)
+    print(f"{printable(options.errors_page)}: {line}")
     return tally
 
 
@@ -120,6 +151,16 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--weights", default="", metavar="FILE", help="of a probe: where its network is now"
+    )
+    parser.add_argument(
+        "--errors-page",
+        type=files.user_path,
+        metavar="PAGE",
+        help="an HTML page of what it gets wrong; PHOTO is then a folder of labelled photos",
+    )
+    parser.add_argument("--labels", default="", metavar="FILE", help="their table, or COCO file")
+    parser.add_argument(
+        "--split", choices=splits.ROLES, help="one of their splits, instead of all together"
     )
     return parser.parse_args(arguments)
 
