@@ -87,7 +87,7 @@ def test_the_page_is_whole_small_and_safe(weights, root, tmp_path, capsys):
     expected = mistakes_by_hand(weights, splits.read(root, labels="labels.csv"))
     counts = [sum(key[0] == kind for key in expected) for kind in wrong.KINDS]
     said = capsys.readouterr().out
-    assert f"{counts[0]} missed and {counts[1]} false alarm answers on 40 photos" in said
+    assert f"{counts[0]} missed and {counts[1]} false alarms on 40 photos" in said
     assert f"{counts[0]} missed, {counts[1]} false alarms" in html
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)&lt;" in html

@@ -1,8 +1,10 @@
 """Predictions are the run's own scores, to the bit, and nothing is decoded far ahead."""
 
 import csv
+import dataclasses
 import itertools
 import json
+import sys
 
 import jax
 import numpy as np
@@ -17,6 +19,7 @@ from vtl.predict import predictor as predictor_module
 from vtl.predict.photos import Photo
 from vtl.predict.predictor import Predictor, decoded_ahead, settings_of
 from vtl.preprocessing import TORCHVISION
+from vtl.weights import __main__ as weights_command
 from vtl.weights import network, sources
 
 
@@ -92,7 +95,7 @@ def test_a_damaged_config_is_a_line(tmp_path, config):
         settings_of(str(tmp_path))
 
 
-def test_a_probe_predicts_with_its_network(tmp_path, weights, capsys):
+def test_a_probe_predicts_with_its_network(tmp_path, weights, capsys, monkeypatch):
     root, labels = tiny_runs.write_table(tmp_path, one_label=False)
     probe = tiny_runs.fit_probe(tmp_path, weights, root, labels)
     assert command.main([str(probe), str(root), "-o", str(tmp_path / "p.csv")]) == 0
@@ -102,6 +105,21 @@ def test_a_probe_predicts_with_its_network(tmp_path, weights, capsys):
     by_name = {row[0].rpartition("/")[2]: row[1:4] for row in rows}
     found = np.array([by_name[name] for name in expected["ids"]], np.float32)
     np.testing.assert_allclose(found, expected["scores"], rtol=1e-4, atol=1e-6)
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["vtl.weights", "classify", str(probe), rows[0][0]])
+    weights_command.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == rows[0][0]
+    assert sorted(line.split()[-1] for line in lines[1:]) == ["cat", "dog", "emu"]
+    weights.rename(tmp_path / "moved.safetensors")
+    arguments = [str(probe), rows[0][0], "--top=3"]
+    try:
+        assert command.main(arguments) == 1
+        assert "Say where it is now: --weights=FILE" in capsys.readouterr().err
+        assert command.main([*arguments, f"--weights={tmp_path / 'moved.safetensors'}"]) == 0
+        assert capsys.readouterr().out.splitlines() == lines
+    finally:
+        (tmp_path / "moved.safetensors").rename(weights)
 
 
 TWO_THIRDS = Decisions(
@@ -169,6 +187,19 @@ def test_nothing_is_decoded_far_ahead():
         assert len(taken) <= number + 1 + 8 + 32
     stream.close()
     assert len(taken) <= 100 + 8 + 32
+
+
+def test_many_broken_photos_are_not_held(weights):
+    def photos():
+        yield Photo("good", None)
+        yield from (Photo(str(number), None, "it is damaged") for number in range(100))
+
+    loaded = Predictor.load(str(weights))
+    loaded = dataclasses.replace(loaded, settings=predictor_module.Settings(batch_size=2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Predictor, "decode", lambda *_: np.zeros((256, 256, 3), np.uint8))
+        sizes = [len(batch) for batch in loaded.predict(photos())]
+    assert sizes == [32] + [1] * 69
 
 
 def test_what_is_not_finite_is_no_prediction(weights, monkeypatch):

@@ -29,6 +29,7 @@ from vtl.data import splits
 from vtl.errors import UserError
 from vtl.predict import errors_page, growing, likeliest, photos, table
 from vtl.predict.predictor import Predictor
+from vtl.predict.tally import Tally
 from vtl.untrusted import printable
 
 
@@ -82,7 +83,7 @@ def _check(options: argparse.Namespace) -> None:
         growing.check_free(options.output, overwrite=options.overwrite)
 
 
-def _write(predictor: Predictor, options: argparse.Namespace) -> growing.Tally:
+def _write(predictor: Predictor, options: argparse.Namespace) -> Tally:
     rows = table.rows_for(options.output, predictor.classes)
     tally = growing.write(
         options.output,
@@ -103,7 +104,7 @@ def _write(predictor: Predictor, options: argparse.Namespace) -> growing.Tally:
     return tally
 
 
-def _write_page(predictor: Predictor, options: argparse.Namespace) -> growing.Tally:
+def _write_page(predictor: Predictor, options: argparse.Namespace) -> Tally:
     (root,) = options.photos
     by_role = splits.read(root, labels=options.labels or None)
     if options.split:

@@ -16,8 +16,8 @@ from vtl.data.split import Split
 from vtl.errors import UserError
 from vtl.files import whole_file
 from vtl.predict import wrong
-from vtl.predict.growing import Tally
 from vtl.predict.predictor import Predictor
+from vtl.predict.tally import Tally
 from vtl.predict.wrong import KINDS, Mistake, Mistakes
 from vtl.training import augment, steps
 from vtl.untrusted import printable
@@ -76,8 +76,8 @@ def write(
     output.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(output) as file:
         file.write(html)
-    total = {kind: f"{int(mistakes.counts[kind].sum()):,} {kind}" for kind in KINDS}
-    line = f"{total['missed']} and {total['false alarm']} answers on {tally.num_photos:,} photos"
+    missed, alarms = (f"{int(mistakes.counts[kind].sum()):,}" for kind in KINDS)
+    line = f"{missed} missed and {alarms} false alarms on {tally.num_photos:,} photos"
     return f"{line} ({len(html) / 1e6:.1f} MB)", tally
 
 

@@ -1,6 +1,5 @@
 """A file of predictions that grows beside the output, and goes on where it was stopped."""
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,39 +11,13 @@ from tqdm import tqdm
 from vtl import files
 from vtl.errors import UserError
 from vtl.predict.photos import Photo
-from vtl.predict.predictor import Prediction
+from vtl.predict.predictor import Prediction, is_full
 from vtl.predict.table import Rows
+from vtl.predict.tally import Tally
 from vtl.untrusted import printable, read_json
 
 Photos = Callable[[], Iterator[Photo]]
 Predict = Callable[[Iterable[Photo]], Iterator[list[Prediction]]]
-
-
-@dataclasses.dataclass
-class Tally:
-    """How many photos there were, and what was wrong with some."""
-
-    num_photos: int = 0
-    num_broken: int = 0
-    first_broken: str = ""
-    num_kept: int = 0
-    """Of an earlier call."""
-
-    def count(self, file: str, error: str) -> None:
-        """Count one photo; `error` is "" if nothing is wrong with it."""
-        self.num_photos += 1
-        if error:
-            self.first_broken = self.first_broken or f"{printable(file)}: {printable(error)}"
-            self.num_broken += 1
-
-    def complaint(self) -> str:
-        """What was wrong, in a line or two; "" if nothing was."""
-        if not self.num_broken:
-            return ""
-        return (
-            f"{self.num_broken:,} of {self.num_photos:,} photos can't be read\n"
-            f"The first is {self.first_broken}"
-        )
 
 
 class _Differs(Exception):
@@ -180,6 +153,6 @@ def _whole_batches(file: BinaryIO, rows: Rows, batch_size: int) -> tuple[int, in
         except ValueError:  # after a crash a disk may hold zeros where the last rows were
             break
         num_legible += not row.error
-        if num_legible % batch_size == 0:
-            kept, end = num_rows, file.tell()
+        if is_full(num_rows - kept, num_legible, batch_size):
+            kept, end, num_legible = num_rows, file.tell(), 0
     return kept, end

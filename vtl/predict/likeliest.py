@@ -5,9 +5,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from vtl.console import say
-from vtl.predict.growing import Tally
 from vtl.predict.photos import Photo
 from vtl.predict.predictor import Predictor
+from vtl.predict.tally import Tally
 from vtl.untrusted import printable
 
 TOP = 5

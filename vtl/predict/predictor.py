@@ -30,6 +30,10 @@ MAX_BATCH_SIZE = 1 << 16
 PRECISIONS = ("default", "high", "highest")
 
 
+_MOST_ROWS = 16
+"""Of a batch, in multiples of its size: broken photos take no place in it, but some memory."""
+
+
 class Prediction(NamedTuple):
     """What a network says of a photo: probabilities and answers [C], or why it says nothing."""
 
@@ -167,7 +171,7 @@ class Predictor:
         for photo, pixels in decoded_ahead(photos, self.decode, ahead=size):
             waiting.append((photo, pixels))
             num_legible += not isinstance(pixels, str)
-            if num_legible in (0, size):
+            if is_full(len(waiting), num_legible, size):
                 yield self._predictions(waiting, size)
                 waiting, num_legible = [], 0
         if waiting:
@@ -190,6 +194,11 @@ class Predictor:
                 problem = "the network's output for it is not finite"
                 found.append(Prediction(photo.name, None, None, problem))
         return found
+
+
+def is_full(num_photos: int, num_legible: int, batch_size: int) -> bool:
+    """Whether a batch ends after so many photos, of which so many are legible."""
+    return num_legible in (0, batch_size) or num_photos >= _MOST_ROWS * batch_size
 
 
 def decoded_ahead(

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from vtl.data.split import Split
-from vtl.predict.growing import Tally
 from vtl.predict.photos import Photo
 from vtl.predict.predictor import Predictor
+from vtl.predict.tally import Tally
 from vtl.untrusted import printable
 from vtl.weights import metadata
 
