@@ -304,7 +304,7 @@ def test_a_full_disk_is_a_line_and_loses_nothing(tiny, tmp_path, capsys, monkeyp
 
 
 def test_killed_and_stopped_it_goes_on_with_the_same_bytes(tiny, tmp_path):
-    write_photos(tmp_path / "p", [f"{number:04d}.jpg" for number in range(400)])
+    write_photos(tmp_path / "p", [f"{number:04d}.jpg" for number in range(160)])
     whole, output = tmp_path / "whole.csv", tmp_path / "p.csv"
     assert command.main([str(tiny), str(tmp_path / "p"), "-o", str(whole)]) == 0
     program = [sys.executable, "-c", SLOWLY, str(tiny), str(tmp_path / "p"), "-o", str(output)]
@@ -315,7 +315,7 @@ def test_killed_and_stopped_it_goes_on_with_the_same_bytes(tiny, tmp_path):
             program, stderr=subprocess.PIPE, text=True, env=environment(1), cwd=ROOT
         )
         end = time.monotonic() + 60
-        while not unfinished.exists() or unfinished.read_bytes().count(b"\n") <= lines + 40:
+        while not unfinished.exists() or unfinished.read_bytes().count(b"\n") <= lines + 32:
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < end
             time.sleep(0.01)
