@@ -115,7 +115,7 @@ def test_the_overview_lists_tasks_variants_and_verbs(help_page, arguments):
     rows = re.findall(r"^ {2,4}(:?\w+) +\S.*$", help_page(*arguments), re.MULTILINE)
     variants = [variant for _, variant in CONFIGS]
     assert [row for row in rows if row.startswith(":")] == [f":{name}" for name in variants if name]
-    assert set(FILES) | {"report", "weights", "help", "version"} <= set(rows)
+    assert set(FILES) | {"predict", "report", "weights", "help", "version"} <= set(rows)
 
 
 @pytest.mark.parametrize(("task", "variant"), CONFIGS)

@@ -68,7 +68,7 @@ def commands_of(page: Path) -> Iterator[list[str]]:
         for line in block.code.replace("\\\n", " ").splitlines()
     ]
     # The name of a verb by itself is no command.
-    verb = r"(vtl |python -m vtl\.)(weights|report)( …)?"
+    verb = r"(vtl |python -m vtl\.)(predict|weights|report)( …)?"
     spans = [span for span in code_spans(page) if re.match(r"(vtl|python -m|pip) [^T]", span)]
     lines += [span for span in spans if not re.fullmatch(verb, span)]
     for line in lines:
@@ -109,9 +109,9 @@ def check(command: list[str], monkeypatch) -> None:
     match command:
         case ["python", "-m", "vtl.main", *options]:
             parse_task(options, monkeypatch)
-        case ["vtl", "weights" | "report" as verb, *options]:
+        case ["vtl", "predict" | "weights" | "report" as verb, *options]:
             parse_verb(verb, options, monkeypatch)
-        case ["python", "-m", "vtl.weights" | "vtl.report" as module, *options]:
+        case ["python", "-m", "vtl.predict" | "vtl.weights" | "vtl.report" as module, *options]:
             parse_verb(module.removeprefix("vtl."), options, monkeypatch)
         case ["vtl", "help", task]:
             assert (ROOT / "configs" / f"{task}.py").is_file()

@@ -49,11 +49,16 @@ MAY_IMPORT: dict[str, set[str]] = {
         "evaluation",
         "relu_study",
     },
+    "predict": EVERYTHING_BELOW_TASKS - {"run_directory", "identity", "knobs"} | {"compile_cache"},
+    "weights.__main__": BOTTOM | {"data", "models", "weights", "predict"},
     "main": EVERYTHING_BELOW_TASKS | {"compile_cache", "config_files", "tasks", "relu_study"},
     "config_files": {"errors"},
     "cli": {"config_files", "errors", "main", "stops"},
 }
-"""What each room of vtl (a package or a single module) may import besides itself."""
+"""What each room of vtl (a package or a single module) may import besides itself.
+
+A program that is listed by itself stands above its package: nobody imports it.
+"""
 
 MODELS_MAY_IMPORT = {"collections", "functools", "math", "typing", "flax", "jax", "numpy", "vtl"}
 
@@ -80,8 +85,9 @@ def imports(source: str) -> Iterator[tuple[str, ...]]:
 
 
 def room(module: str) -> str:
-    """`vtl.data.voc` -> `data`."""
-    return module.split(".")[1] if "." in module else ""
+    """`vtl.data.voc` -> `data`, `vtl.weights.__main__` -> `weights.__main__`."""
+    name = module.partition(".")[2]
+    return name if name in MAY_IMPORT else name.partition(".")[0]
 
 
 def imported_modules(sources: Sources) -> dict[str, set[str]]:

@@ -20,6 +20,7 @@ from vtl.config_files import Knob
 from vtl.errors import UserError
 
 PROGRAMS = {
+    "predict": "a network and photos -> a table of predictions, or a page of its errors",
     "report": "run directories -> one HTML page",
     "weights": "weight files: list, fetch, inspect, summary, convert, verify, classify",
 }

@@ -1,5 +1,6 @@
 """Files: where the cache is, what a file hashes to, the one way to write one, and locks."""
 
+import errno
 import functools
 import hashlib
 import itertools
@@ -185,6 +186,30 @@ def remove_litter(directory: Path, name: str | None = None) -> None:
                     temporary.unlink()
             finally:
                 os.close(descriptor)
+
+
+@contextmanager
+def growing_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to read and write on, as this process's; a new one is empty.
+
+    For what takes hours and goes on later: it is readable while it grows, and stays where that ends
+    too early. `finish` renames it once it is whole.
+
+    Raises:
+        BlockingIOError: another process writes it.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+    with open(os.open(path, flags, 0o666), "r+b") as file:
+        if fcntl and not _flock(file.fileno(), fcntl.LOCK_EX, 0):
+            raise BlockingIOError(errno.EWOULDBLOCK, "another process writes it", str(path))
+        yield file
+
+
+def finish(growing: Path, path: Path) -> None:
+    """Flush a file that has grown to its end to the disk, and rename it to `path`."""
+    with growing.open("r+b") as file:
+        os.fsync(file.fileno())
+    growing.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:

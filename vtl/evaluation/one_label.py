@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from vtl.evaluation.metrics import (
@@ -19,8 +18,12 @@ MOST_SHOWN, MOST_WRITTEN = 12, 200
 
 
 def normalised(logits: np.ndarray) -> np.ndarray:
-    """The logarithms of softmax(logits) [N, C]: they rank photos as the probabilities do."""
-    return np.asarray(jax.nn.log_softmax(logits))
+    """The logarithms of softmax(logits) [N, C]: they rank photos as the probabilities do.
+
+    In NumPy, so that a photo's row has the same bits however many photos come with it.
+    """
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def evaluate(

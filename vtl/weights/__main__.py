@@ -21,15 +21,14 @@ import dataclasses
 import sys
 from pathlib import Path
 
-import jax
-import numpy as np
 from flax import traverse_util
 
 from vtl import disks, files
-from vtl.data import images
 from vtl.errors import UserError
 from vtl.models.resnet import DEPTHS, VARIANTS
-from vtl.preprocessing import Preprocessing, normalise
+from vtl.predict import likeliest, photos
+from vtl.predict.predictor import Predictor
+from vtl.preprocessing import Preprocessing
 from vtl.untrusted import open_plain, printable, reading
 from vtl.weights import metadata, network, sources, summary, verify
 
@@ -200,29 +199,12 @@ def verify_file(options: argparse.Namespace) -> None:
 
 
 def classify(options: argparse.Namespace) -> None:
-    """Print the five likeliest classes of each photo."""
-    weights = sources.load(options.file)
-    if weights.architecture.num_classes is None:
-        raise UserError(f"{weights.path} has no head, so it can't name classes")
-    names = sources.class_names(weights)
-    preprocessing = weights.preprocessing
-    model, variables = network.as_published(weights)
-    activation = jax.nn.sigmoid if weights.multi_label else jax.nn.softmax
-    run = jax.jit(lambda pixels: activation(model.apply(variables, pixels, norms_by_batch=())[0]))
-    size = preprocessing.crop_size
-    for path in options.photos:
-        photo = images.resize(
-            images.load_rgb(path),
-            preprocessing.stored_size(crops=False),
-            preprocessing.resize,
-            preprocessing.interpolation,
-        )
-        start = round((len(photo) - size) / 2)
-        crop = photo[start : start + size, start : start + size]
-        probabilities = np.asarray(run(normalise(crop[None], preprocessing)))[0]
-        print(path)
-        for c in np.argsort(-probabilities, kind="stable")[:5]:
-            print(f"  {probabilities[c]:6.1%}  {printable(names[c], 100)}")
+    """Print the five likeliest classes of each photo, as `vtl predict` does."""
+    predictor = Predictor.load(options.file)
+    photos.check(options.photos)
+    tally = likeliest.show(predictor, photos.stream(options.photos))
+    if tally.num_broken:
+        raise UserError(tally.complaint())
 
 
 def summarise(options: argparse.Namespace) -> None:
@@ -261,7 +243,7 @@ def main() -> None:
         command.add_argument("file", metavar="FILE", help="a file, a source, or a finished run")
         command.set_defaults(run=function)
         if name == "classify":
-            command.add_argument("photos", nargs="+", type=files.user_path, metavar="PHOTO")
+            command.add_argument("photos", nargs="+", metavar="PHOTO")
         if name == "convert":
             _add_convert_options(command)
     options = parser.parse_args()

@@ -14,6 +14,7 @@ import os
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple, NoReturn, Protocol
 
@@ -83,10 +84,32 @@ def read(path: Path, root: Path, *, flags: str = "yes_no", separator: str = "") 
         UserError: it is no such table, a cell means nothing, or a photo is missing, there twice,
             outside of `root` or not the only one of its name.
     """
+    with _opened(path) as text:
+        return _read(path, text, root, flags, separator)
+
+
+def photo_cells(path: Path, root: Path) -> Iterator[str]:
+    """What each row of the table at `path` calls its photo, as the rows come; labels may be absent.
+
+    Raises:
+        UserError: it is no table, or no column names photos.
+    """
+    with _opened(path) as text:
+        rows = _rows(path, text)
+        _, header = next(rows, (0, []))
+        first = list(itertools.islice(rows, _ROWS_SEEN_FIRST))
+        names = [found.letters(name.strip()) for name in header]
+        rest = list(range(len(names)))
+        column = _take_photo_column(path, names, rest, [row for _, row in first], root)
+        for line, row in itertools.chain(first, rows):
+            yield _fitted(path, line, row, len(header))[column].strip()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[io.TextIOWrapper]:
     with open_plain(path, max_bytes=MAX_BYTES) as file, reading(path):
-        text = io.TextIOWrapper(file, encoding=_encoding(file), errors="strict", newline="")
         try:
-            return _read(path, text, root, flags, separator)
+            yield io.TextIOWrapper(file, encoding=_encoding(file), errors="strict", newline="")
         except UnicodeError:
             raise UserError(f"{printable(path)} is not UTF-8 text: save it as UTF-8") from None
 
@@ -189,7 +212,7 @@ def _columns(
         raise UserError(f"{shown} has {len(names):,} columns, and at most {MAX_COLUMNS:,} can be")
 
     def cells(column: int) -> list[str]:
-        return [row[column].strip() if column < len(row) else "" for row in rows]
+        return _cells_of(rows, column)
 
     rest = [
         column
@@ -200,34 +223,11 @@ def _columns(
     if twice:
         raise UserError(f"{shown}: two columns are called {printable(twice[0], 60)!r}: rename one")
 
+    photo = _take_photo_column(path, names, rest, rows, root)
+
     def take(known: Sequence[str]) -> int | None:
-        by_name = {names[column].lower(): column for column in rest}
-        column = next((by_name[name] for name in known if name in by_name), None)
-        if column is not None:
-            rest.remove(column)
-        return column
+        return _take(known, names, rest)
 
-    in_root = {without_suffix(name) for name in found.list_folder(root)[1]}
-
-    def names_photos(column: int) -> bool:
-        some = [cell for cell in cells(column) if cell]
-        are_photos = [
-            found.is_photo(cell) or (cell in in_root and not _is_flag(cell)) for cell in some
-        ]
-        return bool(some) and 2 * sum(are_photos) > len(some)
-
-    photo, named = take(PHOTO_COLUMNS), [column for column in rest if names_photos(column)]
-    if photo is None and len(named) == 1:
-        photo = named[0]
-        rest.remove(photo)
-    if photo is None:
-        what = "several columns name files" if named else "no column names photos"
-        if len(header) == 1:
-            what = "it has one column alone"
-        raise UserError(
-            f"{shown}: {what}; its columns are {_few(names)}\n"
-            "Call the one with the photos' files, below data.root, photo."
-        )
     split, group = take(SPLIT_COLUMNS), take(GROUP_COLUMNS)
     labels = take(LABEL_COLUMNS)
     if not rest and labels is None:
@@ -247,6 +247,47 @@ def _columns(
         )
     classes = {} if labels is not None else {names[column]: column for column in rest}
     return Columns(photo, labels, classes, split, group), notes
+
+
+def _cells_of(rows: Sequence[list[str]], column: int) -> list[str]:
+    return [row[column].strip() if column < len(row) else "" for row in rows]
+
+
+def _take(known: Sequence[str], names: Sequence[str], rest: list[int]) -> int | None:
+    """The first column of a known name, which is then no longer in `rest`."""
+    by_name = {names[column].lower(): column for column in rest}
+    column = next((by_name[name] for name in known if name in by_name), None)
+    if column is not None:
+        rest.remove(column)
+    return column
+
+
+def _take_photo_column(
+    path: Path, names: Sequence[str], rest: list[int], rows: Sequence[list[str]], root: Path
+) -> int:
+    """The column that names photos, by its name or else its content; `rest` is then without it."""
+    if (by_name := _take(PHOTO_COLUMNS, names, rest)) is not None:
+        return by_name
+    in_root = {without_suffix(name) for name in found.list_folder(root)[1]}
+
+    def names_photos(column: int) -> bool:
+        some = [cell for cell in _cells_of(rows, column) if cell]
+        are_photos = [
+            found.is_photo(cell) or (cell in in_root and not _is_flag(cell)) for cell in some
+        ]
+        return bool(some) and 2 * sum(are_photos) > len(some)
+
+    named = [column for column in rest if names_photos(column)]
+    if len(named) == 1:
+        rest.remove(named[0])
+        return named[0]
+    what = "several columns name files" if named else "no column names photos"
+    if len(names) == 1:
+        what = "it has one column alone"
+    raise UserError(
+        f"{printable(path)}: {what}; its columns are {_few(names)}\n"
+        "Call the one with the photos' files, below data.root, photo."
+    )
 
 
 def _is_index(name: str, cells: Sequence[str]) -> bool:
@@ -408,7 +449,7 @@ class _LabelCells:
 
 def _photos(path: Path, root: Path, written: Sequence[str], lines: Sequence[int]) -> list[str]:
     """The file of each photo that the table names, as a path below `root`."""
-    photos = _Photos(root)
+    photos = PhotosBelow(root)
     names, missing = [], []
     for line, text in zip(lines, written, strict=True):
         try:
@@ -438,7 +479,13 @@ def _photos(path: Path, root: Path, written: Sequence[str], lines: Sequence[int]
     return names
 
 
-class _Photos:
+def stays_below(name: str) -> bool:
+    """Whether a path is written plainly, and leads to nothing outside of where it starts."""
+    is_plain = not name or posixpath.normpath(name) == name
+    return is_plain and name != "." and not name.startswith(("/", ".."))
+
+
+class PhotosBelow:
     """The files below a folder, listed as they are asked for."""
 
     def __init__(self, root: Path):
@@ -454,8 +501,7 @@ class _Photos:
         return base in self._listed[folder]
 
     def _list(self, folder: str) -> frozenset[str]:
-        is_plain = not folder or posixpath.normpath(folder) == folder
-        if not is_plain or folder == "." or folder.startswith(("/", "..")):
+        if not stays_below(folder):
             return frozenset()
         where = self._root / folder
         return frozenset(found.list_folder(where)[1] if where.is_dir() else ())
