@@ -378,6 +378,7 @@ def test_the_model_loads_and_what_was_frozen_is_the_same(finished, weights, vari
     assert moved == expected[variant]
 
 
+@pytest.mark.full
 def test_a_run_goes_on_as_the_weights_of_another(finished, devkit, tmp_path):
     changes = {"weights": str(finished("scratch")), "head": "keep", "optim.learning_rate": 0.0}
     changes = TINY | changes | {"num_epochs": 0.5} | AS_IT_IS

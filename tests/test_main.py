@@ -455,6 +455,7 @@ def test_bad_option_of_the_study(vtl, workdir, mnist, option, named):
     assert not workdir.exists()
 
 
+@pytest.mark.full
 def test_the_study_on_idx_files(vtl, workdir, mnist):
     arguments = [STUDY, f"--workdir={workdir}", f"--config.data.root={mnist}"]
     arguments += ["--config.data.num_held_out=20", "--config.batch_size=8"]

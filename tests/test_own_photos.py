@@ -147,7 +147,8 @@ def test_what_is_unknown_moves_nothing(tmp_path, weights, monkeypatch, loss):
     assert kept[0] == kept[1]
 
 
-@pytest.mark.parametrize("variant", ["", pytest.param("lbfgs", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("variant", ["", "lbfgs"])
 def test_what_is_unknown_moves_no_probe(tmp_path, weights, variant):
     root, labels = write_unknown(tmp_path, "?")
     path = extract(tmp_path / "f", weights, **{"data.root": str(root), "data.labels": str(labels)})

@@ -16,6 +16,7 @@ from vtl.weights import formats, network, sources
 from vtl.weights.formats import safetensors
 
 
+@pytest.mark.full
 def test_the_demo_network_is_in_the_package_and_knows_its_letters(monkeypatch, tmp_path):
     """On pictures it never saw; a wrong conversion or preprocessing would show here."""
     monkeypatch.setenv("VTL_CACHE", str(tmp_path))

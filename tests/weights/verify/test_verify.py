@@ -120,6 +120,7 @@ def network_():
     return good()
 
 
+@pytest.mark.full
 def test_good_weights_have_no_fault(network_):
     findings = verify.verify(network_)
     assert [f.kind for f in findings] == ["good", "good"]
@@ -140,12 +141,14 @@ def test_wrong_preprocessing(network_):
     assert "the given preprocessing (RGB in 0..1) is probably wrong" in texts[0]
 
 
+@pytest.mark.full
 def test_wrong_stride(network_):
     texts = faults(with_architecture(network_, variant="v1"))
     assert texts[0].startswith("stride looks like v1.5's")
     assert "(misfit 0." in texts[0]
 
 
+@pytest.mark.full
 def test_wrong_padding():
     (text,) = faults(good(padding="same"))
     assert text.startswith("padding looks like TensorFlow's SAME")
@@ -158,6 +161,7 @@ def test_wrong_epsilon():
     assert texts[0].startswith("eps looks like 0.001, not 1e-05")
 
 
+@pytest.mark.full
 def test_two_faults_at_once(network_):
     unit = verify.with_pixels(network_.preprocessing, verify.PIXELS["unit"])
     weights = with_architecture(network_, variant="v1")
@@ -166,12 +170,14 @@ def test_two_faults_at_once(network_):
     assert {text.split()[0] for text in texts} == {"runs", "stride"}
 
 
+@pytest.mark.full
 def test_bgr_for_rgb(network_):
     kernel = network_.tensors["params/conv1/kernel"][:, :, ::-1]
     (text,) = faults(with_tensors(network_, params__conv1__kernel=kernel))
     assert text.startswith("runs best as BGR, not as RGB (misfit 0.")
 
 
+@pytest.mark.full
 def test_bgr_for_rgb_by_the_names_of_fruit(network_, monkeypatch):
     """As in real networks, whose statistics hardly change."""
     monkeypatch.setattr(verify, "BETTER", 0.0)
@@ -182,6 +188,7 @@ def test_bgr_for_rgb_by_the_names_of_fruit(network_, monkeypatch):
     assert "oranges and lemons" in texts[-1]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("one", "other"), [("layer1_0/bn1", "layer1_0/bn2"), ("layer3_1/bn1", "layer3_4/bn2")]
 )
@@ -197,6 +204,7 @@ def test_a_network_that_overflows_ends_the_search(network_):
     assert faults(weights)[0].startswith("its statistics fit photos in no preprocessing")
 
 
+@pytest.mark.full
 def test_what_photos_say_of_a_network_with_classes_of_its_own_is_no_fault(network_):
     unit = verify.with_pixels(network_.preprocessing, verify.PIXELS["unit"])
     classes = tuple(map(str, range(1000)))
@@ -216,6 +224,7 @@ def test_top_missing(network_):
     assert "no head" in finding.text
 
 
+@pytest.mark.full
 def test_never_trained():
     model = network.make_model(convert.Architecture(18, 0.125, "v1.5", 1e-5, 10))
     tensors = traverse_util.flatten_dict(network.initialise(model, 0), sep="/")
