@@ -18,11 +18,9 @@ if __name__ == "__main__":
 
 import argparse
 import dataclasses
-import logging as python_logging
+import logging
 import sys
 from typing import NoReturn
-
-from absl import logging
 
 from vtl import compile_cache, disks, files
 from vtl.data import splits
@@ -36,8 +34,7 @@ from vtl.untrusted import printable
 def main(arguments: list[str] | None = None) -> int:
     """Predict; the exit status is 0 if every photo could be read."""
     options = _parse(arguments)
-    logging.set_verbosity(logging.WARNING)
-    logging.get_absl_handler().setFormatter(python_logging.Formatter("vtl: note: %(message)s"))
+    logging.basicConfig(format="vtl: note: %(message)s")
     try:
         place = options.output or options.errors_page or "a file"
         with disks.refusals(place, "run the same command again"):

@@ -66,29 +66,44 @@ def write(
             try:
                 tally = _kept(file, note, made_of, rows, stream, batch_size)
             except _Differs as difference:
-                aside = files.set_aside(growing, growing.name, growing.parent)
-                logging.warning(
-                    "%s is not used: %s\nIt is now called %s; all photos are predicted anew.",
-                    printable(growing),
-                    difference,
-                    printable(aside.name),
-                )
+                _set_aside(growing, difference)
                 continue
             if not file.tell():
                 files.write_json(note, made_of)
                 file.write(rows.header())
-            with tqdm(
-                desc="predicting", unit="photo", total=num_photos, initial=tally.num_kept
-            ) as progress:
-                for predictions in predict(stream):
-                    file.write(b"".join(map(rows.line, predictions)))
-                    file.flush()
-                    for prediction in predictions:
-                        tally.count(prediction.name, prediction.problem)
-                    progress.update(len(predictions))
+            _append(file, rows, predict(stream), tally, num_photos)
         files.finish(growing, output)
         note.unlink(missing_ok=True)
         return tally
+
+
+def _append(
+    file: BinaryIO,
+    rows: Rows,
+    batches: Iterable[list[Prediction]],
+    tally: Tally,
+    num_photos: int | None,
+) -> None:
+    """Write and count the predictions, so that a stop loses at most a batch."""
+    with tqdm(
+        desc="predicting", unit="photo", total=num_photos, initial=tally.num_kept
+    ) as progress:
+        for predictions in batches:
+            file.write(b"".join(map(rows.line, predictions)))
+            file.flush()
+            for prediction in predictions:
+                tally.count(prediction.name, prediction.problem)
+            progress.update(len(predictions))
+
+
+def _set_aside(growing: Path, difference: _Differs) -> None:
+    aside = files.set_aside(growing, growing.name, growing.parent)
+    logging.warning(
+        "%s is not used: %s\nIt is now called %s; all photos are predicted anew.",
+        printable(growing),
+        difference,
+        printable(aside.name),
+    )
 
 
 def _kept(
