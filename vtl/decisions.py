@@ -8,8 +8,8 @@ import dataclasses
 import math
 from typing import Any
 
-import jax
 import numpy as np
+from scipy.special import expit
 
 HALF = 0.5
 """The threshold of a class for which none was chosen."""
@@ -59,12 +59,18 @@ class Decisions:
 
 
 def probabilities(logits: np.ndarray, decisions: Decisions, *, one_label_each: bool) -> np.ndarray:
-    """logits [N, C] -> calibrated probabilities [N, C], float32."""
+    """logits [N, C] -> calibrated probabilities [N, C], float32.
+
+    In NumPy, so that a photo's row has the same bits however many photos come with it.
+    """
     slopes, intercepts = (
         np.asarray(numbers, np.float32) for numbers in (decisions.slopes, decisions.intercepts)
     )
-    activation = jax.nn.softmax if one_label_each else jax.nn.sigmoid
-    return np.asarray(activation(np.asarray(logits, np.float32) * slopes + intercepts))
+    calibrated = np.asarray(logits, np.float32) * slopes + intercepts
+    if not one_label_each:
+        return expit(calibrated)
+    exponentials = np.exp(calibrated - calibrated.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def answers(

@@ -57,8 +57,9 @@ def test_the_rows_are_the_runs_scores_to_the_bit(run, tmp_path):
     found = np.array([row[1:4] for row in rows], np.float32)
     np.testing.assert_array_equal(found, expected["scores"])
     assert len(rows) % tiny_runs.BATCH_SIZE  # the last batch is padded
-    one_label_each = not sources.load(str(workdir)).multi_label
-    given = answers(expected["scores"], None, one_label_each=one_label_each)
+    model = sources.load(str(workdir))
+    judged = expected.get("probabilities", expected["scores"])
+    given = answers(judged, model.decisions, one_label_each=not model.multi_label)
     names = np.array(header[1:4])
     assert [row[4] for row in rows] == [";".join(names[row]) for row in given]
     for row, line in zip(rows, tiny_runs.json_rows(tmp_path / "p.jsonl"), strict=True):
@@ -70,6 +71,16 @@ def test_the_rows_are_the_runs_scores_to_the_bit(run, tmp_path):
             "labels": row[4].split(";") if row[4] else [],
             "error": None,
         }
+
+
+def test_calibrated_rows_are_the_runs_probabilities_to_the_bit(run, tmp_path):
+    workdir, root = run
+    expected = tiny_runs.scores(workdir)
+    photos = [str(root / name) for name in expected["ids"]]
+    assert command.main([str(workdir), *photos, "-o", str(tmp_path / "p.csv")]) == 0
+    found = np.array([row[1:4] for row in table_of(tmp_path / "p.csv")[1]], np.float32)
+    np.testing.assert_array_equal(found, expected["probabilities"])
+    assert (found != expected["scores"]).any()
 
 
 def test_other_batches_give_the_same_but_for_rounding(run, tmp_path):
@@ -106,13 +117,14 @@ def test_a_probe_predicts_with_its_network(tmp_path, weights, capsys, monkeypatc
     expected = tiny_runs.scores(probe)
     by_name = {row[0].rpartition("/")[2]: row[1:4] for row in rows}
     found = np.array([by_name[name] for name in expected["ids"]], np.float32)
-    np.testing.assert_allclose(found, expected["scores"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found, expected["probabilities"], rtol=1e-4, atol=1e-6)
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", ["vtl.weights", "classify", str(probe), rows[0][0]])
     weights_command.main()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == rows[0][0]
-    assert sorted(line.split()[-1] for line in lines[1:]) == ["cat", "dog", "emu"]
+    assert sorted(line.split()[1] for line in lines[1:4]) == ["cat", "dog", "emu"]
+    assert lines[4:] == ["* reaches the threshold of its class"]
     weights.rename(tmp_path / "moved.safetensors")
     arguments = [str(probe), rows[0][0], "--top=3"]
     try:
