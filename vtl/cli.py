@@ -20,6 +20,7 @@ from vtl.config_files import Knob
 from vtl.errors import UserError
 
 PROGRAMS = {
+    "export": "a network -> ONNX, StableHLO, torchvision, tried there before it is given out",
     "report": "run directories -> one HTML page",
     "weights": "weight files: list, fetch, inspect, summary, convert, verify, classify",
 }
