@@ -198,7 +198,9 @@ def _smaller(
         made = formats.to_int8(whole, weights, options.output, tried_on.crops)
     else:
         made = formats.to_onnx(weights, options.output, dtype=options.dtype)
-    classes = sources.class_names(weights)
+    classes, source = sources.class_names(weights), tried_on.source
+    if options.dtype == "int8":
+        source += ", the same that its scales come from"
     try:
         known = labelled.of_run(run, classes, weights.preprocessing, options.num_photos)
     except UserError as error:
@@ -210,7 +212,7 @@ def _smaller(
         made.predictor(),
         weights,
         tried_on.crops,
-        tried_on.source,
+        source,
         known,
         classes,
     )

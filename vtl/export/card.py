@@ -45,7 +45,7 @@ class Card(NamedTuple):
 
 def text(card: Card, weights: Weights) -> str:
     """The page, in Markdown."""
-    own = weights.architecture
+    own, pixels = weights.architecture, weights.preprocessing
     answer = "any number of classes" if weights.multi_label else "one class"
     parts = [
         f"# {_cell(card.output.name)}",
@@ -56,13 +56,12 @@ def text(card: Card, weights: Weights) -> str:
         "## Classes",
         _table(card, weights),
         "## Pixels",
-        f"RGB, {describe(weights.preprocessing)}; {weights.preprocessing.interpolation} "
-        f"{weights.preprocessing.resize} to "
-        f"{weights.preprocessing.stored_size(crops=False)}, the central "
-        f"{weights.preprocessing.crop_size} are seen.",
+        f"Photos are turned upright. {describe(pixels)}; {pixels.interpolation} {pixels.resize} to "
+        f"{pixels.stored_size(crops=False)}, the central {pixels.crop_size} are seen.",
         f"The head sees {network.describe_head(own)}.",
         "## Tried",
-        *(f"- {_cell(line)}" for line in (*card.tried, *card.notes)),
+        *(f"- {_cell(line)}" for line in card.tried),
+        *(f"- {line}" for line in card.notes),
         "## Limits",
         *_limits(weights),
         "## Licence of the weights",

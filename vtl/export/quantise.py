@@ -1,5 +1,6 @@
 """Smaller ONNX files, and what they cost: float16 and int8 beside float32."""
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +49,7 @@ def to_int8(model: Any, crops: np.ndarray) -> Any:
     with tempfile.TemporaryDirectory() as directory:
         before, after = (Path(directory) / f"{name}.onnx" for name in ("before", "after"))
         onnx.save(model, before)
+        logging.disable(logging.WARNING)  # advice to a program's author
         try:
             quantization.quantize_static(
                 str(before),
@@ -62,8 +64,11 @@ def to_int8(model: Any, crops: np.ndarray) -> Any:
                 op_types_to_quantize=["Conv", "Add", "MaxPool"],
                 nodes_to_exclude=others,
             )
-        except Exception as error:  # its exceptions have no common base
+        # Its exceptions have no common base.
+        except Exception as error:
             raise UserError(f"ONNX Runtime can't quantise it: {printable(error)}") from error
+        finally:
+            logging.disable(logging.NOTSET)
         return onnx.load(after)
 
 
