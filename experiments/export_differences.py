@@ -91,7 +91,7 @@ def outputs(
 
 def one_by_one(predict: Predict, tried: photos.Photos) -> Outputs:
     """What comes out for photos of different sizes."""
-    return reference.joined([predict(picture[None]) for picture in tried.pictures])
+    return reference.joined([predict(picture()[None]) for picture in tried.pictures])
 
 
 def in_openvino(model: Any) -> Predict:

@@ -292,6 +292,7 @@ def test_what_cannot_be_exported_is_refused(network, tmp_path):
         "there is no photo in": ("network.safetensors", "-o", OUT, "--photos", "empty"),
         "are for .onnx files": ("network.safetensors", "-o", "a.stablehlo", "--resize"),
         "width 0.125": ("network.safetensors", "-o", "a.safetensors"),
+        "is for a finished probe": ("network.safetensors", "-o", OUT, "--weights=demo"),
         "must be at least 1": ("network.safetensors", "-o", OUT, "--num-photos=0"),
     }
     (tmp_path / "empty.onnx").mkdir()

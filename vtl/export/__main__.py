@@ -129,7 +129,9 @@ def _photos(
 ) -> photos.Photos:
     if options.photos:
         return photos.given(options.photos, weights.preprocessing, options.num_photos)
-    if gallery := run_facts.gallery_of(run):
+    # A gallery's thumbnails are too small to show how photos are resized.
+    gallery = None if options.resize else run_facts.gallery_of(run)
+    if gallery:
         return photos.of_gallery(gallery, weights.preprocessing)
     return photos.built_in(weights.preprocessing)
 
@@ -157,7 +159,7 @@ def _check(
     if not options.resize:
         return [comparison]
     resizing = formats.to_onnx(weights, options.output, resizes=True).predictor()
-    theirs = reference.joined([resizing(picture[None]) for picture in tried_on.pictures])
+    theirs = reference.joined([resizing(picture()[None]) for picture in tried_on.pictures])
     source = f"{source} at their own sizes, resized in the file and by Pillow"
     of_photos = check.compare(runtime, ours, theirs, weights, source)
     check.refuse_other(of_photos, check.RESIZE_LIMIT)

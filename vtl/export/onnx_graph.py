@@ -42,7 +42,7 @@ def make(weights: Weights, *, dtype: str = "float32", resizes: bool = False) -> 
             f"the network takes {size:,} bytes, and an ONNX file holds 2 GiB: "
             "export it as .stablehlo"
         )
-    graph, side = Graph(), weights.preprocessing.crop_size
+    graph, crop = Graph(), weights.preprocessing.crop_size
     if resizes:
         pixels = add_resize(graph, IMAGES, weights.preprocessing)
     else:
@@ -54,12 +54,10 @@ def make(weights: Weights, *, dtype: str = "float32", resizes: bool = False) -> 
     x = _add_body(graph, x, weights, dtype)
     if dtype != "float32":
         x = graph.cast(f"{LAST}maps", x, np.float32)
-    for _ in range(5):  # conv1, the max-pool and three stages halve it, rounding up
-        side = -(-side // 2)
     kernel, bias = (weights.tensors[f"params/{HEAD}/{name}"] for name in ("kernel", "bias"))
-    add_head(graph, x, side, own, kernel, bias, output=LOGITS)
+    # conv1, the max-pool and three stages halve a side, rounding up.
+    add_head(graph, x, -(-crop // 32), own, kernel, bias, output=LOGITS)
     _add_probabilities(graph, weights)
-    crop = weights.preprocessing.crop_size
     shape = ("N", "H", "W", 3) if resizes else ("N", crop, crop, 3)
     of_classes = (np.float32, ("N", own.num_classes or 0))
     return graph.model(

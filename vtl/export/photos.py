@@ -1,7 +1,8 @@
 """Which photos an exported file is tried on, and how they become what the network sees."""
 
+import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from vtl.data.photo_files import SUFFIXES
 from vtl.errors import UserError
 from vtl.files import user_path
 from vtl.preprocessing import Preprocessing
-from vtl.untrusted import printable, read_npz, reading
+from vtl.untrusted import printable, read_npz
 from vtl.weights.verify import pictures
 
 NUM_BUILT_IN = 16
@@ -24,14 +25,17 @@ _MAX_SIDE = 1024
 """Of a thumbnail; a gallery's have 112 pixels."""
 
 
+Picture = Callable[[], np.ndarray]
+
+
 class Photos(NamedTuple):
     """Photos to try a network on.
 
-    `pictures` are RGB uint8 [H, W, 3] of any size, `crops` [N, S, S, 3] what the network sees of
-    each, and `source` says in words where they come from.
+    `pictures` give RGB uint8 [H, W, 3] of any size when they are called, `crops` [N, S, S, 3] are
+    what the network sees of each, and `source` says in words where they come from.
     """
 
-    pictures: list[np.ndarray]
+    pictures: Sequence[Picture]
     crops: np.ndarray
     source: str
 
@@ -51,8 +55,12 @@ def given(paths: Sequence[str], preprocessing: Preprocessing, most: int) -> Phot
         if not inside:
             raise UserError(f"--photos: there is no photo in {printable(path)}")
         found += inside
-    loaded = [np.asarray(images.load_rgb(path)) for path in found[:most]]
-    return _of(loaded, preprocessing, f"{len(loaded)} photos of --photos")
+    chosen = [functools.partial(_read, path) for path in found[:most]]
+    return _of(chosen, preprocessing, f"{len(chosen)} photos of --photos")
+
+
+def _read(path: Path) -> np.ndarray:
+    return np.asarray(images.load_rgb(path))
 
 
 def of_gallery(path: Path, preprocessing: Preprocessing) -> Photos:
@@ -65,11 +73,11 @@ def of_gallery(path: Path, preprocessing: Preprocessing) -> Photos:
     with schema.of_file(path):
         packed = schema.array(arrays, "thumbnails", "u", ("bytes",)).astype(np.uint8).tobytes()
         ends = schema.indices(arrays, "ends", ("U",), len(packed) + 1)[:MOST_OF_A_GALLERY]
-        loaded = [
-            _thumbnail(packed[start:end])
+        chosen = [
+            functools.partial(_thumbnail, packed[start:end])
             for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)
         ]
-    return _of(loaded, preprocessing, f"{len(loaded)} photos of the run's {path.name}")
+        return _of(chosen, preprocessing, f"{len(chosen)} photos of the run's {path.name}")
 
 
 def _thumbnail(data: bytes) -> np.ndarray:
@@ -83,7 +91,8 @@ def built_in(preprocessing: Preprocessing) -> Photos:
     """The two photos of scikit-learn, whole, and square parts of them."""
     whole = list(load_sample_images().images)
     parts = pictures.photo_crops(NUM_BUILT_IN - len(whole), max(64, preprocessing.crop_size))
-    return _of(whole + list(parts), preprocessing, f"{NUM_BUILT_IN} parts of two photos")
+    chosen = [functools.partial(np.asarray, picture) for picture in (*whole, *parts)]
+    return _of(chosen, preprocessing, f"{NUM_BUILT_IN} parts of two photos")
 
 
 def to_crop(picture: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
@@ -104,7 +113,6 @@ def centre(stored: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     return stored[start : start + size, start : start + size]
 
 
-def _of(loaded: list[np.ndarray], preprocessing: Preprocessing, source: str) -> Photos:
-    with reading(source):
-        crops = np.stack([to_crop(picture, preprocessing) for picture in loaded])
-    return Photos(loaded, crops, source)
+def _of(pictures: Sequence[Picture], preprocessing: Preprocessing, source: str) -> Photos:
+    crops = [to_crop(picture(), preprocessing) for picture in pictures]
+    return Photos(pictures, np.stack(crops), source)

@@ -21,6 +21,18 @@ from vtl.weights.sources import Weights
 BATCH = 8
 
 
+class _Batches:
+    """Photos in batches, as ONNX Runtime's CalibrationDataReader gives them."""
+
+    def __init__(self, crops: np.ndarray):
+        self._crops, self._starts = crops, iter(range(0, len(crops), BATCH))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next batch, None after the last."""
+        start = next(self._starts, None)
+        return None if start is None else {IMAGES: self._crops[start : start + BATCH]}
+
+
 def to_int8(model: Any, crops: np.ndarray) -> Any:
     """The model with its convolutions in int8, by ONNX Runtime's static quantisation.
 
@@ -33,18 +45,6 @@ def to_int8(model: Any, crops: np.ndarray) -> Any:
     onnx = package("onnx")
     package("onnxruntime")
     quantization = package("onnxruntime.quantization")
-
-    class Photos(quantization.CalibrationDataReader):  # type: ignore[name-defined]
-        """The crops in batches, as ONNX Runtime asks for them."""
-
-        def __init__(self) -> None:
-            self._starts = iter(range(0, len(crops), BATCH))
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            """The next batch, None after the last."""
-            start = next(self._starts, None)
-            return None if start is None else {IMAGES: crops[start : start + BATCH]}
-
     others = [n.name for n in model.graph.node if n.name.startswith((FIRST, LAST))]
     with tempfile.TemporaryDirectory() as directory:
         before, after = (Path(directory) / f"{name}.onnx" for name in ("before", "after"))
@@ -54,7 +54,7 @@ def to_int8(model: Any, crops: np.ndarray) -> Any:
             quantization.quantize_static(
                 str(before),
                 str(after),
-                Photos(),
+                _Batches(crops),
                 quant_format=quantization.QuantFormat.QDQ,
                 per_channel=True,
                 # Seven bits of the weights: sums of eight overflow on processors without VNNI.
