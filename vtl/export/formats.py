@@ -72,8 +72,8 @@ def of_onnx_model(model: Any, weights: Weights, output: Path, *, resizes: bool =
     if resizes:
         notes.append(
             "Photos of any size go in; all photos of a batch have one size. The file resizes the "
-            "width first. Pillow 13 begins with the height of some tall photos: a fifth of their "
-            "pixels is then off by one."
+            "width first. Pillow 13 begins with the height of some tall photos: more of their "
+            "pixels are then off by one."
         )
     return Made(
         content=lambda facts: onnx_file.with_metadata(model, facts),

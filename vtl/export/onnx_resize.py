@@ -1,7 +1,7 @@
 """Resizing as Pillow does it, as ONNX nodes: two matrix products, each rounded to whole numbers.
 
 ONNX's own Resize is another thing in each runtime: OpenVINO disregards `antialias`, and ONNX
-Runtime's is up to 11 counts from Pillow in float32. A product with the matrix of Pillow's filter is
+Runtime's is several counts from Pillow in float32. A product with the matrix of Pillow's filter is
 the same everywhere. Its entries come from whole numbers, so that they are exact.
 """
 
