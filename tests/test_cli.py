@@ -115,7 +115,7 @@ def test_the_overview_lists_tasks_variants_and_verbs(help_page, arguments):
     rows = re.findall(r"^ {2,4}(:?\w+) +\S.*$", help_page(*arguments), re.MULTILINE)
     variants = [variant for _, variant in CONFIGS]
     assert [row for row in rows if row.startswith(":")] == [f":{name}" for name in variants if name]
-    assert set(FILES) | {"predict", "report", "weights", "help", "version"} <= set(rows)
+    assert set(FILES) | {"export", "predict", "report", "weights", "help", "version"} <= set(rows)
 
 
 @pytest.mark.parametrize(("task", "variant"), CONFIGS)
@@ -229,7 +229,7 @@ def test_errors_say_what_is_wrong_and_what_may_be_meant(typed, says):
 
 def test_an_unknown_verb_names_them_all():
     error = error_of("juggle")
-    assert all(name in error for name in [*FILES, "report", "weights", "help", "version"])
+    assert all(name in error for name in [*FILES, "export", "report", "weights", "help", "version"])
 
 
 def test_another_program(capsys, monkeypatch, tmp_path):

@@ -29,7 +29,10 @@ LAB = ROOT / "docs" / "lab.md"
 GUIDES = (
     README,
     LAB,
-    *(ROOT / "docs" / f"{name}.md" for name in ("weights", "run_directory", "your_photos")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("weights", "run_directory", "your_photos", "deploy")
+    ),
     *(ROOT / "docs" / f"{name}.md" for name in ("results", "performance", "architecture")),
 )
 PAGES = (*GUIDES, ROOT / "docs" / "reliability.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md")
@@ -68,7 +71,7 @@ def commands_of(page: Path) -> Iterator[list[str]]:
         for line in block.code.replace("\\\n", " ").splitlines()
     ]
     # The name of a verb by itself is no command.
-    verb = r"(vtl |python -m vtl\.)(predict|weights|report)( …)?"
+    verb = r"(vtl |python -m vtl\.)(predict|weights|report|export)( …)?"
     spans = [span for span in code_spans(page) if re.match(r"(vtl|python -m|pip) [^T]", span)]
     lines += [span for span in spans if not re.fullmatch(verb, span)]
     for line in lines:
@@ -109,9 +112,14 @@ def check(command: list[str], monkeypatch) -> None:
     match command:
         case ["python", "-m", "vtl.main", *options]:
             parse_task(options, monkeypatch)
-        case ["vtl", "predict" | "weights" | "report" as verb, *options]:
+        case ["vtl", "export" | "predict" | "weights" | "report" as verb, *options]:
             parse_verb(verb, options, monkeypatch)
-        case ["python", "-m", "vtl.predict" | "vtl.weights" | "vtl.report" as module, *options]:
+        case [
+            "python",
+            "-m",
+            "vtl.export" | "vtl.predict" | "vtl.weights" | "vtl.report" as module,
+            *options,
+        ]:
             parse_verb(module.removeprefix("vtl."), options, monkeypatch)
         case ["vtl", "help", task]:
             assert (ROOT / "configs" / f"{task}.py").is_file()

@@ -138,7 +138,7 @@ def test_what_nohup_ignores_stays_ignored():
     assert (process.returncode, output) == (0, "whole\n")
 
 
-@pytest.mark.parametrize("verb", ["report", "weights"])
+@pytest.mark.parametrize("verb", ["export", "report", "weights"])
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_program_is_stopped_while_it_imports(tmp_path, verb, sent):
     command = [sys.executable, "-m", f"vtl.{verb}", "-h"]

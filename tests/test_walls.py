@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "finetuning": EVERYTHING_BELOW_TASKS,
     "tasks": EVERYTHING_BELOW_TASKS | {"finetuning"},
     "relu_study": EVERYTHING_BELOW_TASKS - {"weights"},
+    "export": BOTTOM | {"data", "evaluation", "identity", "models", "weights"},
     "report": {
         "disks",
         "errors",

@@ -21,6 +21,7 @@ from vtl.errors import UserError
 
 PROGRAMS = {
     "predict": "a network and photos -> a table of predictions, or a page of its errors",
+    "export": "a network -> ONNX, StableHLO, torchvision, tried there before it is given out",
     "report": "run directories -> one HTML page",
     "weights": "weight files: list, fetch, inspect, summary, convert, verify, classify",
 }

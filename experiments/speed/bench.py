@@ -18,7 +18,7 @@ from experiments.speed import processes
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 NUM_CLASSES = 20
-PACKAGES = ("jax", "jaxlib", "torch", "keras", "onnxruntime")
+PACKAGES = ("jax", "jaxlib", "torch", "keras", "onnxruntime", "openvino")
 EVALUATION = "evaluation"
 REGIMES: dict[str, tuple[str, str]] = {
     "training, everything, BatchNorm frozen": (".*", "frozen"),

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
 INDEX = (EXPERIMENTS / "README.md").read_text()
 LINK = re.compile(r"\]\(([^)]+)\)")
-OPTIONAL = {"keras", "onnx", "onnxruntime", "onnxscript", "playwright", "torch"}
+OPTIONAL = {"keras", "onnx", "onnxruntime", "onnxscript", "openvino", "playwright", "torch"}
 
 
 def modules():

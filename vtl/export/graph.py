@@ -1,0 +1,91 @@
+"""A small writer of ONNX graphs: nodes and constants by name."""
+
+import importlib
+from typing import Any
+
+import numpy as np
+
+from vtl.errors import UserError
+
+OPSET = 18
+"""The oldest with the reductions used here; ONNX Runtime reads it since 1.14."""
+
+IR_VERSION = 9
+
+
+def package(name: str) -> Any:
+    """A package of the extra `export`, or one that the user installs.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        extra = 'pip install -e ".[export]"'
+        remedy = "pip install torch" if name == "torch" else extra
+        raise UserError(f"this needs {name}, which is not installed\nInstall it: {remedy}") from (
+            error
+        )
+
+
+class Graph:
+    """Nodes in their order, and the constants that they read."""
+
+    def __init__(self) -> None:
+        self._onnx = package("onnx")
+        self._nodes: list[Any] = []
+        self._constants: dict[str, Any] = {}
+
+    def constant(self, name: str, array: Any) -> str:
+        """A constant of the array's own type; returns its name."""
+        if name not in self._constants:
+            self._constants[name] = self._onnx.numpy_helper.from_array(np.asarray(array), name)
+        return name
+
+    def add(
+        self, operation: str, name: str, *inputs: str, output: str = "", **attributes: Any
+    ) -> str:
+        """A node with one output, whose name it returns: the node's own unless `output` is one."""
+        output = output or name
+        self._nodes.append(
+            self._onnx.helper.make_node(operation, list(inputs), [output], name=name, **attributes)
+        )
+        return output
+
+    def cast(self, name: str, value: str, dtype: Any) -> str:
+        """The value in NumPy's `dtype`."""
+        to = self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        return self.add("Cast", name, value, to=to)
+
+    def model(
+        self,
+        inputs: dict[str, tuple[Any, tuple[int | str, ...]]],
+        outputs: dict[str, tuple[Any, tuple[int | str, ...]]],
+        producer_version: str,
+    ) -> Any:
+        """The ONNX model; inputs and outputs are name -> (dtype, shape), a text is any length."""
+        helper = self._onnx.helper
+
+        def described(values: dict[str, tuple[Any, tuple[int | str, ...]]]) -> list[Any]:
+            return [
+                helper.make_tensor_value_info(
+                    name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), list(shape)
+                )
+                for name, (dtype, shape) in values.items()
+            ]
+
+        graph = helper.make_graph(
+            self._nodes,
+            "network",
+            described(inputs),
+            described(outputs),
+            list(self._constants.values()),
+        )
+        return helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="vtl",
+            producer_version=producer_version,
+        )
