@@ -4,6 +4,7 @@ All of it is in the environment, so that the processes that tests start get the 
 """
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -19,6 +20,8 @@ FAST_COMPILATION = (
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before any test imports jax, which reads these variables once."""
+    # OpenVINO would tell its maker of being imported, from a process that it forks.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     flags = os.environ.get("XLA_FLAGS", "").split()
     if os.environ.get("VTL_TEST_OPTIMISED") != "1":
         flags += [flag for flag in FAST_COMPILATION if flag not in flags]

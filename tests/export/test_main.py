@@ -188,7 +188,7 @@ def write_run(directory, devkit):
         "num_images": {"test": 20},
         "weights": {"name": "timm_a1", "sha256": "0" * 64},
         "data": {"name": "VOC|2007"},
-        "thresholds": {"precision": {"test": dict.fromkeys(VOC_CLASSES, 0.75)}},
+        "answers": {"test": answered(0.75)},
         "commit": None,
     }
     (directory / "results.json").write_text(json.dumps(results))
@@ -197,6 +197,17 @@ def write_run(directory, devkit):
     maps = np.zeros((4, 3, 3, len(VOC_CLASSES)), np.float32)
     np.savez(directory / "gallery_test.npz", **gallery.pack(choices, crops, maps, kernel[0]))
     return directory
+
+
+def answered(value):
+    """What results.json says of answers that are all as good."""
+    of_class = {key: {"value": value, "interval": None} for key in ("precision", "recall", "f1")}
+    return {
+        "by_class": dict.fromkeys(VOC_CLASSES, of_class),
+        "macro": of_class,
+        "micro": of_class,
+        "before_calibration": {"brier": 0.1, "reliability": 0.01},
+    }
 
 
 @pytest.mark.parity
@@ -215,8 +226,8 @@ def test_a_run_brings_its_photos_labels_and_figures(tmp_path, monkeypatch):
     assert "float16: mAP (lab) on the same photos:" in printed
     card = (run / "README.md").read_text()
     assert "50.0 [40.0, 60.0]" in card
-    assert "| class | AP (lab) | precision |" in card
-    assert "| aeroplane | 25.0 | 75.0 |" in card
+    assert "| class | AP (lab) | precision | recall | f1 |" in card
+    assert "| aeroplane | 25.0 | 75.0 | 75.0 | 75.0 |" in card
     assert "timm\\_a1, whose licence is: Apache-2.0" in card
     assert "VOC\\|2007" in card
     assert before.items() <= {path.name: file_sha256(path) for path in run.iterdir()}.items()

@@ -107,24 +107,18 @@ def _table(card: Card, weights: Weights) -> str:
         columns[f"AP ({MAP_PROTOCOL})"] = [_percent(aps.get(name)) for name in card.classes]
     if weights.decisions:
         columns["threshold"] = [f"{x:.3f}" for x in weights.decisions.thresholds]
-    stated = results.get("thresholds") or results.get("decisions")
-    for quantity in ("precision", "recall"):
-        by_class = _by_class(stated, quantity)
-        if by_class:
-            columns[quantity] = [_percent(by_class.get(name)) for name in card.classes]
+    if by_role := results.get("answers"):
+        by_class = by_role[headline_split(by_role)]["by_class"]
+        for quantity in ("precision", "recall", "f1"):
+            columns[quantity] = [
+                _percent((by_class.get(name) or {}).get(quantity, {}).get("value"))
+                for name in card.classes
+            ]
     rows = list(zip(*columns.values(), strict=True))
     lines = [list(columns), ["---"] * len(columns), *rows[:MOST_CLASSES]]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     left = len(rows) - MOST_CLASSES
     return table + (f"\n\nAnd {left:,} more, which the file's metadata names." if left > 0 else "")
-
-
-def _by_class(stated: Any, quantity: str) -> dict[str, Any]:
-    """Class -> number of a quantity that a run states by split, by class, or both; else {}."""
-    found = stated.get(quantity) if isinstance(stated, dict) else None
-    if isinstance(found, dict) and found and all(isinstance(x, dict) for x in found.values()):
-        found = found[headline_split(found)]
-    return found if isinstance(found, dict) else {}
 
 
 def _percent(value: Any) -> str:

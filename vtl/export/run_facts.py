@@ -18,6 +18,7 @@ _RESULTS = schema.record(
             schema.dict_of(schema.maybe(schema.list_of(schema.number, length=2)))
         ),
         "ap": schema.dict_of(schema.dict_of(schema.dict_of(schema.maybe(schema.number)))),
+        "answers": schema.dict_of(schema.answers()),
         "num_images": schema.dict_of(schema.count),
         "weights": schema.maybe(
             schema.record({}, {"name": schema.maybe(schema.text), "sha256": schema.text})
