@@ -150,7 +150,7 @@ def format_lines(results: dict[str, Any], role: str, classes: Sequence[str]) -> 
     if chosen:
         if "macro_f1_gain" in found:
             gain = _points(found["macro_f1_gain"])
-            yield f"macro F1 above that of 0.5 for every class, uncalibrated: {gain}"
+            yield f"macro F1 above that of 0.5 for every class before calibration: {gain}"
         before, after = found["before_calibration"], found["after_calibration"]
         yield (
             f"calibration: Brier score {before['brier']:.4f} before, {after['brier']:.4f} after; "
