@@ -61,8 +61,8 @@ def measure(logits: np.ndarray, labels: np.ndarray, num_chosen_on: int) -> list[
                 "half": macro_f1(raw[outside] >= 0.5, truth),
                 "counts": macro_f1(raw[outside] >= by_counts(raw[inside], labels[inside]), truth),
                 "expected": macro_f1(p >= np.array(decisions.thresholds, np.float32), truth),
-                "brier_raw": calibration.brier(raw[outside], truth, known),
-                "brier_calibrated": calibration.brier(p, truth, known),
+                "brier_raw": calibration.brier(raw[outside], truth, known) or 0.0,
+                "brier_calibrated": calibration.brier(p, truth, known) or 0.0,
             }
         )
     return found

@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "relu_study": EVERYTHING_BELOW_TASKS - {"weights"},
     "export": BOTTOM | {"data", "evaluation", "identity", "models", "weights"},
     "report": {
+        "decisions",
         "disks",
         "errors",
         "files",

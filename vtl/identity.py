@@ -26,6 +26,9 @@ Changes = dict[str, tuple[Any, Any]]
 
 ABSENT = "absent"
 
+ADDED = {"thresholds": "f1"}
+"""Knobs that runs of before lack, with the value that leaves what these computed as it is."""
+
 UNKNOWN = 2
 """What stands for a label that isn't known where labels are hashed."""
 
@@ -109,7 +112,11 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
         key: (flat_before.get(key, ABSENT), flat_now.get(key, ABSENT))
         for key in sorted(flat_before.keys() | flat_now.keys())
     }
-    return {key: pair for key, pair in found.items() if pair[0] != pair[1]}
+    return {
+        key: pair
+        for key, pair in found.items()
+        if pair[0] != pair[1] and pair != (ABSENT, ADDED.get(key, ABSENT))
+    }
 
 
 def may_have_moved(changed: Changes) -> bool:

@@ -53,7 +53,14 @@ from vtl.untrusted import open_plain, plain_sha256, printable, read_json
 MANIFEST = "sha256.json"
 """In a checkpoint that is whole: its step, its run, and the sha256 of its files."""
 
-OUTPUTS = ("scores_*.npz", "gallery_*.npz", "curves_*.npz", "DF_*.npz", "*.safetensors")
+OUTPUTS = (
+    "scores_*.npz",
+    "logits_*.npz",
+    "gallery_*.npz",
+    "curves_*.npz",
+    "DF_*.npz",
+    "*.safetensors",
+)
 """The files whose sha256 results.json records."""
 
 _OWN = re.compile(rf"{re.escape(LOCK_NAME)}|{identity.FILE_NAME}|\.[a-z_]+\.json\.[0-9a-f]+\.tmp")

@@ -279,7 +279,7 @@ ONE_LABEL = record(
 
 _ESTIMATE = record({"value": maybe(number), "interval": maybe(list_of(number, length=2))})
 _ANSWERED = record(dict.fromkeys(("precision", "recall", "f1"), _ESTIMATE))
-_CALIBRATION = record(dict.fromkeys(("brier", "reliability"), number))
+_CALIBRATION = record(dict.fromkeys(("brier", "reliability"), maybe(number)))
 _THRESHOLD = record(
     {
         "threshold": share,
@@ -299,7 +299,7 @@ def answers(classes: Collection[str] | None = None) -> Check:
             "micro": _ANSWERED,
             "before_calibration": _CALIBRATION,
         },
-        {"macro_f1_gain": _ESTIMATE, "after_calibration": _CALIBRATION},
+        {"macro_f1_gain": _ESTIMATE, "after_calibration": _CALIBRATION, "is_unseen": flag},
     )
 
 

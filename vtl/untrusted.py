@@ -59,6 +59,11 @@ def printable(text: object, limit: int = 200) -> str:
     return f"{line[: limit - tail - 1]}…{line[-tail:]}"
 
 
+def no_formula(text: str) -> str:
+    """A cell of a table that no spreadsheet computes: `'=1+1` instead of `=1+1`."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
 def reason_of(error: BaseException) -> str:
     """What an exception says, as one short line."""
     if isinstance(error, MemoryError):

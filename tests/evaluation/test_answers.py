@@ -99,3 +99,40 @@ def test_wrong_answers_come_by_class_the_surest_first():
         ["b.jpg", "cat", "false alarm", "0.6000", "0.5000"],
         ["d.jpg", "cat", "missed", "0.4000", "0.5000"],
     ]
+
+
+def test_a_spreadsheet_computes_no_cell():
+    given, labels = np.array([[True]]), np.array([[0]], np.uint8)
+    text = answers.errors_csv(
+        ("=1+1.jpg",), ("-x",), np.array([[0.9]]), (0.5,), given, labels, np.ones_like(labels)
+    )
+    assert text.splitlines()[1] == "'=1+1.jpg,'-x,false alarm,0.9000,0.5000"
+
+
+def results(**changes):
+    given, labels = drawn()
+    found = evaluate(given, labels) | {"before_calibration": {"brier": 0.1, "reliability": 0.01}}
+    return {"answers": {"test": found | changes}}
+
+
+def test_without_thresholds_one_label_each_is_the_likeliest_class():
+    lines = list(answers.format_lines(results() | {"one_label": {}}, "test", CLASSES))
+    assert "the likeliest class" in lines[0]
+    assert "0.5" not in lines[0]
+    assert lines[2].split()[:2] == ["cat", "0.000"]
+    lines = list(answers.format_lines(results(), "test", CLASSES))
+    assert "thresholds 0.5" in lines[0]
+    assert lines[2].split()[:2] == ["cat", "0.500"]
+
+
+def test_answers_that_were_chosen_on_the_same_photos_say_so():
+    lines = list(answers.format_lines(results(is_unseen=False), "test", CLASSES))
+    assert "expect worse elsewhere" in lines[-1]
+
+
+def test_results_that_lack_a_class_are_shown_without_it():
+    found = results()
+    del found["answers"]["test"]["by_class"]["dog"]
+    shown = "\n".join(answers.format_lines(found, "test", CLASSES))
+    assert "dog" not in shown
+    assert "emu" in shown

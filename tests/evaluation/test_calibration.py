@@ -31,7 +31,7 @@ def test_it_is_the_minimum_of_what_it_says_it_minimises():
     def loss(point):
         p = expit(np.exp(point[0]) * x + point[1])
         entropy = -np.sum(targets * np.log(p) + (1 - targets) * np.log(1 - p))
-        return entropy + calibration.PRIOR / 2 * np.sum(point**2)
+        return entropy + np.sum(calibration.PRIOR / 2 * np.square(point))
 
     expected = minimize(loss, (0.0, 0.0), method="Nelder-Mead", options={"xatol": 1e-8}).x
     slopes, intercepts = calibration.platt(x, labels, np.ones_like(labels))
@@ -103,3 +103,18 @@ def test_reliability_is_the_distance_of_what_is_said_from_what_is():
     known = np.ones_like(labels)
     known[:100] = 0
     assert calibration.reliability(p, labels, known) == pytest.approx(0, abs=1e-12)
+
+
+def test_logits_that_are_all_too_high_are_brought_down():
+    x, labels = drawn(300, 2.0, 0.0)
+    shifted = x + 4
+    slopes, intercepts = calibration.platt(shifted, labels, np.ones_like(labels))
+    p = expit(slopes * shifted + intercepts)
+    assert p.mean() == pytest.approx(labels.mean(), abs=0.01)
+    assert slopes[0] == pytest.approx(2, rel=0.25)
+
+
+def test_of_nothing_that_counts_there_is_nothing_to_say():
+    x, labels = drawn(10, 1.0, 0.0)
+    for score in (calibration.brier, calibration.reliability):
+        assert score(expit(x), labels, np.zeros_like(labels)) is None

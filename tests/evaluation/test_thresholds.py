@@ -143,3 +143,17 @@ def test_nothing_unseen_decides_nothing():
 def test_another_rule_is_refused(rule):
     with pytest.raises(UserError, match="precision:P"):
         thresholds.check_rule(rule)
+
+
+def test_scores_that_are_none_decide_nothing(caplog):
+    unseen = planted(50)
+    unseen.logits[3] = np.nan
+    assert decide(unseen) == (None, None)
+    assert "planted photos are not finite" in caplog.text
+
+
+def test_logits_of_thousands_have_an_interval_around_their_threshold():
+    unseen = planted(300)
+    decisions, record = decide(unseen._replace(logits=unseen.logits * 5000))
+    low, high = record["by_class"]["cat"]["interval"]
+    assert low <= decisions.thresholds[0] <= high

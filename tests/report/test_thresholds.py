@@ -54,7 +54,8 @@ def test_each_class_has_its_threshold_and_its_quantities(tmp_path):
     assert rows["cat"][4].value == f1
     assert rows["cat"][4].text.startswith(f"{100 * f1:.1f} [")
     assert "40 photos of val" in shown["note"]
-    assert len(shown["lines"]) == 2
+    assert "few positives: person" in shown["lines"][0]
+    assert len(shown["lines"]) == 3
 
 
 def test_french_writes_numbers_its_own_way(tmp_path):

@@ -92,3 +92,12 @@ def test_one_label_each_has_one_l2_by_the_softmax_losses():
         by_hand[l2] = np.mean(losses)
     assert found.shape == (3,)
     assert set(found.tolist()) == {min(by_hand, key=by_hand.get)}
+
+
+def test_rows_of_a_group_are_held_out_together():
+    groups = np.repeat(np.arange(12), [1, 5, 2, 1, 3, 1, 1, 2, 1, 1, 4, 1])
+    folds = choose_l2.held_out(len(groups), 4, 0, groups)
+    np.testing.assert_array_equal(folds.sum(axis=1), 1)
+    for group in range(12):
+        assert len(np.unique(folds[groups == group], axis=0)) == 1
+    assert (folds.sum(axis=0) > 0).all()

@@ -79,7 +79,10 @@ def test_out_of_fold_a_photo_is_scored_by_who_never_saw_it(num_cells, one_label_
         l2s = np.full(3, 0.01)
         mask = np.ones_like(labels)
         return fit_head.out_of_fold(
-            photos, cells, labels, mask, l2s, seed=0, one_label_each=one_label_each
+            *(photos, cells, labels, mask, l2s),
+            groups=np.arange(len(labels)),
+            seed=0,
+            one_label_each=one_label_each,
         )
 
     before = logits(labels)

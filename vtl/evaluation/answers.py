@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from vtl.decisions import HALF
 from vtl.evaluation.metrics import (
     MAX_COUNTS_PER_CHUNK,
     draw_counts,
     interval_of,
     mean_over_classes,
 )
-from vtl.untrusted import printable
+from vtl.untrusted import no_formula, printable
 
 QUANTITIES = ("precision", "recall", "f1")
 ERROR_COLUMNS = ("file", "class", "error", "probability", "threshold")
@@ -40,13 +41,20 @@ def evaluate(
     """
     num_images = len(labels)
     rng, at_once = np.random.default_rng(seed), max(1, MAX_COUNTS_PER_CHUNK // num_images)
-    pieces = [np.ones((num_images, 1), int)]
-    pieces += [
-        draw_counts(rng, num_images, min(at_once, num_resamples - first))
+
+    def table(counts: np.ndarray) -> dict[str, np.ndarray]:
+        of_given = _table(given, labels, label_mask, counts)
+        if baseline is not None:
+            of_baseline = _table(baseline, labels, label_mask, counts)
+            of_given["macro_f1_gain"] = of_given["macro_f1"] - of_baseline["macro_f1"]
+        return of_given
+
+    tables = [table(np.ones((num_images, 1), int))]
+    tables += [
+        table(draw_counts(rng, num_images, min(at_once, num_resamples - first)))
         for first in range(0, num_resamples, at_once)
     ]
-    tables = [_table(given, labels, label_mask, counts) for counts in pieces]
-    found = {name: np.concatenate([table[name] for table in tables], axis=-1) for name in tables[0]}
+    found = {name: np.concatenate([each[name] for each in tables], axis=-1) for name in tables[0]}
     result: dict[str, Any] = {
         "by_class": {
             name: {q: _estimate(found[q][column]) for q in QUANTITIES}
@@ -58,10 +66,7 @@ def evaluate(
         },
     }
     if baseline is not None:
-        of_baseline = np.concatenate(
-            [_table(baseline, labels, label_mask, counts)["macro_f1"] for counts in pieces]
-        )
-        result["macro_f1_gain"] = _estimate(found["macro_f1"] - of_baseline)
+        result["macro_f1_gain"] = _estimate(found["macro_f1_gain"])
     return result
 
 
@@ -121,37 +126,34 @@ def errors_csv(
         for place in np.argsort(-np.where(is_missed, 1 - p, p), kind="stable"):
             error = "missed" if is_missed[place] else "false alarm"
             shown = f"{p[place]:.4f}", f"{thresholds[column]:.4f}"
-            writer.writerow((ids[rows[place]], name, error, *shown))
+            writer.writerow((no_formula(ids[rows[place]]), no_formula(name), error, *shown))
     return text.getvalue()
 
 
 def format_lines(results: dict[str, Any], role: str, classes: Sequence[str]) -> Iterator[str]:
     """The table of a run's answers on `role`, from what results.json holds."""
     found, chosen = results["answers"][role], results.get("decisions")
-    how = "0.5: no photo is left that it was not trained on"
-    if chosen:
-        how = f"by {chosen['rule']}, chosen on {printable(chosen['chosen_on'], 200)}"
-    yield f"answers on {role}, thresholds {how}; percent [95 % interval]"
+    one_label_each = "one_label" in results
+    yield f"answers on {role}, {_how(chosen, one_label_each)}; percent [95 % interval]"
     rows = [["class", "threshold", *QUANTITIES]]
     by_class = (chosen or {}).get("by_class", {})
-    for name in classes:
-        threshold, cells = _threshold(by_class.get(name)), _cells(found["by_class"][name])
-        rows.append([printable(name, 40), threshold, *cells])
+    unchosen = {"threshold": 0.0 if one_label_each else HALF, "interval": None, "note": ""}
+    for name in (name for name in classes if name in found["by_class"]):
+        threshold = _threshold(by_class.get(name, unchosen))
+        rows.append([printable(name, 40), threshold, *_cells(found["by_class"][name])])
     rows += [[mean, "", *_cells(found[mean])] for mean in ("macro", "micro")]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         padded = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
         yield "  ".join(padded).rstrip()
-    if any(entry["note"] for entry in by_class.values()):
-        notes: dict[str, list[str]] = {}
-        for name, entry in by_class.items():
-            notes.setdefault(entry["note"], []).append(printable(name, 40))
-        yield from (f"* {note}: {', '.join(names)}" for note, names in notes.items() if note)
-    if chosen:
-        if "macro_f1_gain" in found:
-            gain = _points(found["macro_f1_gain"])
-            yield f"macro F1 above that of 0.5 for every class before calibration: {gain}"
-        before, after = found["before_calibration"], found["after_calibration"]
+    yield from (f"* {note}: {', '.join(names)}" for note, names in notes(by_class).items())
+    if not found.get("is_unseen", True):
+        yield f"these answers were chosen on {role}, or it was trained on: expect worse elsewhere"
+    if "macro_f1_gain" in found and chosen:
+        gain = _points(found["macro_f1_gain"])
+        yield f"macro F1 above that of 0.5 for every class before calibration: {gain}"
+    before, after = found["before_calibration"], found.get("after_calibration")
+    if after and None not in (*before.values(), *after.values()):
         yield (
             f"calibration: Brier score {before['brier']:.4f} before, {after['brier']:.4f} after; "
             f"distance of probabilities from frequencies {before['reliability']:.5f}, "
@@ -159,9 +161,23 @@ def format_lines(results: dict[str, Any], role: str, classes: Sequence[str]) -> 
         )
 
 
-def _threshold(entry: dict[str, Any] | None) -> str:
-    if entry is None:
-        return "0.500"
+def notes(by_class: dict[str, Any]) -> dict[str, list[str]]:
+    """What there is to say of some thresholds -> the classes that it is of."""
+    found: dict[str, list[str]] = {}
+    for name, entry in by_class.items():
+        if entry["note"]:
+            found.setdefault(entry["note"], []).append(printable(name, 40))
+    return found
+
+
+def _how(chosen: dict[str, Any] | None, one_label_each: bool) -> str:
+    if chosen:
+        return f"thresholds by {chosen['rule']}, chosen on {printable(chosen['chosen_on'], 200)}"
+    what = "the likeliest class" if one_label_each else "thresholds 0.5"
+    return f"{what}: there are no scores of photos not trained on to choose by"
+
+
+def _threshold(entry: dict[str, Any]) -> str:
     mark = "*" if entry["note"] else ""
     if entry["interval"] is None:
         return f"{entry['threshold']:.3f}{mark}"

@@ -10,8 +10,8 @@ from scipy.special import expit, log_softmax
 
 from vtl.evaluation.metrics import has_both
 
-PRIOR = 4.0
-"""How strongly a class's calibration is held to none, which tens of positives overrule."""
+PRIOR = np.array([4.0, 0.25])
+"""How strongly a slope is held to 1, and an intercept to 0, where positives are few."""
 
 _BOUNDS = ((-4.6, 4.6), (None, None))
 """Of the logarithm of a slope: calibration never turns a ranking around, or makes it flat."""
@@ -27,8 +27,8 @@ def platt(
 
     logits, labels, label_mask [N, C]; labels count where the mask is 1. Minimises the cross-entropy
     with Platt's targets, (P + 1) / (P + 2) for the P positives and 1 / (N + 2) for the N negatives,
-    plus PRIOR / 2 times the squares of log(slope) and of the intercept. A class with no positive,
-    or no negative, keeps its probabilities.
+    plus half of PRIOR times the squares of log(slope) and of the intercept. A class with no
+    positive, or no negative, keeps its probabilities.
     """
     slopes, intercepts = np.ones(logits.shape[1]), np.zeros(logits.shape[1])
     for column in range(logits.shape[1]):
@@ -50,7 +50,7 @@ def _platt(x: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
         scaled = np.exp(point[0]) * x
         z = scaled + point[1]
         residuals = expit(z) - targets
-        loss = np.sum(np.logaddexp(0, z) - targets * z) + PRIOR / 2 * point @ point
+        loss = np.sum(np.logaddexp(0, z) - targets * z) + PRIOR @ point**2 / 2
         return loss, np.array([residuals @ scaled, residuals.sum()]) + PRIOR * point
 
     log_slope, intercept = minimize(objective, np.zeros(2), jac=True, bounds=_BOUNDS).x
@@ -63,17 +63,20 @@ def resampled(
     """The slopes [R] and intercepts [R] of resamples that have photo n counts[n, r] times.
 
     One step of Newton's method from the fit to logits x [n], which is near enough for an interval.
+    A slope at the end of what it may be stays there.
     """
     scaled = slope * x
     p = expit(scaled + intercept)
     residuals, curvature = p - _targets(is_positive), p * (1 - p)
     gradients = np.stack([residuals * scaled, residuals]) @ counts
-    gradients += PRIOR * np.array([[np.log(slope)], [intercept]])
+    point = np.array([np.log(slope), intercept])
+    gradients += (PRIOR * point)[:, None]
     cross = curvature @ scaled
     hessian = np.array([[curvature @ scaled**2, cross], [cross, curvature.sum()]])
-    log_slopes, intercepts = np.array([[np.log(slope)], [intercept]]) - np.linalg.solve(
-        hessian + PRIOR * np.eye(2), gradients
-    )
+    hessian += np.diag(PRIOR)
+    if not _BOUNDS[0][0] < point[0] < _BOUNDS[0][1]:
+        return np.full(counts.shape[1], slope), intercept - gradients[1] / hessian[1, 1]
+    log_slopes, intercepts = point[:, None] - np.linalg.solve(hessian, gradients)
     return np.exp(np.clip(log_slopes, *_BOUNDS[0])), intercepts
 
 
@@ -92,16 +95,23 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(objective, bounds=_BOUNDS[0], method="bounded").x))
 
 
-def brier(probabilities: np.ndarray, labels: np.ndarray, label_mask: np.ndarray) -> float:
-    """The mean squared difference of probabilities and labels [N, C] that the mask counts."""
+def brier(probabilities: np.ndarray, labels: np.ndarray, label_mask: np.ndarray) -> float | None:
+    """The mean squared difference of probabilities and labels [N, C] that count; None of none."""
+    if not label_mask.any():
+        return None
     return float(np.mean((probabilities - labels)[label_mask == 1] ** 2))
 
 
-def reliability(probabilities: np.ndarray, labels: np.ndarray, label_mask: np.ndarray) -> float:
+def reliability(
+    probabilities: np.ndarray, labels: np.ndarray, label_mask: np.ndarray
+) -> float | None:
     """How far probabilities are from frequencies: Murphy's term of the Brier score, 0 at best.
 
-    The mean over all labels that count of (mean probability - frequency)^2 of their bin.
+    The mean over all labels that count of (mean probability - frequency)^2 of their bin; None of
+    none.
     """
+    if not label_mask.any():
+        return None
     counts = label_mask == 1
     p, y = probabilities[counts].astype(np.float64), labels[counts]
     bins = np.minimum((p * NUM_BINS).astype(int), NUM_BINS - 1)

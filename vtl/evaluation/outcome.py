@@ -115,7 +115,14 @@ def score_splits(
             outcome[role] |= {"loss": found.pop("loss"), "one_label": found}
         if role == headline:
             found_answers[role], errors = _answers(
-                split, classes, scores, probabilities, decisions, seed, one_label_each
+                split,
+                classes,
+                scores,
+                probabilities,
+                decisions,
+                seed,
+                one_label_each,
+                is_unseen=role == "test",
             )
             run_directory.write_table(f"errors_{role}.csv", errors)
     return split_last(outcome) | {"answers": found_answers}
@@ -129,27 +136,35 @@ def _answers(
     decisions: Decisions | None,
     seed: int,
     one_label_each: bool,
+    is_unseen: bool,
 ) -> tuple[dict[str, Any], str]:
-    """How good the answers on a split are, and the wrong ones as CSV."""
+    """How good the answers on a split are, and the wrong ones as CSV.
+
+    What calibration and thresholds bring is left out of a split that they were chosen on.
+    """
     labels = np.asarray(split.labels)
     counted = counted_labels(split)
     by_half = answered.answers(scores, None, one_label_each=one_label_each)
     if probabilities is None or decisions is None:
-        given, shown, thresholds = by_half, scores, (HALF,) * len(classes)
+        given, shown = by_half, scores
+        thresholds = (0.0 if one_label_each else HALF,) * len(classes)
     else:
         given = answered.answers(probabilities, decisions, one_label_each=one_label_each)
         shown, thresholds = probabilities, decisions.thresholds
+    has_baseline = is_unseen and not one_label_each
     found = answers.evaluate(
-        given, labels, counted, classes, baseline=None if one_label_each else by_half, seed=seed
+        given, labels, counted, classes, baseline=by_half if has_baseline else None, seed=seed
     )
-    by_stage = {"before_calibration": scores, "after_calibration": probabilities}
+    found["is_unseen"] = is_unseen
+    by_stage = {"before_calibration": scores}
+    if is_unseen and probabilities is not None:
+        by_stage["after_calibration"] = probabilities
     found |= {
         stage: {
             "brier": calibration.brier(p, labels, counted),
             "reliability": calibration.reliability(p, labels, counted),
         }
         for stage, p in by_stage.items()
-        if p is not None
     }
     ids = split.ids or [f"row {row}" for row in range(len(labels))]
     return found, answers.errors_csv(ids, classes, shown, thresholds, given, labels, counted)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 from scipy.special import expit
 
 from vtl import decisions as answered
@@ -60,14 +61,17 @@ def decide(
 ) -> tuple[Decisions | None, dict[str, Any] | None]:
     """Calibrate and choose by `rule`; the decisions, and what results.json says of them.
 
-    Without unseen photos both are None. With `one_label_each` the answer is the likeliest class, so
-    that f1 chooses no threshold, and a precision chooses from which probability on the likeliest
-    class is an answer.
+    Without unseen photos, or with scores that are not finite, both are None. With `one_label_each`
+    the answer is the likeliest class, so that f1 chooses no threshold, and a precision chooses from
+    which probability on the likeliest class is an answer.
 
     Raises:
         UserError: the rule is neither f1 nor precision:P.
     """
     if unseen is None:
+        return None, None
+    if not np.isfinite(unseen.logits).all():
+        logging.warning("no thresholds: scores of %s are not finite", unseen.in_words)
         return None, None
     logits, labels, label_mask, in_words = unseen
     if one_label_each:

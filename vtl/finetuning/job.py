@@ -132,10 +132,11 @@ class Job:
             }
         return variables
 
-    def out_of_fold(self, training_set: loop.TrainingSet) -> np.ndarray:
+    def out_of_fold(self, training_set: loop.TrainingSet, groups: np.ndarray) -> np.ndarray:
         """As `logits`, of the photos of a training set by starts that didn't see them, [N, C].
 
-        The start's head is fitted to some folds, and asked about the other.
+        The start's head is fitted to some folds, and asked about the other; photos of one of the
+        `groups` [N] are in one fold.
         """
         config, net = self.config, self.net
         variables = network.starting_variables(
@@ -144,7 +145,9 @@ class Job:
         seen = self._seen_by_head(variables, training_set)
         _, l2 = self._fit_head(*seen)
         one_label_each = self.objective.has_one_label_each
-        logits = fit_head.out_of_fold(*seen, l2, seed=config.seed, one_label_each=one_label_each)
+        logits = fit_head.out_of_fold(
+            *seen, l2, groups=groups, seed=config.seed, one_label_each=one_label_each
+        )
         return one_label.normalised(logits) if one_label_each else logits
 
     def _seen_by_head(

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from vtl import identity
+from vtl import identity, schema
 from vtl.console import say
 from vtl.data.batches import Images
 from vtl.data.held_out import Rows, hold_out
 from vtl.data.split import Split
-from vtl.errors import Diverged
+from vtl.errors import Diverged, UserError
 from vtl.evaluation.outcome import MAP_PROTOCOL
 from vtl.finetuning.job import Job, checkpoints_of, mean_ap_of, training_set_of
 from vtl.run_directory import RunDirectory
@@ -109,10 +109,20 @@ def _train(job: Job, images: Images, split: Split, parts: Parts, trial: RunDirec
     checkpoints.close()
 
 
-def logits(workdir: Path, step: int) -> np.ndarray | None:
-    """The logits [N, C] of the held-out photos after `step` steps; None if nobody wrote them."""
+def logits(workdir: Path, step: int, shape: tuple[int, int]) -> np.ndarray | None:
+    """The logits [N, C] of the held-out photos after `step` steps; None if they aren't there.
+
+    A trial of an earlier version wrote none; a warning says so of what is damaged.
+    """
     path = workdir / NAME / f"{_logits_after(step)}.npz"
-    return read_npz(path, inside=path.parent)["logits"] if os.path.lexists(path) else None
+    if not os.path.lexists(path):
+        return None
+    try:
+        with schema.of_file(path):
+            return schema.finite(read_npz(path, inside=path.parent), "logits", shape)
+    except UserError as error:
+        logging.warning("%s: thresholds are chosen without it", error)
+        return None
 
 
 def _logits_after(step: int) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from vtl.data.duplicates import near_duplicates
 from vtl.data.split import Split
 from vtl.evaluation.outcome import counted_labels
 from vtl.evaluation.thresholds import Unseen
@@ -35,19 +36,21 @@ def scores(
     if "val" in splits:
         return _of(splits["val"], logits["val"], f"{len(splits['val'])} photos of val")
     train = splits["train"]
-    is_fitted = job.given_head is None and job.config.head == "probe"
-    can_fold = is_fitted and len(train) >= 2 * fit_head.NUM_FOLDS
+    groups, can_fold = np.zeros(0, int), job.given_head is None and job.config.head == "probe"
+    if can_fold and (is_start or not tried):
+        groups = near_duplicates(training_set.images)
+        can_fold = len(np.unique(groups)) >= 2 * fit_head.NUM_FOLDS
     if parts and tried and not (is_start and can_fold):
-        after = trial.logits(workdir, tried["best_step"])
+        after = trial.logits(workdir, tried["best_step"], (len(parts.outside), len(train.classes)))
         if after is not None:
             words = f"{len(parts.outside)} photos held out of train"
             return _of(train.rows(parts.outside), after, words)
-    if not can_fold:
+    if not len(groups) or not can_fold:
         return None
     words = f"{len(train)} photos of train, out of fold"
     if not is_start:
         words += ", by the head that training started from"
-    return _of(train, job.out_of_fold(training_set), words)
+    return _of(train, job.out_of_fold(training_set, groups), words)
 
 
 def _of(split: Split, logits: np.ndarray, in_words: str) -> Unseen:

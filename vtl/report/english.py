@@ -112,8 +112,16 @@ WORDS = {
     "thresholds": "Answers at the thresholds",
     "thresholds_chosen": "For <strong>{run}</strong> thresholds were chosen by {rule} on "
     "{chosen_on}. A photo has a class if its calibrated probability is at least the class’s "
-    "threshold. Percent, with 95 % bootstrap intervals over the photos of {split}; * marks what is "
-    "a guess, for few photos show the class.",
+    "threshold. Percent, with 95 % bootstrap intervals over the photos of {split}.",
+    "thresholds_of_one": "For <strong>{run}</strong> the answer is the likeliest class, if its "
+    "probability is at least the class’s threshold. Thresholds and calibration were chosen by "
+    "{rule} on {chosen_on}. Percent, with 95 % bootstrap intervals over the photos of {split}.",
+    "thresholds_likeliest": "For <strong>{run}</strong> the answer is the likeliest class: there "
+    "are no scores of photos that it was not trained on to choose thresholds by. Percent, with "
+    "95 % bootstrap intervals over the photos of {split}.",
+    "thresholds_note": "* {note}: {classes}.",
+    "thresholds_in_sample": "These answers were chosen on {split}, or it was trained on: on other "
+    "photos expect worse.",
     "thresholds_half": "For <strong>{run}</strong> every threshold is 0.5: there are no scores of "
     "photos that it was not trained on to choose by. Percent, with 95 % bootstrap intervals over "
     "the photos of {split}.",

@@ -116,7 +116,17 @@ WORDS = {
     "thresholds_chosen": "Pour <strong>{run}</strong>, les seuils ont été choisis par {rule} "
     "(<span lang='en'>{chosen_on}</span>). Une photo a une classe si sa probabilité calibrée "
     "atteint le seuil de la classe. En pour cent, avec des intervalles bootstrap à 95 % sur les "
-    "photos de {split} ; * marque une estimation hasardeuse, car peu de photos montrent la classe.",
+    "photos de {split}.",
+    "thresholds_of_one": "Pour <strong>{run}</strong>, la réponse est la classe la plus probable, "
+    "si sa probabilité atteint le seuil de la classe. Seuils et calibration ont été choisis par "
+    "{rule} (<span lang='en'>{chosen_on}</span>). En pour cent, avec des intervalles bootstrap à "
+    "95 % sur les photos de {split}.",
+    "thresholds_likeliest": "Pour <strong>{run}</strong>, la réponse est la classe la plus "
+    "probable : il n’y a pas de photos hors de l’entraînement pour choisir des seuils. En pour "
+    "cent, avec des intervalles bootstrap à 95 % sur les photos de {split}.",
+    "thresholds_note": "* <span lang='en'>{note}</span> : {classes}.",
+    "thresholds_in_sample": "Ces réponses ont été choisies sur {split}, ou l’entraînement l’a vu : "
+    "attendez moins d’autres photos.",
     "thresholds_half": "Pour <strong>{run}</strong>, chaque seuil est 0,5 : il n’y a pas de photos "
     "hors de l’entraînement pour les choisir. En pour cent, avec des intervalles bootstrap à 95 % "
     "sur les photos de {split}.",

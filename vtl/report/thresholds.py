@@ -2,11 +2,11 @@
 
 from typing import Any
 
+from vtl.decisions import HALF
+from vtl.evaluation.answers import QUANTITIES, notes
 from vtl.report.language import Language
 from vtl.report.runs import Run
 from vtl.report.tables import Cell, Table
-
-QUANTITIES = ("precision", "recall", "f1")
 
 
 def section(run: Run, language: Language) -> dict[str, Any] | None:
@@ -16,16 +16,25 @@ def section(run: Run, language: Language) -> dict[str, Any] | None:
         return None
     chosen = run.results.get("decisions")
     values = {"run": run.name, "split": run.headline_split}
-    note, lines = language("thresholds_half", **values), []
+    kind = "likeliest" if "one_label" in run.results else "half"
+    note, lines = language(f"thresholds_{kind}", **values), []
+    if not found.get("is_unseen", True):
+        lines.append(language("thresholds_in_sample", split=run.headline_split))
     if chosen:
         about = {"rule": chosen["rule"], "chosen_on": chosen["chosen_on"]}
-        note = language("thresholds_chosen", **values, **about)
+        kind = "of_one" if "one_label" in run.results else "chosen"
+        note = language(f"thresholds_{kind}", **values, **about)
+        lines += [
+            language("thresholds_note", note=text, classes=", ".join(names))
+            for text, names in notes(chosen["by_class"]).items()
+        ]
         gain = found.get("macro_f1_gain")
         if gain and gain["value"] is not None:
             points = language.percent(gain["value"], signed=True)
             interval = language.interval(gain["interval"], signed=True)
             lines.append(language("thresholds_gain", gain=f"{points} {interval}".rstrip()))
-        if "after_calibration" in found:
+        scores = [found.get(f"{stage}_calibration", {}) for stage in ("before", "after")]
+        if None not in [each.get("brier") for each in scores]:
             brier = {
                 stage: language.number(found[f"{stage}_calibration"]["brier"], 4)
                 for stage in ("before", "after")
@@ -40,7 +49,8 @@ def _table(
     headings = [language(f"column_{name}") for name in ("class", "threshold", *QUANTITIES)]
     rows = []
     for name in run.classes:
-        entry: dict[str, Any] = {"threshold": 0.5, "note": ""}
+        half = 0.0 if "one_label" in run.results else HALF
+        entry: dict[str, Any] = {"threshold": half, "note": ""}
         if chosen:
             entry = chosen["by_class"][name]
         shown = language.number(entry["threshold"], 3) + ("*" if entry["note"] else "")

@@ -196,7 +196,7 @@ def _unseen(
     split, role = data.splits.get("val"), "val"
     if split is None:
         split, role = data.splits["train"], "train"
-        if len(split.labels) < 2 * fit_head.NUM_FOLDS:
+        if _groups(split.features).max() + 1 < 2 * fit_head.NUM_FOLDS:
             return None
     fold = ", out of fold" if role == "train" else ""
     return Unseen(
@@ -205,6 +205,12 @@ def _unseen(
         outcome.counted_labels(split),
         f"{len(split.labels)} photos of {role}{fold}",
     )
+
+
+def _groups(features: np.ndarray) -> np.ndarray:
+    """The number [N] of each row of features [N, D]; what is the same photo has the same."""
+    numbers: dict[bytes, int] = {}
+    return np.array([numbers.setdefault(row.tobytes(), len(numbers)) for row in features])
 
 
 def _sgd(
@@ -257,9 +263,11 @@ def _sgd(
 
     def out_of_fold() -> np.ndarray:
         logits = np.zeros(train.labels.shape, np.float32)
-        for is_out in choose_l2.held_out(len(rows), fit_head.NUM_FOLDS, config.seed).T:
-            (head,), _ = _sgd_grid(train, rows[~is_out], [point], config, num_seeds=1)
-            logits[is_out] = predict(head, train.features[is_out])
+        groups = _groups(train.features)
+        for is_out in choose_l2.held_out(len(rows), fit_head.NUM_FOLDS, config.seed, groups).T:
+            if is_out.any():
+                (head,), _ = _sgd_grid(train, rows[~is_out], [point], config, num_seeds=1)
+                logits[is_out] = predict(head, train.features[is_out])
         return logits
 
     return fitted[0], details, out_of_fold
@@ -333,7 +341,13 @@ def _lbfgs(
     def out_of_fold() -> np.ndarray:
         no_cells = np.zeros((len(train.features), 0, 1), np.float16)
         return fit_head.out_of_fold(
-            train.features, no_cells, train.labels, label_mask, l2, seed=config.seed
+            train.features,
+            no_cells,
+            train.labels,
+            label_mask,
+            l2,
+            groups=_groups(train.features),
+            seed=config.seed,
         )
 
     return head, {"l2": dict(zip(data.classes, l2.tolist(), strict=True))}, out_of_fold

@@ -103,10 +103,17 @@ def by_cross_validation(
     return np.array(grid)[np.argmin(by_l2, axis=0)]
 
 
-def held_out(num_rows: int, num_folds: int, seed: int) -> np.ndarray:
-    """Which rows each fold holds out, [N, F]; every row is held out once."""
-    folds = np.random.default_rng(seed).permutation(num_rows) % num_folds
-    return folds[:, None] == np.arange(num_folds)
+def held_out(
+    num_rows: int, num_folds: int, seed: int, groups: np.ndarray | None = None
+) -> np.ndarray:
+    """Which rows each fold holds out, [N, F]; every row is held out once.
+
+    Rows of one of the `groups` [N], numbers from 0 on, are held out together.
+    """
+    if groups is None:
+        groups = np.arange(num_rows)
+    folds = np.random.default_rng(seed).permutation(groups.max() + 1) % num_folds
+    return folds[groups][:, None] == np.arange(num_folds)
 
 
 def in_fold(l2: L2, num_folds: int) -> L2:

@@ -56,15 +56,19 @@ def out_of_fold(
     label_mask: np.ndarray,
     l2s: np.ndarray,
     *,
+    groups: np.ndarray,
     seed: int,
     one_label_each: bool = False,
 ) -> np.ndarray:
     """The logits [N, C] of each photo by a head that is fitted to the other folds' photos.
 
-    The arrays are those of `fit`, which chose or got the l2s [C].
+    The arrays are those of `fit`, which chose or got the l2s [C]. Photos of one of the `groups`
+    [N], of which there are at least two, are in one fold.
     """
     logits = np.zeros(labels.shape, np.float32)
-    for outside in choose_l2.held_out(len(labels), NUM_FOLDS, seed).T:
+    for outside in choose_l2.held_out(len(labels), NUM_FOLDS, seed, groups).T:
+        if not outside.any():
+            continue
         inside = ~outside
         head = _fit(
             photos[inside],
