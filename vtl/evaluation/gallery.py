@@ -1,5 +1,6 @@
 """The photos of a split that are worth a look, and where in each the network saw a class."""
 
+import base64
 import io
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,6 +10,9 @@ from PIL import Image
 
 KINDS = ("hit", "false alarm", "miss")
 THUMBNAIL_SIDE = 112
+
+MAP_COLOUR = (213, 94, 0)
+"""Okabe and Ito's vermilion."""
 
 
 class Choice(NamedTuple):
@@ -60,7 +64,7 @@ def pack(
     rows = chosen_rows(choices)
     photo = np.searchsorted(rows, [choice.row for choice in choices])
     columns = np.array([choice.column for choice in choices])
-    files = [_thumbnail(image) for image in photos]
+    files = [thumbnail(image) for image in photos]
     return {
         "rows": rows,
         "thumbnails": np.frombuffer(b"".join(files), np.uint8),
@@ -78,9 +82,26 @@ def chosen_rows(choices: Sequence[Choice]) -> np.ndarray:
     return np.unique([choice.row for choice in choices])
 
 
-def _thumbnail(image: np.ndarray) -> bytes:
+def thumbnail(image: np.ndarray) -> bytes:
+    """A square photo [S, S, 3] as a small JPEG file."""
     side = min(THUMBNAIL_SIDE, len(image))
     small = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
+
+
+def map_layer(evidence: np.ndarray) -> bytes:
+    """The evidence [h, w] for a class as a PNG file, a layer of colour, opaque where most is."""
+    evidence = np.maximum(evidence, 0)
+    pixels = np.empty((*evidence.shape, 4), np.uint8)
+    pixels[..., :3] = MAP_COLOUR
+    pixels[..., 3] = np.round(255 * evidence / max(evidence.max(), 1e-12))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    """A picture file of a kind such as jpeg as part of a page."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,7 +1,5 @@
 """The photos that a network gets wrong -> one HTML page that needs no other file."""
 
-import base64
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,11 +7,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import jinja2
 import numpy as np
-from PIL import Image
 
 import vtl
 from vtl.data.split import Split
 from vtl.errors import UserError
+from vtl.evaluation import gallery
 from vtl.files import whole_file
 from vtl.predict import wrong
 from vtl.predict.predictor import Predictor
@@ -21,12 +19,6 @@ from vtl.predict.tally import Tally
 from vtl.predict.wrong import KINDS, Mistake, Mistakes
 from vtl.training import augment, steps
 from vtl.untrusted import printable
-
-SIDE = 112
-"""Of a thumbnail."""
-
-MAP_COLOUR = (213, 94, 0)
-"""Okabe and Ito's vermilion."""
 
 MOST_PICTURES, MAX_BYTES = 480, 4_500_000
 """Pictures of a page, and the bytes of all of them, so that it can be sent by mail."""
@@ -135,7 +127,7 @@ def _drawn(
             augment.centre_crop(jnp.asarray(np.stack(pixels)), preprocessing.crop_size)
         )
         for place, crop, evidence in zip(some, crops, maps, strict=True):
-            drawn[place] = _thumbnail(crop), evidence
+            drawn[place] = gallery.data_uri("jpeg", gallery.thumbnail(crop)), evidence
     return drawn
 
 
@@ -154,28 +146,5 @@ def _picture(
         probability=mistake.probability,
         labels=(", ".join(names[:MOST_LABELS]) + more) or "none",
         photo=photo,
-        map=_map(evidence[:, :, column]),
+        map=gallery.data_uri("png", gallery.map_layer(evidence[:, :, column])),
     )
-
-
-def _thumbnail(crop: np.ndarray) -> str:
-    side = min(SIDE, len(crop))
-    buffer = io.BytesIO()
-    small = Image.fromarray(crop).resize((side, side), Image.Resampling.LANCZOS)
-    small.save(buffer, "JPEG", quality=80)
-    return _data_uri("jpeg", buffer.getvalue())
-
-
-def _map(values: np.ndarray) -> str:
-    """The evidence [h, w] for a class as a layer of colour, opaque where there is most."""
-    evidence = np.maximum(values, 0)
-    pixels = np.empty((*values.shape, 4), np.uint8)
-    pixels[..., :3] = MAP_COLOUR
-    pixels[..., 3] = np.round(255 * evidence / max(evidence.max(), 1e-12))
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
-    return _data_uri("png", buffer.getvalue())
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

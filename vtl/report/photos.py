@@ -1,23 +1,17 @@
 """A run's photos for the page: thumbnails, class activation maps, and one photo as an example."""
 
-import base64
 import dataclasses
-import io
 import itertools
 from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
-from PIL import Image
 
-from vtl.evaluation.gallery import KINDS
+from vtl.evaluation.gallery import KINDS, data_uri, map_layer
 from vtl.report.compare import DataSet
 from vtl.report.language import Language
 from vtl.report.runs import Run
 from vtl.untrusted import printable
-
-MAP_COLOUR = (213, 94, 0)
-"""Okabe and Ito's vermilion."""
 
 MAX_BYTES = 3_000_000
 """Of all pictures together, so that the page stays under 5 MB and can be sent by mail."""
@@ -67,7 +61,7 @@ def _picture(run: Run, entry: int) -> Picture:
         score=float(gallery["scores"][row, gallery["column"][entry]]),
         labels=true_labels(run, row),
         photo=thumbnail(run, row),
-        map=_map(gallery["map"][entry]),
+        map=data_uri("png", map_layer(gallery["map"][entry])),
     )
 
 
@@ -81,22 +75,7 @@ def thumbnail(run: Run, row: int) -> str:
     """The photo of one row of the gallery, as a data URI."""
     ends = run.gallery["ends"]
     start = ends[row - 1] if row else 0
-    return _data_uri("jpeg", run.gallery["thumbnails"][start : ends[row]].tobytes())
-
-
-def _map(values: np.ndarray) -> str:
-    """The evidence for the class as a layer of colour, opaque where there is most; a data URI."""
-    evidence = np.maximum(values, 0)
-    pixels = np.empty((*values.shape, 4), np.uint8)
-    pixels[..., :3] = MAP_COLOUR
-    pixels[..., 3] = np.round(255 * evidence / max(evidence.max(), 1e-12))
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
-    return _data_uri("png", buffer.getvalue())
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return data_uri("jpeg", run.gallery["thumbnails"][start : ends[row]].tobytes())
 
 
 def _most_labels(labels: np.ndarray, is_known: np.ndarray) -> int:
