@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests import tiny
 from vtl.data import archives, deep_features, images, splits, voc
+from vtl.decisions import Decisions
 from vtl.relu_study import mnist
 from vtl.weights import formats, heads, sources
 
@@ -109,7 +110,15 @@ def _load(name: str) -> Callable[[Path], Any]:
 def _head(directory: Path) -> None:
     features = {"weights": {"sha256": "0" * 64}, "layer": "layer4", "pool": 1}
     kernel = np.zeros((8, 2), np.float32)
-    heads.save(directory, kernel, np.zeros(2, np.float32), classes=("a", "b"), features=features)
+    decisions = Decisions((1.0, 2.0), (0.0, 0.5), (0.25, 0.75), "f1", "200 photos of val")
+    heads.save(
+        directory,
+        kernel,
+        np.zeros(2, np.float32),
+        classes=("a", "b"),
+        features=features,
+        decisions=decisions,
+    )
 
 
 def _read_head(directory: Path) -> Any:

@@ -6,11 +6,13 @@ import sys
 
 import numpy as np
 import pytest
+from flax import traverse_util
 from PIL import Image
 
 from tests.tiny import write_weights
 from vtl import files
 from vtl.data import fetch, glyphs, images
+from vtl.decisions import Decisions
 from vtl.errors import UserError
 from vtl.models.resnet import ResNet
 from vtl.preprocessing import CAFFE, normalise
@@ -145,6 +147,26 @@ def test_convert_keeps_every_number_and_applies_the_options(tiny, tmp_path, monk
         np.testing.assert_array_equal(after.tensors[name], tensor)
     for field in ("architecture", "preprocessing", "classes", "multi_label"):
         assert getattr(after, field) == getattr(before, field)
+
+    seven = (0.5,) * 7
+    decisions = Decisions(seven, seven, seven, "f1", "200 photos of val")
+    with_thresholds = tmp_path / "decided.safetensors"
+    variables = traverse_util.unflatten_dict(
+        {tuple(name.split("/")): tensor for name, tensor in before.tensors.items()}
+    )
+    sources.save(
+        with_thresholds,
+        variables,
+        before.architecture,
+        before.preprocessing,
+        before.classes,
+        multi_label=True,
+        decisions=decisions,
+    )
+    run(monkeypatch, "convert", with_thresholds, "-o", out)
+    assert sources.load(str(out)).decisions == decisions
+    run(monkeypatch, "inspect", out)
+    assert "by f1, chosen on 200 photos of val" in capsys.readouterr().out
 
     run(monkeypatch, "convert", tiny, "-o", out, "--preprocessing=caffe", "--dtype=float16")
     other = sources.load(str(out))

@@ -106,6 +106,8 @@ def inspect(options: argparse.Namespace) -> None:
         lines["class names"] = f"{_some(weights.classes)} ({_kind(weights)} per photo)"
     elif weights.multi_label:
         lines["class names"] = "none are stated (several per photo)"
+    if own := weights.decisions:
+        lines["thresholds"] = f"by {printable(own.rule)}, chosen on {printable(own.chosen_on)}"
     if not architecture.has_plain_head:
         lines["head"] = network.describe_head(architecture)
     for what, value in lines.items():
