@@ -390,6 +390,7 @@ def test_a_run_goes_on_as_the_weights_of_another(finished, devkit, tmp_path):
     assert after.preprocessing == before.preprocessing
 
 
+@pytest.mark.full
 def test_a_run_starts_from_the_head_of_a_probe(devkit, weights, tmp_path):
     """Photos -> features -> probe -> fine-tuning: at rate 0 the scores are still the probe's."""
     config = deep_features_config.get_config()
@@ -731,12 +732,9 @@ def test_kill_loses_nothing(devkit, uninterrupted, tmp_path):
 
 @pytest.mark.parametrize(
     "number",
-    [
-        signal.SIGTERM,
-        pytest.param(signal.SIGINT, marks=pytest.mark.full),
-        pytest.param(signal.SIGHUP, marks=pytest.mark.full),
-    ],
+    [signal.SIGTERM, signal.SIGINT, signal.SIGHUP],
 )
+@pytest.mark.full
 def test_a_signal_saves_and_leaves(devkit, uninterrupted, tmp_path, number):
     workdir = tmp_path / "run"
     process = start(devkit, workdir, "scratch", INTERRUPTIBLE)

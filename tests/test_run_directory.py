@@ -15,7 +15,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import vtl
-from vtl import console, files, run_directory
+from vtl import console, files, identity, run_directory
 from vtl.console import Progress, format_seconds
 from vtl.errors import UserError
 from vtl.evaluation import outcome as outcomes
@@ -641,3 +641,13 @@ def test_progress_redraws_on_a_terminal(clock, capsys, monkeypatch):
     progress.end_epoch({})
     line = "epoch 0.2/2.0  step 1/8  loss 0.5000  binary accuracy 75.00%"
     assert capsys.readouterr().out == f"\r\033[K{line}\r\033[K{line}\n"
+
+
+def test_a_knob_that_came_later_is_no_other_config():
+    before = {"seed": 0}
+    assert identity.changes(before, before | {"thresholds": "f1"}) == {}
+    assert list(identity.changes(before, before | {"thresholds": "precision:0.9"})) == [
+        "thresholds"
+    ]
+    assert list(identity.changes(before, before | {"loss": ""})) == ["loss"]
+    assert list(identity.changes(before | {"thresholds": "f1"}, before)) == ["thresholds"]

@@ -291,10 +291,14 @@ def test_what_cannot_be_exported_is_refused(network, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text('{"task": "finetune"}')
     (tmp_path / "run" / "model.safetensors").write_bytes(b"")
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "config.json").write_text('{"task": "relu_study"}')
+    (tmp_path / "study" / "results.json").write_text("{}")
     (tmp_path / "empty").mkdir()
     (tmp_path / "no.jpg").write_text("no photo")
     cases = {
         "has not finished": ("run", "-o", OUT),
+        "leaves no network": ("study", "-o", OUT),
         "no model.safetensors there": ("empty", "-o", OUT),
         "its ending says what to write": ("network.safetensors", "-o", "model.tflite"),
         "there is no folder": ("network.safetensors", "-o", "nowhere/model.onnx"),

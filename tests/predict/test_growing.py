@@ -303,6 +303,7 @@ def test_a_full_disk_is_a_line_and_loses_nothing(tiny, tmp_path, capsys, monkeyp
     assert command.main(list(map(str, arguments))) == 0
 
 
+@pytest.mark.full
 def test_killed_and_stopped_it_goes_on_with_the_same_bytes(tiny, tmp_path):
     write_photos(tmp_path / "p", [f"{number:04d}.jpg" for number in range(160)])
     whole, output = tmp_path / "whole.csv", tmp_path / "p.csv"

@@ -48,8 +48,8 @@ def test_each_class_has_its_threshold_and_its_quantities(tmp_path):
     shown = section(tmp_path, results)
     rows = {str(row[0].text): row for row in shown["table"].rows}
     assert list(rows)[: len(CLASSES)] == list(CLASSES)
-    assert rows["cat"][1].text == "0.300"
-    assert rows["person"][1].text == "0.300*"
+    assert rows["cat"][1].text == "0.300 [0.200, 0.400]"
+    assert rows["person"][1].text == "0.300 [0.200, 0.400]*"
     f1 = results["answers"]["test"]["by_class"]["cat"]["f1"]["value"]
     assert rows["cat"][4].value == f1
     assert rows["cat"][4].text.startswith(f"{100 * f1:.1f} [")
@@ -60,7 +60,7 @@ def test_each_class_has_its_threshold_and_its_quantities(tmp_path):
 
 def test_french_writes_numbers_its_own_way(tmp_path):
     shown = section(tmp_path, answered(), "fr")
-    assert shown["table"].rows[0][1].text == "0,300"
+    assert shown["table"].rows[0][1].text.startswith("0,300 [0,200")
 
 
 def test_without_unseen_photos_it_is_a_half(tmp_path):

@@ -110,6 +110,7 @@ def test_sgd_follows_pytorch(tmp_path):
     np.testing.assert_allclose(head.kernel[0].T, linear.weight.detach().numpy(), atol=1e-4)
 
 
+@pytest.mark.full
 def test_lbfgs_chooses_l2_on_train_and_reaches_scikit_learns_minimum(tmp_path):
     arrays = make_arrays()
     path = write(tmp_path / "f.npz", arrays)

@@ -72,6 +72,7 @@ def test_few_photos(num_images):
     assert np.isfinite(choose(features, labels, (0.1, 1.0), num_folds=5)).all()
 
 
+@pytest.mark.full
 def test_one_label_each_has_one_l2_by_the_softmax_losses():
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 3, 90)

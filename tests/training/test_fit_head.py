@@ -51,6 +51,7 @@ def test_no_l2_is_one_by_cross_validation():
     np.testing.assert_array_equal(fitted.kernel, expected.kernel)
 
 
+@pytest.mark.full
 def test_with_one_label_each_the_classes_shares_are_met():
     rng = np.random.default_rng(0)
     truth = rng.choice(4, 200, p=[0.5, 0.3, 0.2, 0.0])

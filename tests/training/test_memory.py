@@ -36,6 +36,7 @@ def test_freed_memory_is_reused_without_clearing_pages_again():
     assert faults["kept"] < 16 < 64 <= faults["freed"]
 
 
+@pytest.mark.full
 def test_fine_tuning_keeps_freed_memory_once_it_trains(monkeypatch, tmp_path):
     def stop():
         raise KeyboardInterrupt

@@ -262,6 +262,7 @@ def test_convert_names_the_classes_of_a_head(tiny, tmp_path, monkeypatch):
             run(monkeypatch, *arguments)
 
 
+@pytest.mark.full
 def test_verify_prints_the_verdict_and_fails_on_a_fault(tiny, monkeypatch, capsys):
     run(monkeypatch, "verify", "demo")
     out = capsys.readouterr().out
@@ -289,6 +290,7 @@ def test_classify(tmp_path, monkeypatch, capsys):
     assert sum(a == b for a, b in zip(first, right, strict=True)) >= 6
 
 
+@pytest.mark.full
 def test_classify_with_a_run_of_several_classes_per_photo(tiny, tmp_path, monkeypatch, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (26, 30, 3), np.uint8)
     photo = Image.fromarray(pixels).resize((300, 260), Image.Resampling.BICUBIC)

@@ -28,6 +28,7 @@ _RESULTS = schema.record(
     },
 )
 _MAX_TEXT = 200
+_WITH_NETWORK = ("finetune", "probe", "classify")
 
 
 class Run(NamedTuple):
@@ -57,6 +58,11 @@ def read(name: str) -> Run | None:
                 "Run the same command again, and it goes on where it stopped."
             )
         return None
+    if is_run and config["task"] not in _WITH_NETWORK:
+        raise UserError(
+            f"{printable(path)} is a run of task {printable(config['task'], 40)}, which leaves no "
+            "network\nName the run of a fine-tuning or of a linear probe."
+        )
     with schema.of_file(results_path):
         results = schema.cleaned(read_json(results_path), _MAX_TEXT)
         _RESULTS(results, "")

@@ -50,10 +50,10 @@ def _table(
     rows = []
     for name in run.classes:
         half = 0.0 if "one_label" in run.results else HALF
-        entry: dict[str, Any] = {"threshold": half, "note": ""}
+        entry: dict[str, Any] = {"threshold": half, "interval": None, "note": ""}
         if chosen:
             entry = chosen["by_class"][name]
-        shown = language.number(entry["threshold"], 3) + ("*" if entry["note"] else "")
+        shown = _threshold(entry, language)
         cells = _estimates(found["by_class"][name], language)
         rows.append([Cell(name), Cell(shown, entry["threshold"]), *cells])
     rows += [
@@ -61,6 +61,14 @@ def _table(
         for mean in ("macro", "micro")
     ]
     return Table(headings, rows)
+
+
+def _threshold(entry: dict[str, Any], language: Language) -> str:
+    value, mark = language.number(entry["threshold"], 3), "*" if entry["note"] else ""
+    if entry["interval"]:
+        bounds = (language.number(bound, 3) for bound in entry["interval"])
+        value = language.bracketed(value, *bounds)
+    return value + mark
 
 
 def _estimates(found: dict[str, Any], language: Language) -> list[Cell]:

@@ -154,6 +154,7 @@ def test_wrong_padding():
     assert text.startswith("padding looks like TensorFlow's SAME")
 
 
+@pytest.mark.full
 def test_wrong_epsilon():
     weights = good(epsilon=1e-3, kernel_scale=0.05)
     assert faults(weights) == []
