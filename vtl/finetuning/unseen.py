@@ -8,6 +8,8 @@ import numpy as np
 
 from vtl.data.duplicates import near_duplicates
 from vtl.data.split import Split
+from vtl.decisions import Decisions
+from vtl.evaluation import thresholds
 from vtl.evaluation.outcome import counted_labels
 from vtl.evaluation.thresholds import Unseen
 from vtl.finetuning import trial
@@ -16,23 +18,43 @@ from vtl.training import fit_head
 from vtl.training.loop import TrainingSet
 
 
-def scores(
+def decide(
     job: Job,
     splits: Mapping[str, Split],
     logits: Mapping[str, np.ndarray],
     training_set: TrainingSet,
+    parts: trial.Parts | None,
+    tried: Mapping[str, Any] | None,
     *,
+    is_start: bool,
+    workdir: Path,
+) -> tuple[Decisions | None, dict[str, Any] | None]:
+    """`thresholds.decide` by scores of photos that the outcome was not trained on.
+
+    They are as near to the outcome's own as there are: those of val; else, of an outcome that is
+    the fitted start, those of train out of fold; else those of the trial's held-out photos after as
+    many passes; else those of the start that the training began with. There are none where no head
+    was fitted, nor a trial made.
+    """
+    return thresholds.decide(
+        _scores(job, splits, logits, training_set, parts, tried, is_start, workdir),
+        splits["train"].classes,
+        job.config.thresholds,
+        one_label_each=job.objective.has_one_label_each,
+        seed=job.config.seed,
+    )
+
+
+def _scores(
+    job: Job,
+    splits: Mapping[str, Split],
+    logits: Mapping[str, np.ndarray],
+    training_set: TrainingSet,
     parts: trial.Parts | None,
     tried: Mapping[str, Any] | None,
     is_start: bool,
     workdir: Path,
 ) -> Unseen | None:
-    """Scores of photos that the outcome was not trained on, as near to its own as there are.
-
-    Those of val; else, of an outcome that is the fitted start, those of train out of fold; else
-    those of the trial's held-out photos after as many passes; else those of the start that the
-    training began with. None where no head was fitted, nor a trial made.
-    """
     if "val" in splits:
         return _of(splits["val"], logits["val"], f"{len(splits['val'])} photos of val")
     train = splits["train"]

@@ -98,22 +98,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
     variables = train_state.variables
     logits = {role: job.logits(variables, photos[role]) for role in splits}
     one_label_each = objective.has_one_label_each
-    unseen_scores = unseen.scores(
-        job,
-        splits,
-        logits,
-        training_set,
-        parts=parts,
-        tried=tried,
-        is_start=int(train_state.step) == 0,
-        workdir=workdir,
-    )
-    decisions, chosen = thresholds.decide(
-        unseen_scores,
-        train.classes,
-        config.thresholds,
-        one_label_each=one_label_each,
-        seed=config.seed,
+    is_start = int(train_state.step) == 0
+    decisions, chosen = unseen.decide(
+        job, splits, logits, training_set, parts, tried, is_start=is_start, workdir=workdir
     )
     quantities = outcome.score_splits(
         run_directory,
