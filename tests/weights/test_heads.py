@@ -223,3 +223,4 @@ def test_a_probe_and_its_network_are_one_network(tmp_path):
     assert again.sha256 == joined.sha256
     message = refusal(heads.load_network, str(tmp_path / "probe"), trunk="demo")
     assert "other weights" in message
+    assert "leave it out" in refusal(heads.load_network, "demo", trunk=str(moved))

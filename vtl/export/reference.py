@@ -39,8 +39,6 @@ def load(name: str, trunk: str) -> Weights:
     Raises:
         UserError: there is none, it can't be read, or it has no head.
     """
-    if trunk and not heads.is_probe(name):
-        raise UserError(f"--weights is for a finished probe, and {printable(name)} is none")
     weights = heads.load_network(name, trunk=trunk)
     if weights.architecture.num_classes is None:
         raise UserError(

@@ -36,28 +36,31 @@ def decide(
     many passes; else those of the start that the training began with. There are none where no head
     was fitted, nor a trial made.
     """
+    train = splits["train"]
+    if "val" in splits:
+        found: Unseen | None = _of(
+            splits["val"], logits["val"], f"{len(splits['val'])} photos of val"
+        )
+    else:
+        found = _in_train(job, train, training_set, parts, tried, is_start, workdir)
     return thresholds.decide(
-        _scores(job, splits, logits, training_set, parts, tried, is_start, workdir),
-        splits["train"].classes,
+        found,
+        train.classes,
         job.config.thresholds,
         one_label_each=job.objective.has_one_label_each,
         seed=job.config.seed,
     )
 
 
-def _scores(
+def _in_train(
     job: Job,
-    splits: Mapping[str, Split],
-    logits: Mapping[str, np.ndarray],
+    train: Split,
     training_set: TrainingSet,
     parts: trial.Parts | None,
     tried: Mapping[str, Any] | None,
     is_start: bool,
     workdir: Path,
 ) -> Unseen | None:
-    if "val" in splits:
-        return _of(splits["val"], logits["val"], f"{len(splits['val'])} photos of val")
-    train = splits["train"]
     groups, can_fold = np.zeros(0, int), job.given_head is None and job.config.head == "probe"
     if can_fold and (is_start or not tried):
         groups = near_duplicates(training_set.images)

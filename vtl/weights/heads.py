@@ -174,7 +174,7 @@ def keep(weights: sources.Weights, classes: tuple[str, ...]) -> Head:
     return Head(params, own.pooling, own.transform, own.regions)
 
 
-def is_probe(name_or_path: str) -> bool:
+def _is_probe(name_or_path: str) -> bool:
     """Whether that is the directory of a finished linear probe."""
     return name_or_path not in sources.SOURCES and os.path.isfile(_file_in(name_or_path))
 
@@ -187,7 +187,12 @@ def load_network(name_or_path: str, *, trunk: str = "") -> sources.Weights:
     Raises:
         UserError: as in `sources.load`, or the probe's network is gone, another or can't be joined.
     """
-    if not is_probe(name_or_path):
+    if not _is_probe(name_or_path):
+        if trunk:
+            raise UserError(
+                f"--weights={printable(trunk)} is for a finished probe, and "
+                f"{printable(name_or_path)} is none: leave it out"
+            )
         return sources.load(name_or_path)
     where, path = printable(name_or_path), _file_in(name_or_path)
     meta, kernel, bias = _read(path)
