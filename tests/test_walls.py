@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "run_directory": {"disks", "errors", "files", "identity", "schema", "untrusted"},
     "training": BOTTOM | {"models", "data", "run_directory"},
     "evaluation": BOTTOM | {"data", "run_directory"},
-    "features": BOTTOM | {"data"},
+    "features": BOTTOM | {"data", "identity", "run_directory"},
     "finetuning": EVERYTHING_BELOW_TASKS,
     "tasks": EVERYTHING_BELOW_TASKS | {"features", "finetuning"},
     "relu_study": EVERYTHING_BELOW_TASKS - {"weights"},

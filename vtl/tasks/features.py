@@ -15,6 +15,7 @@ from vtl.data.split import describe_splits
 from vtl.data.splits import file_label, name_of, of_config, table_of_counts
 from vtl.errors import UserError, check_choice
 from vtl.evaluation import outcome
+from vtl.features import shards
 from vtl.features.extract import extract, remove_unfinished
 from vtl.models.head import POOLINGS
 from vtl.models.resnet import STAGES
@@ -27,10 +28,14 @@ from vtl.weights import network, sources
 def run(config: ConfigDict, workdir: Path) -> None:
     """Write the features of the train and test split; a second call resumes.
 
+    Those of a shard get a directory of their own below `workdir`.
+
     Raises:
         UserError: data, weights or an option is invalid, or `workdir` holds something else.
     """
     _check_options(config)
+    shard = shards.take(config)
+    workdir = workdir / shard.name if shard else workdir
     run_directory = RunDirectory(workdir, config)
     if outcome.was_finished(run_directory, lambda: _content_by_path(config), _format_outcome):
         remove_unfinished(workdir)
@@ -64,7 +69,15 @@ def run(config: ConfigDict, workdir: Path) -> None:
         "preprocessing": identity.json_sha256(dataclasses.asdict(net.preprocessing)),
     }
     run_directory.compare(content)  # before the photos are decoded, which takes long
-    prepared = prepare.prepare(splits, net.preprocessing, config.data, crops=False)
+    of_shard = {}
+    if shard:
+        of_shard = {"shard": shard.record(splits, config.batch_size)}
+        splits = shard.part_of(splits, config.batch_size)
+        counts = " and ".join(f"{len(its):,} photos of {role}" for role, its in splits.items())
+        say(f"shard {shard}: {counts}; nobody looks for duplicates")
+    prepared = prepare.prepare(
+        splits, net.preprocessing, config.data, crops=False, is_shard=bool(shard)
+    )
     splits, photos = prepared.splits, prepared.photos
     content["data"] |= identity.of_photos(splits)
     run_directory.begin(content)
@@ -81,13 +94,15 @@ def run(config: ConfigDict, workdir: Path) -> None:
             weights_sha256=weights.sha256,
         )
         num_extracted += num_new
-    path = workdir / f"DF_ResNet{net.architecture.depth}_{file_label(config.data)}.npz"
+    label = f"{file_label(config.data)}_{shard.name}" if shard else file_label(config.data)
+    path = workdir / f"DF_ResNet{net.architecture.depth}_{label}.npz"
     meta = {
         "weights": weights.record(net.preprocessing),
         "data": describe_splits(name_of(config.data), splits) | prepared.record(),
         "layer": config.layer,
         "pool": config.pool,
         "pooling": config.pooling,
+        **of_shard,
     }
     deep_features.write(path, features, splits, meta)
     seconds = time.perf_counter() - started
