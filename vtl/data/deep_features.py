@@ -144,8 +144,8 @@ def read(path: str | Path, *, is_shard: bool = False) -> DeepFeatures:
 def _check_shard(shard: dict[str, Any] | None, is_shard: bool) -> None:
     if shard and not is_shard:
         raise UserError(
-            f"it is shard {shard['index']} of {shard['count']} and not all features: join them, as "
-            "`vtl features merge -h` says"
+            f"it is shard {shard['index']}/{shard['count']} and not all features: join the shards "
+            "by `vtl features merge`"
         )
     if is_shard and not shard:
         raise UserError("it is no shard: its meta names none")

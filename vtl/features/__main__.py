@@ -5,7 +5,7 @@
 
 A shard is what `vtl deep_features --config.shard=0/8` leaves in its --workdir, in a directory that
 is called shard_0_of_8. The whole is what one run leaves that computes all features: linear_probe
-takes its .npz. Photos that splits share were not looked for.
+takes its .npz. Nobody looks for photos that splits share.
 """
 
 from vtl import stops
@@ -41,7 +41,8 @@ def main() -> None:
     logging.basicConfig(format="vtl: note: %(message)s")
     try:
         with disks.refusals(options.workdir):
-            print(f"{printable(merge(options.shards, options.workdir))}")
+            path = merge(options.shards, options.workdir)
+            print(f"{printable(path)}: nobody has looked for photos that splits share")
     except UserError as error:
         sys.exit(f"vtl: {error}")
 

@@ -63,7 +63,7 @@ def merge(directories: Sequence[Path], workdir: Path) -> Path:
         }
         content = parts[0].content_of_all
         run.begin(content | {"data": content["data"] | identity.of_photos(splits)})
-        name = parts[0].results["features"].replace(f"_{parts[0].shard.name}", "")
+        name = parts[0].results["features"].removesuffix(f"_{parts[0].shard.name}.npz") + ".npz"
         deep_features.write(workdir / name, features, splits, meta)
     run.write_results(
         {

@@ -82,7 +82,7 @@ def _places(given: Sequence[Path]) -> list[Path]:
         if not directory.is_dir():
             raise UserError(f"{printable(directory)} is no directory: give those of the shards")
         below = [path for path in directory.iterdir() if DIRECTORY.fullmatch(path.name)]
-        if (directory / "config.json").exists():
+        if not below and (directory / "config.json").exists():
             below = [directory]
         if not below:
             raise UserError(f"{printable(directory)} is no shard, and has none in it")
