@@ -230,9 +230,11 @@ def decode_once(
     begun, is_kept = None, np.zeros(len(ids), bool)
     for folder in filter(None, (target.parent, filled)):
         decoded = open_decoded(folder / target.name, key, shape, decode)
-        if decoded and not any(_is_legible(decode, row) for row in decoded.broken):
+        if decoded is not None and not any(_is_legible(decode, row) for row in decoded.broken):
             return checked(decoded)
-        if decoded:  # some were broken for a while, on a disk that failed or without memory
+        if (
+            decoded is not None
+        ):  # some were broken for a while, on a disk that failed or without memory
             begun, is_kept = decoded, np.ones(len(ids), bool)
             is_kept[list(decoded.broken)] = False
     if not begun:
@@ -254,7 +256,7 @@ def decode_once(
             f"cannot write the {num_bytes:,} bytes of decoded photos to {directory}: "
             f"{reason_of(error)}\nSet VTL_CACHE to move the cache elsewhere."
         ) from error
-    if not decoded:
+    if decoded is None:
         raise UserError(f"{target} was removed or changed just after it was written: start again")
     return checked(decoded)
 
