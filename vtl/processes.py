@@ -6,6 +6,7 @@ written once. Words between them go through the key-value store of JAX's coordin
 the first process holds, and arrays through collectives (Gloo on CPUs, NCCL on GPUs).
 """
 
+import argparse
 import ctypes
 import functools
 import importlib.util
@@ -30,7 +31,7 @@ from jax._src import distributed  # the key-value store has no public name
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vtl import stops
+from vtl import console, stops
 from vtl.errors import UserError
 from vtl.untrusted import printable, reason_of
 
@@ -46,6 +47,57 @@ _POLL_MS = 1000
 _ABORT_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
 _GRACE_S = 10.0
 """How long a process may take to clear away what it has half done when another has ended."""
+
+
+class Flag(NamedTuple):
+    """An option of the commands that many processes may share: its type, default and meaning."""
+
+    name: str
+    type: type
+    default: Any
+    meaning: str
+    least: int | None = None
+
+
+FLAGS = (
+    Flag("coordinator", str, None, "Of many processes: HOST:PORT of the first one."),
+    Flag("num_processes", int, None, "Of many processes: how many."),
+    Flag("process_id", int, None, "Of many processes: which this is, from 0."),
+    Flag(
+        "heartbeat_seconds",
+        int,
+        HEARTBEAT_S,
+        "Of many processes: how long one may be silent before the others take it for dead.",
+        2,
+    ),
+    Flag(
+        "initialization_timeout",
+        int,
+        INITIALIZATION_TIMEOUT_S,
+        "Of many processes: how many seconds they wait for each other at the start.",
+        1,
+    ),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `FLAGS` to a parser."""
+    group = parser.add_argument_group("many processes", "see docs/clusters.md")
+    for name, kind, default, meaning, least in FLAGS:
+        help_text = meaning.removeprefix("Of many processes: ")
+        group.add_argument(
+            f"--{name}",
+            type=kind if least is None else functools.partial(_at_least, least),
+            default=default,
+            metavar="N" if kind is int else "HOST:PORT",
+            help=help_text if default is None else f"{help_text} The default is {default}.",
+        )
+
+
+def _at_least(least: int, text: str) -> int:
+    if int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
+    return int(text)
 
 
 class Place(NamedTuple):
@@ -181,6 +233,23 @@ def _local_gpus(environment: Mapping[str, str]) -> list[int] | None:
         return list(range(num_gpus))
     first = int(environment.get("SLURM_LOCALID", 0)) * each
     return list(range(first, first + each))
+
+
+def join(flags: Mapping[str, Any]) -> None:
+    """Join the other processes, where there are some, by the values of `FLAGS`; say how many.
+
+    Raises:
+        UserError: as `find_place` and `start` do.
+    """
+    place = find_place(Place(*(flags[name] for name in Place._fields)))
+    if place:
+        start(
+            place,
+            heartbeat_s=flags["heartbeat_seconds"],
+            initialization_timeout_s=flags["initialization_timeout"],
+        )
+        console.outlive_readers()
+        console.say(describe())
 
 
 def start(
@@ -385,6 +454,16 @@ def broadcast(tree: Any) -> Any:
     )
 
 
+def all_gather(tree: Any) -> Any:
+    """Every process's arrays, [processes, ...] for [...], in the order of processes.
+
+    They must have the same shapes and types in all.
+    """
+    return (
+        multihost_utils.process_allgather(tree) if _job else jax.tree.map(lambda x: x[None], tree)
+    )
+
+
 class Vote:
     """Whether any process wants something, which all find out at the same call.
 
@@ -418,7 +497,7 @@ def _watch(job: _Job) -> None:
     while not job.is_ending.is_set():
         try:
             word = _Word(**json.loads(job.client.blocking_key_value_get(_WORD, _POLL_MS)))
-            return _end_with(job, word)
+            return _end_with(job, word) if word.message else None  # that of `finish`
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 return None  # JAX aborts: see `_speak_before_abort`
