@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -41,6 +41,8 @@ INITIALIZATION_TIMEOUT_S = 300
 
 _WORD = "vtl/word"
 """The key of the message that a process ends all with."""
+
+STOPPED = "stopped; run the same command again to resume"
 
 _POLL_MS = 1000
 _ABORT_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
@@ -269,18 +271,43 @@ def log_to(directory: Path) -> None:
 # What they agree on.
 
 
-def barrier() -> None:
-    """Wait until all processes are here."""
-    gather(None)
+class Round:
+    """Something that every process may tell the others once. A name is used for one round only."""
+
+    def __init__(self, name: str):
+        self._name = f"vtl/{name}"
+        self._own: Any = None
+        self._has_told = False
+
+    def tell(self, value: Any) -> None:
+        """Tell the others something that JSON can say; only the first time counts."""
+        if self._has_told:
+            return
+        self._own, self._has_told = value, True
+        if _job:
+            _job.client.key_value_set(f"{self._name}/{index()}", json.dumps(value))
+
+    def hear(self, indices: Iterable[int], within_s: float | None = None) -> list[Any]:
+        """What these processes tell; None for those that don't `within_s`, if that is given."""
+        if not _job:
+            return [self._own]
+        end = None if within_s is None else time.monotonic() + within_s
+        told = [_wait_for(f"{self._name}/{i}", end) for i in indices]
+        return [None if text is None else json.loads(text) for text in told]
 
 
 def gather(value: Any) -> list[Any]:
     """Every process's value, as JSON has it, in the order of processes."""
     if not _job:
         return [value]
-    name = f"vtl/{next(_job.numbers)}"
-    _job.client.key_value_set(f"{name}/{index()}", json.dumps(value))
-    return [json.loads(_wait_for(f"{name}/{i}")) for i in range(count())]
+    everyone = Round(str(next(_job.numbers)))
+    everyone.tell(value)
+    return everyone.hear(range(count()))
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    gather(None)
 
 
 def by_first(function: Callable[..., Result]) -> Callable[..., Result]:
@@ -295,7 +322,7 @@ def by_first(function: Callable[..., Result]) -> Callable[..., Result]:
             return function(*arguments, **named)
         name = f"vtl/{next(_job.numbers)}/{function.__name__}"
         if not is_first():
-            outcome = json.loads(_wait_for(name))
+            outcome = json.loads(_wait_for(name) or "")
             if "error" in outcome:
                 raise UserError(outcome["error"])
             return outcome["value"]
@@ -336,15 +363,16 @@ def _alone() -> Iterator[None]:
             _job.is_alone = bool(was_alone)
 
 
-def _wait_for(key: str) -> str:
-    """The value of a key that another process sets, however long that takes."""
+def _wait_for(key: str, end: float | None = None) -> str | None:
+    """The value of a key that another process sets; None once it is later than `end`."""
     assert _job
-    while True:
+    while end is None or time.monotonic() < end:
         try:
             return _job.client.blocking_key_value_get(key, _POLL_MS)
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
+    return None
 
 
 def sharing(directory: Path) -> list[int]:
@@ -354,6 +382,7 @@ def sharing(directory: Path) -> list[int]:
     """
     if not _job:
         return [0]
+    directory.mkdir(parents=True, exist_ok=True)
     token = directory / f".{index()}.{uuid.uuid4().hex}.here"
     token.touch()
     try:
@@ -456,7 +485,8 @@ def _end_with(job: _Job, word: _Word) -> None:
         return
     job.word = word
     job.has_word.set()
-    os.kill(os.getpid(), signal.SIGINT)
+    if not stops.is_stopping():
+        os.kill(os.getpid(), signal.SIGINT)
     time.sleep(_GRACE_S)
     _leave_now(job, word)
 
@@ -494,6 +524,13 @@ def as_one() -> Iterator[None]:
             raise KeyboardInterrupt from None
         traceback.print_exc()
         raise UserError(f"process {index()} failed: {reason_of(error)}") from error
+
+
+def stop_others() -> None:
+    """Have the other processes stop, as this one is about to."""
+    if _job:
+        _job.is_ending.set()
+        _tell(_job, _Word(STOPPED, stops.EXIT_STATUS))
 
 
 def last_words(message: str, status: int) -> tuple[str, int]:
