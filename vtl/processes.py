@@ -92,8 +92,8 @@ def index() -> int:
 
 
 def count() -> int:
-    """How many processes there are."""
-    return _job.count if _job else 1
+    """How many processes there are at work here."""
+    return _job.count if _job and not _job.is_alone else 1
 
 
 def is_first() -> bool:
@@ -229,10 +229,15 @@ def start(
 
 
 def describe() -> str:
-    """`4 processes with 2 devices each`, or the devices of each."""
-    each = sorted({len([d for d in jax.devices() if d.process_index == i]) for i in range(count())})
-    devices = " to ".join(map(str, each))
-    return f"{count()} processes with {devices} device{'s' if each != [1] else ''} each"
+    """As in `4 processes with 2 devices each`.
+
+    Raises:
+        UserError: some have more than others.
+    """
+    each = jax.local_device_count()
+    if any(number != each for number in gather(each)):
+        raise UserError("every process needs as many devices as the others")
+    return f"{count()} processes with {each} device{'s' if each > 1 else ''} each"
 
 
 # What is printed.
@@ -298,8 +303,9 @@ class Round:
 
 def gather(value: Any) -> list[Any]:
     """Every process's value, as JSON has it, in the order of processes."""
-    if not _job:
+    if count() == 1:
         return [value]
+    assert _job
     everyone = Round(str(next(_job.numbers)))
     everyone.tell(value)
     return everyone.hear(range(count()))
@@ -308,6 +314,23 @@ def gather(value: Any) -> list[Any]:
 def barrier() -> None:
     """Wait until all processes are here."""
     gather(None)
+
+
+def check_same(what: str, facts: Mapping[str, Any]) -> None:
+    """Refuse processes that were started for different things, by what each has for its facts.
+
+    Raises:
+        UserError: one has something else than the first.
+    """
+    first, *others = gather(dict(facts))
+    for number, other in enumerate(others, start=1):
+        for key in sorted(first.keys() | other.keys()):
+            here, there = (printable(str(told.get(key)), 40) for told in (first, other))
+            if here != there:
+                raise UserError(
+                    f"process {number} has another {what} than process 0: {key} is {there} and not "
+                    f"{here}\nStart all of them with one command, on the same photos and weights."
+                )
 
 
 def by_first(function: Callable[..., Result]) -> Callable[..., Result]:
@@ -327,7 +350,7 @@ def by_first(function: Callable[..., Result]) -> Callable[..., Result]:
                 raise UserError(outcome["error"])
             return outcome["value"]
         try:
-            with _alone():
+            with alone():
                 value = function(*arguments, **named)
         except UserError as error:
             _job.client.key_value_set(name, json.dumps({"error": str(error)}))
@@ -344,15 +367,15 @@ def in_first(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def call(*arguments: Any, **named: Any) -> None:
         if is_first():
-            with _alone():
+            with alone():
                 function(*arguments, **named)
 
     return call
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Within it the other processes are not asked: they are not here."""
+def alone() -> Iterator[None]:
+    """Within it the other processes are not asked: they wait elsewhere."""
     was_alone = _job and _job.is_alone
     if _job:
         _job.is_alone = True
@@ -380,8 +403,8 @@ def sharing(directory: Path) -> list[int]:
 
     That is found out: each writes a file there, and looks for those of the others.
     """
-    if not _job:
-        return [0]
+    if count() == 1:
+        return [index()]
     directory.mkdir(parents=True, exist_ok=True)
     token = directory / f".{index()}.{uuid.uuid4().hex}.here"
     token.touch()
@@ -399,7 +422,7 @@ def broadcast(tree: Any) -> Any:
 
     Those of the others must have the same shapes and types.
     """
-    if not _job:
+    if count() == 1:
         return tree
     leaves, structure = jax.tree.flatten(tree)
     arrays = [np.asarray(leaf) for leaf in leaves]
