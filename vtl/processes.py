@@ -131,7 +131,6 @@ class _Job:
         self.is_ending = threading.Event()
         self.gone: set[int] = set()
         self.last_words = threading.Lock()
-        self.abort_handler: Any = None
         self.watcher: threading.Thread | None = None
 
 
@@ -274,6 +273,16 @@ def start(
     # Otherwise JAX aborts the survivors of a process that died before they can say so.
     jax.config.update("jax_enable_recoverability", True)
     begun = time.monotonic()
+    where = printable(place.coordinator or "the cluster's first process")
+
+    def unmet(reason: str) -> UserError:
+        return UserError(
+            f"the processes did not find each other at {where} within "
+            f"{time.monotonic() - begun:.0f} s{reason}\nStart all of them, with the "
+            "same --coordinator and --num_processes, and a --process_id each."
+        )
+
+    _speak_before_abort(lambda: stops.leave(f"vtl: {unmet('')}", sys.stderr, 1))
     try:
         jax.distributed.initialize(
             *place,
@@ -282,17 +291,14 @@ def start(
             heartbeat_timeout_seconds=heartbeat_s,
         )
     except Exception as error:  # of many kinds
-        where = place.coordinator or "the cluster's first process"
-        raise UserError(
-            f"the processes did not find each other at {printable(where)} within "
-            f"{time.monotonic() - begun:.0f} s ({reason_of(error)})\nStart all of them, with the "
-            "same --coordinator and --num_processes, and a --process_id each."
-        ) from error
+        raise unmet(f" ({reason_of(error)})") from error
     state = distributed.global_state
     _job = _Job(state.process_id, state.num_processes, heartbeat_s)
     if not is_first():
         _send_output_to(os.devnull, python_too=True)
-        _speak_before_abort(_job)
+        _speak_before_abort(functools.partial(_leave_without_first, _job))
+    else:
+        _speak_before_abort(None)
     _job.watcher = threading.Thread(target=_watch, args=(_job,), daemon=True)
     _job.watcher.start()
 
@@ -511,9 +517,9 @@ def all_gather(tree: Any) -> Any:
 
     They must have the same shapes and types in all.
     """
-    return (
-        multihost_utils.process_allgather(tree) if _job else jax.tree.map(lambda x: x[None], tree)
-    )
+    if count() == 1:
+        return jax.tree.map(lambda array: array[None], tree)
+    return multihost_utils.process_allgather(tree)
 
 
 class Vote:
@@ -566,19 +572,24 @@ def _gone(indices: list[int]) -> _Word:
     return _Word(f"vtl: {which}; the same commands go on from what is saved", 1)
 
 
-def _speak_before_abort(job: _Job) -> None:
-    """Have this process say that the first one is gone, before JAX aborts it without a word.
+_abort_handlers: list[Any] = []
+"""For as long as they may be called."""
 
-    Python's own signal handlers come too late for that.
+
+def _speak_before_abort(speak: Callable[[], None] | None) -> None:
+    """Have this process say why before JAX aborts it without a word; None ends that.
+
+    JAX does so where the first process is gone or was never there. Python's own signal handlers
+    come too late for that.
     """
+    handler = _ABORT_HANDLER(lambda number: speak()) if speak else None
+    _abort_handlers.append(handler)
+    ctypes.CDLL(None).signal(signal.SIGABRT, handler)
 
-    @_ABORT_HANDLER
-    def handle(number: int) -> None:
-        job.gone.add(0)
-        _leave_now(job, _gone([0]))
 
-    job.abort_handler = handle  # for as long as it may be called
-    ctypes.CDLL(None).signal(signal.SIGABRT, handle)
+def _leave_without_first(job: _Job) -> None:
+    job.gone.add(0)
+    _leave_now(job, _gone([0]))
 
 
 def _end_with(job: _Job, word: _Word) -> None:
@@ -621,7 +632,7 @@ def as_one() -> Iterator[None]:
     except Exception as error:
         if not _job:
             raise
-        is_of_jax = isinstance(error, jax.errors.JaxRuntimeError)
+        is_of_jax = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
         if is_of_jax and _job.has_word.wait(_job.heartbeat_s + _GRACE_S):
             raise KeyboardInterrupt from None
         traceback.print_exc()

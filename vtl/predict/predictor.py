@@ -180,12 +180,9 @@ class Predictor:
 
     def _predict_together(self, photos: Iterable[Photo], size: int) -> Iterator[list[Prediction]]:
         """As `predict`, with the batches shared out: all processes have all predictions."""
-        mine = [self.weights.sha256, size, dataclasses.asdict(self.settings), self.is_calibrated]
-        if any(theirs != mine for theirs in processes.gather(mine)):
-            raise UserError(
-                "the processes have other networks, other options or other numbers of devices\n"
-                "Start all with the same command, on machines of one kind."
-            )
+        own = {"weights": self.weights.sha256, "batch size": size}
+        own |= dataclasses.asdict(self.settings) | {"calibrated": self.is_calibrated}
+        processes.check_same("networks", own)
         shape = size, len(self.classes)
         for batches_of_round in shares.rounds(photos, size, self.decode):
             judged = np.zeros(shape, np.float32), np.zeros(shape, bool)
