@@ -495,10 +495,12 @@ def sharing(directory: Path) -> list[int]:
 def broadcast(tree: Any) -> Any:
     """The first process's arrays, to the bit, in all processes.
 
-    Those of the others must have the same shapes and types.
+    Those of the others must have the same shapes and types. All meet first, since Gloo gives up on
+    processes that come to their first collective more than 30 s apart; so does `all_gather`.
     """
     if count() == 1:
         return tree
+    barrier()
     leaves, structure = jax.tree.flatten(tree)
     arrays = [np.asarray(leaf) for leaf in leaves]
     flat = np.concatenate([np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in arrays])
@@ -519,6 +521,7 @@ def all_gather(tree: Any) -> Any:
     """
     if count() == 1:
         return jax.tree.map(lambda array: array[None], tree)
+    barrier()
     return multihost_utils.process_allgather(tree)
 
 
