@@ -645,9 +645,11 @@ def test_progress_redraws_on_a_terminal(clock, capsys, monkeypatch):
 
 def test_a_knob_that_came_later_is_no_other_config():
     before = {"seed": 0}
-    assert identity.changes(before, before | {"thresholds": "f1"}) == {}
+    added = {"thresholds": "f1", "loss": "", "class_weights": "none"}
+    assert identity.changes(before, before | added) == {}
     assert list(identity.changes(before, before | {"thresholds": "precision:0.9"})) == [
         "thresholds"
     ]
-    assert list(identity.changes(before, before | {"loss": ""})) == ["loss"]
+    assert list(identity.changes(before, before | {"loss": "focal"})) == ["loss"]
+    assert list(identity.changes(before, before | {"solver": ""})) == ["solver"]
     assert list(identity.changes(before | {"thresholds": "f1"}, before)) == ["thresholds"]

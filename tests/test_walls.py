@@ -37,7 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": BOTTOM | {"models", "data", "run_directory"},
     "evaluation": BOTTOM | {"data", "run_directory"},
     "finetuning": EVERYTHING_BELOW_TASKS,
-    "tasks": EVERYTHING_BELOW_TASKS | {"finetuning"},
+    "probing": EVERYTHING_BELOW_TASKS,
+    "tasks": EVERYTHING_BELOW_TASKS | {"finetuning", "probing"},
     "relu_study": EVERYTHING_BELOW_TASKS - {"weights"},
     "export": BOTTOM | {"data", "evaluation", "identity", "models", "weights"},
     "report": {
