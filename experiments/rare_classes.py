@@ -9,8 +9,9 @@ those with at least five positives in both parts of every partition, the rare on
 at most one photo of twenty. mAP is scikit-learn's AP. Macro F1 is over the same classes: at a
 probability of a half before calibration, and at the thresholds that the probe chose out of fold,
 after it. A difference is to plain BCE, in points: its interval is that of a bootstrap over the
-1,200 photos, drawn for all partitions and seeds at once, and its range that of the three seeds. Features are computed once, in
-minutes on 2 CPU cores; what is fitted lies in OUT. Writes experiments/rare_classes.csv.
+1,200 photos, drawn for all partitions and seeds at once, and its range that of the three seeds.
+Features are computed once, in minutes on 2 CPU cores; what is fitted lies in OUT. Writes
+experiments/rare_classes.csv.
 """
 
 import argparse
