@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import json
 
@@ -8,7 +9,7 @@ from sklearn.metrics import average_precision_score, log_loss
 
 from configs.linear_probe import get_config
 from vtl import decisions
-from vtl.data import deep_features, split, voc
+from vtl.data import deep_features, duplicates, split, voc
 from vtl.errors import UserError
 from vtl.preprocessing import LAB, TORCHVISION
 from vtl.tasks import probe
@@ -606,3 +607,20 @@ def test_the_runs_of_before_are_finished_still(tmp_path, capsys):
     assert "is finished" in capsys.readouterr().out
     with pytest.raises(UserError, match="loss absent -> focal"):
         run(path, tmp_path / "run", loss="focal")
+
+
+@pytest.mark.parametrize("has_ids", [False, True])
+def test_photos_of_similar_features_are_named(tmp_path, caplog, monkeypatch, has_ids):
+    monkeypatch.setattr(duplicates, "LEAST_PHOTOS", 0)
+    arrays = make_arrays()
+    arrays["X_test"][4] = arrays["X_train"][50] + 0.01
+    if has_ids:
+        arrays |= {f"ids_{role}": np.arange(len(arrays[f"X_{role}"])) for role in ("train", "test")}
+    results = run(write(tmp_path / "f.npz", arrays), tmp_path / "run", num_epochs=1.0)
+    rows = list(csv.DictReader((tmp_path / "run" / "duplicates.csv").read_text().splitlines()))
+    named = {(row["photo"], row["other_photo"]): row for row in rows}
+    row = named["50", "4"] if has_ids else named["row 50", "row 4"]
+    assert (row["kind"], row["split"], row["other_split"]) == ("similar features", "train", "test")
+    assert float(row["correlation"]) > 0.99
+    assert results["duplicates"] == {"similar features": len(rows)}
+    assert f"{len(rows)} photos of test are also in train" in caplog.text

@@ -101,6 +101,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
             weights_sha256=weights.sha256,
         )
         num_extracted += num_new
+    prepared = prepared.with_features(features)
+    prepared.write(workdir)
     path = workdir / f"DF_ResNet{net.architecture.depth}_{file_label(config.data)}.npz"
     meta = {
         "weights": weights.record(net.preprocessing),

@@ -2,14 +2,17 @@
 
 import dataclasses
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from vtl import knobs
-from vtl.data import deep_features
+from vtl.data import deep_features, duplicates, prepare
 from vtl.data.deep_features import DeepFeatures
 from vtl.data.splits import VOC_SPLITS
 from vtl.errors import UserError, check_choice
@@ -50,6 +53,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     content = _content(config)
     run_directory.begin(content)
     run_directory.cut_metrics(-1)
+    counts = _name_similar(raw, workdir)
     started = time.perf_counter()
     fitted = SOLVERS[config.solver](problem, run_directory)
     seconds = time.perf_counter() - started
@@ -92,6 +96,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             "seconds": {"train": seconds},
             "weights": data.meta.get("weights"),
             "data": data.meta.get("data"),
+            "duplicates": counts,
             "features": str(config.features),
             "features_sha256": content["features"],
         }
@@ -135,6 +140,27 @@ def _loss(data: DeepFeatures, config: ConfigDict) -> str:
     if not config.loss:
         one_label_each &= data.is_said_to_have_one_label_each
     return losses.loss_of(config.loss, one_label_each=one_label_each)
+
+
+class _Names(NamedTuple):
+    """What of a split is written of its photos, as `duplicates.Listed`."""
+
+    name: str
+    ids: Sequence[str]
+    paths: Sequence[str]
+
+
+def _name_similar(data: DeepFeatures, workdir: Path) -> dict[str, int]:
+    """Warn of photos of two splits with similar features, list them, and count them by kind."""
+    pairs = duplicates.similar({role: split.features for role, split in data.splits.items()})
+    if pairs:
+        names, splits = data.meta.get("data", {}).get("splits", {}), {}
+        for role, split in data.splits.items():
+            ids = split.ids or [f"row {row}" for row in range(len(split.features))]
+            splits[role] = _Names(names.get(role, role), ids, ids)
+        prepare.warn(duplicates.describe(pairs, splits))
+        duplicates.write(workdir / prepare.DUPLICATES_FILE, pairs, splits)
+    return dict(Counter(pair.kind for pair in pairs))
 
 
 def _check_meta(data: DeepFeatures, config: ConfigDict) -> None:
