@@ -345,13 +345,13 @@ def test_photos_of_similar_features_are_named(tmp_path, devkit, weights, monkeyp
     """Each photo has a like one where any will do; results and the file's meta count them."""
     monkeypatch.setattr(duplicates, "LEAST_PHOTOS", 0)
     monkeypatch.setattr(duplicates, "LEAST_COSINE", -1.0)
-    features.run(make_config(devkit, weights), tmp_path)
-    rows = (tmp_path / "duplicates.csv").read_text().splitlines()[1:]
+    features.run(make_config(devkit, weights), tmp_path / "run")
+    rows = (tmp_path / "run" / "duplicates.csv").read_text().splitlines()[1:]
     assert len(rows) == 7
     counts = {kind: sum(row.startswith(kind) for row in rows) for kind in duplicates.KINDS}
     assert counts["similar features"] > 0
-    results = json.loads((tmp_path / "results.json").read_text())
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["data"]["duplicates"] == {kind: n for kind, n in counts.items() if n}
-    (path,) = tmp_path.glob("DF_*.npz")
+    (path,) = (tmp_path / "run").glob("DF_*.npz")
     assert deep_features.read(path).meta["data"]["duplicates"] == results["data"]["duplicates"]
     assert "similar features" in caplog.text

@@ -119,7 +119,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if config.gallery_photos:
         role = outcome.headline_split(splits)
         arrays = _gallery(job, splits[role], logits[role], photos[role], variables)
-        run_directory.write_arrays(f"gallery_{role}", arrays)
+        if arrays:
+            run_directory.write_arrays(f"gallery_{role}", arrays)
     network.save(
         workdir / "model.safetensors",
         variables,
@@ -271,7 +272,10 @@ def _gallery(
     choices = gallery.choose(
         logits, labels * split.label_mask, is_no_alarm, job.config.gallery_photos
     )
+    if not choices:  # nothing is known
+        return {}
     rows = gallery.chosen_rows(choices)
+    known = split.label_mask[rows]
     size = net.preprocessing.crop_size
     crops = np.asarray(augment.centre_crop(jnp.asarray(photos[rows]), size))
     map_step = steps.make_map_step(net.model, net.preprocessing, job.mesh)
@@ -281,6 +285,7 @@ def _gallery(
         "scores": outcome.scores_of(logits[rows], one_label_each=job.objective.has_one_label_each),
         "labels": labels[rows],
         "classes": np.array(split.classes),
+        **({} if known.all() else {"label_mask": known}),
     }
 
 
