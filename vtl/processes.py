@@ -79,7 +79,6 @@ class _Job:
         self.is_ending = threading.Event()
         self.gone: set[int] = set()
         self.last_words = threading.Lock()
-        self.watcher: threading.Thread | None = None
 
 
 _job: _Job | None = None
@@ -228,8 +227,7 @@ def start(
     _speak_before_abort(lambda: _leave_now(job, _aborted(job)))
     if not is_first():
         _send_output_to(os.devnull, python_too=True)
-    job.watcher = threading.Thread(target=_watch, args=(job,), daemon=True)
-    job.watcher.start()
+    threading.Thread(target=_watch, args=(job,), daemon=True).start()
 
 
 @contextmanager
@@ -466,7 +464,7 @@ class Vote:
 
     def __call__(self, wants: bool, *, at_once: bool = False) -> bool:
         """Whether any process wanted it by the last call; with `at_once` by this one."""
-        if not _job:
+        if count() == 1:
             return wants
         here = np.full(jax.local_device_count(), wants)
         by_device = NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))
@@ -596,18 +594,15 @@ def last_words(message: str, status: int) -> tuple[str, int]:
 
 
 def finish() -> None:
-    """Leave the others, once all are done."""
+    """End this process, if it is one of many, with status 0 once all are done."""
     job = _job
     if job:
-        job.client.key_value_set(f"vtl/done/{job.index}", "")
-        for i in range(job.count):
-            _wait_for(f"vtl/done/{i}")
+        done = Round("done")
+        done.tell(True)
+        done.hear(range(job.count))
         job.is_ending.set()
-        _tell(job, _Word("", 0))  # wakes the watchers: none may be waiting when Python ends
-        assert job.watcher
-        job.watcher.join()
         _part(job)
-        jax.distributed.shutdown()
+        stops.leave_quietly()  # Python's end would abort on the thread that waits in JAX's C++
 
 
 def _tell(job: _Job, word: _Word) -> None:
