@@ -20,11 +20,13 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax._src import distributed  # the key-value store has no public name
@@ -46,7 +48,6 @@ _WORD = "vtl/word"
 STOPPED = "stopped; run the same command again to resume"
 
 _POLL_MS = 1000
-_ABORT_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
 _GRACE_S = 10.0
 """How long a process may take to clear away what it has half done when another has ended."""
 
@@ -131,7 +132,6 @@ class _Job:
         self.is_ending = threading.Event()
         self.gone: set[int] = set()
         self.last_words = threading.Lock()
-        self.watcher: threading.Thread | None = None
 
 
 _job: _Job | None = None
@@ -251,6 +251,21 @@ def join(flags: Mapping[str, Any]) -> None:
         )
         console.outlive_readers()
         console.say(describe())
+        _connect()
+
+
+def _connect() -> None:
+    """Have all devices exchange something, now that all processes are here.
+
+    Gloo gives up on processes that come to the first collective of their devices more than 30 s
+    apart, such as when only some must compile; it waits at later ones.
+    """
+    mesh = Mesh(np.array(jax.devices()), ("all",))
+    here = np.zeros(jax.local_device_count(), np.float32)
+    by_device = NamedSharding(mesh, PartitionSpec("all"))
+    flags = jax.make_array_from_process_local_data(by_device, here)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    jax.block_until_ready(jax.jit(jnp.sum, out_shardings=everywhere)(flags))
 
 
 def start(
@@ -272,35 +287,43 @@ def start(
     jax.config.update("jax_enable_preemption_service", False)
     # Otherwise JAX aborts the survivors of a process that died before they can say so.
     jax.config.update("jax_enable_recoverability", True)
-    begun = time.monotonic()
+    jax.config.update("jax_check_proxy_envs", False)  # `_without_proxy` sees to that
     where = printable(place.coordinator or "the cluster's first process")
-
-    def unmet(reason: str) -> UserError:
-        return UserError(
-            f"the processes did not find each other at {where} within "
-            f"{time.monotonic() - begun:.0f} s{reason}\nStart all of them, with the "
-            "same --coordinator and --num_processes, and a --process_id each."
-        )
-
-    _speak_before_abort(lambda: stops.leave(f"vtl: {unmet('')}", sys.stderr, 1))
+    lost = (
+        f"the processes did not find each other at {where} within {initialization_timeout_s} s\n"
+        "Start all of them, with the same --coordinator and --num_processes, and a --process_id "
+        "each."
+    )
+    _speak_before_abort(lambda: stops.leave(f"vtl: {lost}", sys.stderr, 1))
     try:
-        jax.distributed.initialize(
-            *place,
-            local_device_ids=_local_gpus(os.environ),
-            initialization_timeout=initialization_timeout_s,
-            heartbeat_timeout_seconds=heartbeat_s,
-        )
+        # In a thread, for a stop is not heard within JAX's C++.
+        with _without_proxy(), ThreadPoolExecutor(1) as pool:
+            pool.submit(
+                jax.distributed.initialize,
+                *place,
+                local_device_ids=_local_gpus(os.environ),
+                initialization_timeout=initialization_timeout_s,
+                heartbeat_timeout_seconds=heartbeat_s,
+            ).result()
     except Exception as error:  # of many kinds
-        raise unmet(f" ({reason_of(error)})") from error
+        raise UserError(f"{lost} ({reason_of(error)})") from error
     state = distributed.global_state
-    _job = _Job(state.process_id, state.num_processes, heartbeat_s)
+    job = _job = _Job(state.process_id, state.num_processes, heartbeat_s)
+    _speak_before_abort(lambda: _leave_now(job, _aborted(job)))
     if not is_first():
         _send_output_to(os.devnull, python_too=True)
-        _speak_before_abort(functools.partial(_leave_without_first, _job))
-    else:
-        _speak_before_abort(None)
-    _job.watcher = threading.Thread(target=_watch, args=(_job,), daemon=True)
-    _job.watcher.start()
+    threading.Thread(target=_watch, args=(job,), daemon=True).start()
+
+
+@contextmanager
+def _without_proxy() -> Iterator[None]:
+    """JAX's processes speak with each other over gRPC, which would ask the way out for the way."""
+    names = [name for name in ("grpc_proxy", "https_proxy", "http_proxy") if name in os.environ]
+    before = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(before)
 
 
 def describe() -> str:
@@ -495,12 +518,11 @@ def sharing(directory: Path) -> list[int]:
 def broadcast(tree: Any) -> Any:
     """The first process's arrays, to the bit, in all processes.
 
-    Those of the others must have the same shapes and types. All meet first, since Gloo gives up on
-    processes that come to their first collective more than 30 s apart; so does `all_gather`.
+    Those of the others must have the same shapes and types.
     """
     if count() == 1:
         return tree
-    barrier()
+    barrier()  # see `_connect`: this is among other groups of devices
     leaves, structure = jax.tree.flatten(tree)
     arrays = [np.asarray(leaf) for leaf in leaves]
     flat = np.concatenate([np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in arrays])
@@ -539,7 +561,7 @@ class Vote:
 
     def __call__(self, wants: bool, *, at_once: bool = False) -> bool:
         """Whether any process wanted it by the last call; with `at_once` by this one."""
-        if not _job:
+        if count() == 1:
             return wants
         here = np.full(jax.local_device_count(), wants)
         by_device = NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))
@@ -558,7 +580,7 @@ def _watch(job: _Job) -> None:
     while not job.is_ending.is_set():
         try:
             word = _Word(**json.loads(job.client.blocking_key_value_get(_WORD, _POLL_MS)))
-            return _end_with(job, word) if word.message else None  # that of `finish`
+            return _end_with(job, word)
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 return None  # JAX aborts: see `_speak_before_abort`
@@ -575,24 +597,27 @@ def _gone(indices: list[int]) -> _Word:
     return _Word(f"vtl: {which}; the same commands go on from what is saved", 1)
 
 
-_abort_handlers: list[Any] = []
-"""For as long as they may be called."""
+def _speak_before_abort(leave: Callable[[], NoReturn]) -> None:
+    """Have this process `leave` with a message when JAX aborts it, from a thread of its own.
 
-
-def _speak_before_abort(speak: Callable[[], None] | None) -> None:
-    """Have this process say why before JAX aborts it without a word; None ends that.
-
-    JAX does so where the first process is gone or was never there. Python's own signal handlers
-    come too late for that.
+    Python's own signal handlers come too late for that.
     """
-    handler = _ABORT_HANDLER(lambda number: speak()) if speak else None
-    _abort_handlers.append(handler)
-    ctypes.CDLL(None).signal(signal.SIGABRT, handler)
+    global _abort_handler
+    _abort_handler = _ABORT_HANDLER(lambda number: leave())
+    ctypes.CDLL(None).signal(signal.SIGABRT, _abort_handler)
 
 
-def _leave_without_first(job: _Job) -> None:
+_ABORT_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
+_abort_handler: Any = None
+"""It must last for as long as it may be called."""
+
+
+def _aborted(job: _Job) -> _Word:
+    """What it means that JAX aborts: the store is gone, which the first process holds."""
+    if is_first():
+        return _Word("vtl: JAX has failed: see process_0.log in the run's directory", 1)
     job.gone.add(0)
-    _leave_now(job, _gone([0]))
+    return _gone([0])
 
 
 def _end_with(job: _Job, word: _Word) -> None:
@@ -607,7 +632,7 @@ def _end_with(job: _Job, word: _Word) -> None:
     _leave_now(job, word)
 
 
-def _leave_now(job: _Job, word: _Word) -> None:
+def _leave_now(job: _Job, word: _Word) -> NoReturn:
     job.last_words.acquire()  # and is never released: one thread speaks
     stops.leave(word.message, _last_stream(job), word.status)
 
@@ -665,19 +690,18 @@ def last_words(message: str, status: int) -> tuple[str, int]:
     return job.word or _Word(message, status)
 
 
-def finish() -> None:
-    """Leave the others, once all are done."""
+def finish(status: int = 0) -> None:
+    """End this process, if it is one of many, once all are done."""
     job = _job
     if job:
-        job.client.key_value_set(f"vtl/done/{job.index}", "")
-        for i in range(job.count):
-            _wait_for(f"vtl/done/{i}")
+        done = Round("done")
+        done.tell(True)
+        done.hear(range(job.count))
         job.is_ending.set()
-        _tell(job, _Word("", 0))  # wakes the watchers: none may be waiting when Python ends
-        assert job.watcher
-        job.watcher.join()
         _part(job)
-        jax.distributed.shutdown()
+        stops.leave_quietly(
+            status
+        )  # Python's end would abort on the thread that waits in JAX's C++
 
 
 def _tell(job: _Job, word: _Word) -> None:
