@@ -1,11 +1,11 @@
 """One of many processes that extract features and train together: seconds a step, as JSON.
 
-    python -m experiments.speed.parts.shared_steps BATCH_SIZE SIDE REPETITIONS OUT.json \
+    python -m experiments.speed.parts.shared_steps DEPTH BATCH_SIZE SIDE STEPS OUT.json \
         --coordinator=127.0.0.1:9999 --num_processes=2 --process_id=0
 
-The network is a ResNet-50 with random weights; everything trains, with BatchNorm frozen. The first
-process writes the seconds of each step and, by the compiled training step, the bytes that are
-all-reduced. experiments/speed/many_processes.py runs this.
+The network is a ResNet of that depth with random weights; everything trains, with BatchNorm frozen.
+The first process writes seconds a step, those of all processors together, and the bytes that the
+compiled training step all-reduces. experiments/speed/many_processes.py runs this.
 """
 
 import argparse
@@ -34,28 +34,31 @@ _ARRAY = re.compile(r"f32\[([\d,]*)\]")
 
 
 def main() -> None:
-    """Join the others, compile and warm up, then time the repetitions."""
+    """Join the others, compile and warm up, then time the steps."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("batch_size", "side", "repetitions"):
+    for name in ("depth", "batch_size", "side", "steps"):
         parser.add_argument(name, type=int)
     parser.add_argument("target", type=Path)
     processes.add_arguments(parser)
     options = parser.parse_args()
     processes.join(vars(options))
     memory.keep_freed_memory()
-    extract, train, all_reduced = compiled(bench.Setting(options.batch_size, options.side))
+    setting = bench.Setting(options.batch_size, options.side)
+    extract, train, all_reduced = compiled(options.depth, setting)
     found: dict[str, object] = {"all_reduced": all_reduced}
     for name, step in (("extraction", extract), ("training", train)):
-        seconds_of(step)
-        found[name] = [seconds_of(step) for _ in range(options.repetitions)]
+        seconds_of(step, 1)
+        found[name] = seconds_of(step, options.steps)
     if processes.is_first():
         options.target.write_text(json.dumps(found))
     processes.finish()
 
 
-def compiled(setting: bench.Setting) -> tuple[Callable[[], None], Callable[[], None], int]:
+def compiled(
+    depth: int, setting: bench.Setting
+) -> tuple[Callable[[], None], Callable[[], None], int]:
     """A step of extraction, one of training, and the bytes that this one all-reduces."""
-    mesh, model = make_mesh(), ResNet(bench.NUM_CLASSES)
+    mesh, model = make_mesh(), ResNet(bench.NUM_CLASSES, depth)
     preprocessing = TORCHVISION.override(image_size=setting.image_size)
     init = jax.jit(
         lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), norms_by_batch=())
@@ -102,12 +105,14 @@ def num_bytes(program: str | None) -> int:
     return 4 * sum(math.prod(map(int, filter(None, a.split(",")))) for its in arrays for a in its)
 
 
-def seconds_of(step: Callable[[], None]) -> float:
-    """The wall time of a step that all begin together."""
+def seconds_of(step: Callable[[], None], count: int) -> dict[str, float]:
+    """A step's seconds by the clock, and those of the processors of all processes together."""
     processes.barrier()
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
+    wall, here = time.perf_counter(), time.process_time()
+    for _ in range(count):
+        step()
+    wall, here = time.perf_counter() - wall, time.process_time() - here
+    return {"wall": wall / count, "processors": sum(processes.gather(here)) / count}
 
 
 if __name__ == "__main__":
