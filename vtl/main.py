@@ -35,23 +35,12 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's directory; the default is runs/TASK_VARIANT."
 )
 
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "Of many processes: HOST:PORT of the first one."
-)
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Of many processes: how many.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of many processes: which this is, from 0.")
-_HEARTBEAT = flags.DEFINE_integer(
-    "heartbeat_seconds",
-    processes.HEARTBEAT_S,
-    "Of many processes: how long one may be silent before the others take it for dead.",
-    lower_bound=2,
-)
-_INITIALIZATION_TIMEOUT = flags.DEFINE_integer(
-    "initialization_timeout",
-    processes.INITIALIZATION_TIMEOUT_S,
-    "Of many processes: how many seconds they wait for each other at the start.",
-    lower_bound=1,
-)
+_OF_PROCESSES = {
+    name: flags.DEFINE_string(name, default, meaning)
+    if kind is str
+    else flags.DEFINE_integer(name, default, meaning, lower_bound=least)
+    for name, kind, default, meaning, least in processes.FLAGS
+}
 
 TASKS = {
     "classify": classify.run,
@@ -93,7 +82,7 @@ def main(argv: list[str]) -> None:
             check_choice("precision", config.precision, PRECISIONS)
             knobs.expand_paths(config)
             if not config.get("shard"):  # which is one process's, whatever else is there
-                _join()
+                processes.join({name: flag.value for name, flag in _OF_PROCESSES.items()})
             _set_up_jax()
             with stops.interrupting(), jax.default_matmul_precision(config.precision):
                 if config.task in TOGETHER:
@@ -109,20 +98,6 @@ def main(argv: list[str]) -> None:
     except (Interrupted, KeyboardInterrupt) as stop:
         again = "run the same command again to resume"
         _leave(f"{str(stop) or 'stopped'}; {again}", stops.EXIT_STATUS)
-
-
-def _join() -> None:
-    """Join the other processes, where there are some."""
-    asked = processes.Place(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    place = processes.find_place(asked)
-    if place:
-        processes.start(
-            place,
-            heartbeat_s=_HEARTBEAT.value,
-            initialization_timeout_s=_INITIALIZATION_TIMEOUT.value,
-        )
-        console.outlive_readers()
-        console.say(processes.describe())
 
 
 def _set_up_jax() -> None:
