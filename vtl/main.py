@@ -81,9 +81,10 @@ def main(argv: list[str]) -> None:
             check_choice("task", config.task, TASKS)
             check_choice("precision", config.precision, PRECISIONS)
             knobs.expand_paths(config)
+            _configure_jax()
             if not config.get("shard"):  # which is one process's, whatever else is there
                 processes.join({name: flag.value for name, flag in _OF_PROCESSES.items()})
-            _set_up_jax()
+            _check_devices()
             with stops.interrupting(), jax.default_matmul_precision(config.precision):
                 if config.task in TOGETHER:
                     TASKS[config.task](config, files.user_path(workdir))
@@ -100,17 +101,17 @@ def main(argv: list[str]) -> None:
         _leave(f"{str(stop) or 'stopped'}; {again}", stops.EXIT_STATUS)
 
 
-def _set_up_jax() -> None:
-    """Configure JAX for a run, whatever the environment says.
-
-    Raises:
-        UserError: there is no device to compute on.
-    """
+def _configure_jax() -> None:
+    """Configure JAX for a run, whatever the environment says, before it looks for devices."""
     compile_cache.use(files.cache_dir() / "xla")
     # A CPU would start a step before it frees the memory of the last one, and need it twice.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.config.update("jax_enable_x64", False)
     jax.config.update("jax_disable_jit", False)
+
+
+def _check_devices() -> None:
+    """Raise UserError if there is no device to compute on."""
     try:
         jax.devices()
     except Exception as error:  # JAX raises errors of many kinds here, even AssertionError

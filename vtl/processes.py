@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax._src import distributed  # the key-value store has no public name
@@ -250,6 +251,21 @@ def join(flags: Mapping[str, Any]) -> None:
         )
         console.outlive_readers()
         console.say(describe())
+        _connect()
+
+
+def _connect() -> None:
+    """Have all devices exchange something, now that all processes are here.
+
+    Gloo gives up on processes that come to the first collective of their devices more than 30 s
+    apart, such as when only some must compile; it waits at later ones.
+    """
+    mesh = Mesh(np.array(jax.devices()), ("all",))
+    here = np.zeros(jax.local_device_count(), np.float32)
+    by_device = NamedSharding(mesh, PartitionSpec("all"))
+    flags = jax.make_array_from_process_local_data(by_device, here)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    jax.block_until_ready(jax.jit(jnp.sum, out_shardings=everywhere)(flags))
 
 
 def start(
@@ -506,6 +522,7 @@ def broadcast(tree: Any) -> Any:
     """
     if count() == 1:
         return tree
+    barrier()  # see `_connect`: this is among other groups of devices
     leaves, structure = jax.tree.flatten(tree)
     arrays = [np.asarray(leaf) for leaf in leaves]
     flat = np.concatenate([np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in arrays])
@@ -526,6 +543,7 @@ def all_gather(tree: Any) -> Any:
     """
     if count() == 1:
         return jax.tree.map(lambda array: array[None], tree)
+    barrier()
     return multihost_utils.process_allgather(tree)
 
 
@@ -562,7 +580,7 @@ def _watch(job: _Job) -> None:
     while not job.is_ending.is_set():
         try:
             word = _Word(**json.loads(job.client.blocking_key_value_get(_WORD, _POLL_MS)))
-            return _end_with(job, word) if word.message else None  # that of `finish`
+            return _end_with(job, word)
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 return None  # JAX aborts: see `_speak_before_abort`
@@ -673,8 +691,8 @@ def last_words(message: str, status: int) -> tuple[str, int]:
     return job.word or _Word(message, status)
 
 
-def finish() -> None:
-    """End this process, if it is one of many, with status 0 once all are done."""
+def finish(status: int = 0) -> None:
+    """End this process, if it is one of many, once all are done."""
     job = _job
     if job:
         done = Round("done")
@@ -682,7 +700,9 @@ def finish() -> None:
         done.hear(range(job.count))
         job.is_ending.set()
         _part(job)
-        stops.leave_quietly()  # Python's end would abort on the thread that waits in JAX's C++
+        stops.leave_quietly(
+            status
+        )  # Python's end would abort on the thread that waits in JAX's C++
 
 
 def _tell(job: _Job, word: _Word) -> None:

@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         place = options.output or options.errors_page or "a file"
         with processes.as_one(), disks.refusals(place, "run the same command again"):
             status = _predict(options)
-            processes.finish()
+            processes.finish(status)
             return status
     except UserError as error:
         return _end(f"vtl: {error}", 1)
