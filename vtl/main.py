@@ -111,7 +111,7 @@ def _configure_jax() -> None:
 
 
 def _check_devices() -> None:
-    """UserError if there is no device to compute on."""
+    """Raise UserError if there is no device to compute on."""
     try:
         jax.devices()
     except Exception as error:  # JAX raises errors of many kinds here, even AssertionError

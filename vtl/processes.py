@@ -600,7 +600,8 @@ def _gone(indices: list[int]) -> _Word:
 def _speak_before_abort(leave: Callable[[], NoReturn]) -> None:
     """Have this process `leave` with a message when JAX aborts it, from a thread of its own.
 
-    Python's own signal handlers come too late for that.
+    JAX does so where the first process is gone or was never there. Python's own signal handlers
+    come too late for that.
     """
     global _abort_handler
     _abort_handler = _ABORT_HANDLER(lambda number: leave())
