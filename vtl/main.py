@@ -96,8 +96,11 @@ def main(argv: list[str]) -> None:
                 _join()
             _set_up_jax()
             with stops.interrupting(), jax.default_matmul_precision(config.precision):
-                if config.task in TOGETHER or processes.is_first():
+                if config.task in TOGETHER:
                     TASKS[config.task](config, files.user_path(workdir))
+                elif processes.is_first():
+                    with processes.alone():
+                        TASKS[config.task](config, files.user_path(workdir))
                 processes.finish()
     except FetchError as error:
         _give_up(f"{error}\n`{WITHOUT_DOWNLOAD[config.task]}` needs no download.")

@@ -102,6 +102,11 @@ def _raise_unless_clearing(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def is_stopping() -> bool:
+    """Whether a stop has come that is still being cleared away."""
+    return _is_stopping
+
+
 def _set(handler: Handler | signal.Handlers) -> None:
     for number in NUMBERS:
         if signal.getsignal(number) is not signal.SIG_IGN:

@@ -94,6 +94,7 @@ def prepare(
     if is_shard:
         return Prepared(before, photos, broken, None, before)
     pairs, is_shared = duplicates.find(before, photos)
+    is_shared = processes.broadcast(is_shared)
     lines = duplicates.describe(pairs, before)
     if lines and data.duplicates == "error":
         raise UserError("\n".join([*lines[:2], "Mend it, or see --config.data.duplicates."]))
