@@ -19,9 +19,10 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -45,7 +46,6 @@ _WORD = "vtl/word"
 STOPPED = "stopped; run the same command again to resume"
 
 _POLL_MS = 1000
-_ABORT_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
 _GRACE_S = 10.0
 """How long a process may take to clear away what it has half done when another has ended."""
 
@@ -79,8 +79,6 @@ class _Job:
         self.is_ending = threading.Event()
         self.gone: set[int] = set()
         self.last_words = threading.Lock()
-        self.abort_handler: Any = None
-        self.watcher: threading.Thread | None = None
 
 
 _job: _Job | None = None
@@ -204,28 +202,43 @@ def start(
     jax.config.update("jax_enable_preemption_service", False)
     # Otherwise JAX aborts the survivors of a process that died before they can say so.
     jax.config.update("jax_enable_recoverability", True)
-    begun = time.monotonic()
+    jax.config.update("jax_check_proxy_envs", False)  # `_without_proxy` sees to that
+    where = printable(place.coordinator or "the cluster's first process")
+    lost = (
+        f"the processes did not find each other at {where} within {initialization_timeout_s} s\n"
+        "Start all of them, with the same --coordinator and --num_processes, and a --process_id "
+        "each."
+    )
+    _speak_before_abort(lambda: stops.leave(f"vtl: {lost}", sys.stderr, 1))
     try:
-        jax.distributed.initialize(
-            *place,
-            local_device_ids=_local_gpus(os.environ),
-            initialization_timeout=initialization_timeout_s,
-            heartbeat_timeout_seconds=heartbeat_s,
-        )
+        # In a thread, for a stop is not heard within JAX's C++.
+        with _without_proxy(), ThreadPoolExecutor(1) as pool:
+            pool.submit(
+                jax.distributed.initialize,
+                *place,
+                local_device_ids=_local_gpus(os.environ),
+                initialization_timeout=initialization_timeout_s,
+                heartbeat_timeout_seconds=heartbeat_s,
+            ).result()
     except Exception as error:  # of many kinds
-        where = place.coordinator or "the cluster's first process"
-        raise UserError(
-            f"the processes did not find each other at {printable(where)} within "
-            f"{time.monotonic() - begun:.0f} s ({reason_of(error)})\nStart all of them, with the "
-            "same --coordinator and --num_processes, and a --process_id each."
-        ) from error
+        raise UserError(f"{lost} ({reason_of(error)})") from error
     state = distributed.global_state
-    _job = _Job(state.process_id, state.num_processes, heartbeat_s)
+    job = _job = _Job(state.process_id, state.num_processes, heartbeat_s)
+    _speak_before_abort(lambda: _leave_now(job, _aborted(job)))
     if not is_first():
         _send_output_to(os.devnull, python_too=True)
-        _speak_before_abort(_job)
-    _job.watcher = threading.Thread(target=_watch, args=(_job,), daemon=True)
-    _job.watcher.start()
+    threading.Thread(target=_watch, args=(job,), daemon=True).start()
+
+
+@contextmanager
+def _without_proxy() -> Iterator[None]:
+    """JAX's processes speak with each other over gRPC, which would ask the way out for the way."""
+    names = [name for name in ("grpc_proxy", "https_proxy", "http_proxy") if name in os.environ]
+    before = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(before)
 
 
 def describe() -> str:
@@ -451,7 +464,7 @@ class Vote:
 
     def __call__(self, wants: bool, *, at_once: bool = False) -> bool:
         """Whether any process wanted it by the last call; with `at_once` by this one."""
-        if not _job:
+        if count() == 1:
             return wants
         here = np.full(jax.local_device_count(), wants)
         by_device = NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))
@@ -487,19 +500,27 @@ def _gone(indices: list[int]) -> _Word:
     return _Word(f"vtl: {which}; the same commands go on from what is saved", 1)
 
 
-def _speak_before_abort(job: _Job) -> None:
-    """Have this process say that the first one is gone, before JAX aborts it without a word.
+def _speak_before_abort(leave: Callable[[], NoReturn]) -> None:
+    """Have this process `leave` with a message when JAX aborts it, from a thread of its own.
 
     Python's own signal handlers come too late for that.
     """
+    global _abort_handler
+    _abort_handler = _ABORT_HANDLER(lambda number: leave())
+    ctypes.CDLL(None).signal(signal.SIGABRT, _abort_handler)
 
-    @_ABORT_HANDLER
-    def handle(number: int) -> None:
-        job.gone.add(0)
-        _leave_now(job, _gone([0]))
 
-    job.abort_handler = handle  # for as long as it may be called
-    ctypes.CDLL(None).signal(signal.SIGABRT, handle)
+_ABORT_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
+_abort_handler: Any = None
+"""It must last for as long as it may be called."""
+
+
+def _aborted(job: _Job) -> _Word:
+    """What it means that JAX aborts: the store is gone, which the first process holds."""
+    if is_first():
+        return _Word("vtl: JAX has failed: see process_0.log in the run's directory", 1)
+    job.gone.add(0)
+    return _gone([0])
 
 
 def _end_with(job: _Job, word: _Word) -> None:
@@ -514,7 +535,7 @@ def _end_with(job: _Job, word: _Word) -> None:
     _leave_now(job, word)
 
 
-def _leave_now(job: _Job, word: _Word) -> None:
+def _leave_now(job: _Job, word: _Word) -> NoReturn:
     job.last_words.acquire()  # and is never released: one thread speaks
     stops.leave(word.message, _last_stream(job), word.status)
 
@@ -573,18 +594,15 @@ def last_words(message: str, status: int) -> tuple[str, int]:
 
 
 def finish() -> None:
-    """Leave the others, once all are done."""
+    """End this process, if it is one of many, with status 0 once all are done."""
     job = _job
     if job:
-        job.client.key_value_set(f"vtl/done/{job.index}", "")
-        for i in range(job.count):
-            _wait_for(f"vtl/done/{i}")
+        done = Round("done")
+        done.tell(True)
+        done.hear(range(job.count))
         job.is_ending.set()
-        _tell(job, _Word("", 0))  # wakes the watchers: none may be waiting when Python ends
-        assert job.watcher
-        job.watcher.join()
         _part(job)
-        jax.distributed.shutdown()
+        stops.leave_quietly()  # Python's end would abort on the thread that waits in JAX's C++
 
 
 def _tell(job: _Job, word: _Word) -> None:
