@@ -12,6 +12,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -242,7 +243,7 @@ def _without_proxy() -> Iterator[None]:
 
 
 def describe() -> str:
-    """As in `4 processes with 2 devices each`.
+    """As in `4 processes with 2 devices each`, or `1 process with 2 devices`.
 
     Raises:
         UserError: some have more than others.
@@ -250,7 +251,10 @@ def describe() -> str:
     each = jax.local_device_count()
     if any(number != each for number in gather(each)):
         raise UserError("every process needs as many devices as the others")
-    return f"{count()} processes with {each} device{'s' if each > 1 else ''} each"
+    devices = f"{each} device{'s' if each > 1 else ''}"
+    return (
+        f"{count()} processes with {devices} each" if count() > 1 else f"1 process with {devices}"
+    )
 
 
 # What is printed.
@@ -510,6 +514,8 @@ def _speak_before_abort(leave: Callable[[], NoReturn]) -> None:
     ctypes.CDLL(None).signal(signal.SIGABRT, _abort_handler)
 
 
+_COLLECTIVES = re.compile("gloo|nccl", re.IGNORECASE)
+
 _ABORT_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
 _abort_handler: Any = None
 """It must last for as long as it may be called."""
@@ -536,7 +542,8 @@ def _end_with(job: _Job, word: _Word) -> None:
 
 
 def _leave_now(job: _Job, word: _Word) -> NoReturn:
-    job.last_words.acquire()  # and is never released: one thread speaks
+    # It is never released: one thread speaks. That may wait in JAX's C++, which waits for this one.
+    job.last_words.acquire(timeout=_GRACE_S + 1)
     stops.leave(word.message, _last_stream(job), word.status)
 
 
@@ -564,7 +571,10 @@ def as_one() -> Iterator[None]:
         if not _job:
             raise
         is_of_jax = isinstance(error, jax.errors.JaxRuntimeError)
-        if is_of_jax and _job.has_word.wait(_job.heartbeat_s + _GRACE_S):
+        # Of what breaks a collective, some is a ValueError.
+        if (is_of_jax or _COLLECTIVES.search(str(error))) and _job.has_word.wait(
+            _job.heartbeat_s + _GRACE_S
+        ):
             raise KeyboardInterrupt from None
         traceback.print_exc()
         raise UserError(f"process {index()} failed: {reason_of(error)}") from error

@@ -1,5 +1,8 @@
 """With one process nothing is started, and each function does at once what it says."""
 
+import threading
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -69,6 +72,33 @@ def test_errors_of_one_process_are_left_as_they_are():
         with pytest.raises(type(error)) as raised, processes.as_one():
             raise error
         assert raised.value is error
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """A process of two that has heard that the other has ended."""
+    job = SimpleNamespace(index=1, count=2, heartbeat_s=0, has_word=threading.Event())
+    job.has_word.set()
+    monkeypatch.setattr(processes, "_job", job)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        jax.errors.JaxRuntimeError("UNAVAILABLE: Failed to send RPC"),
+        # Not a JaxRuntimeError, where it comes from the call of a compiled program.
+        ValueError("UNKNOWN: Gloo all-reduce failed: Connection reset by peer"),
+    ],
+)
+def test_what_breaks_because_another_process_ended_is_no_failure_of_this_one(told, error):
+    with pytest.raises(KeyboardInterrupt), processes.as_one():
+        raise error
+
+
+def test_a_failure_of_one_process_is_told_to_all(told, capsys):
+    with pytest.raises(UserError, match=r"process 1 failed: .*odd"), processes.as_one():
+        raise ValueError("odd")
+    assert "Traceback" in capsys.readouterr().err
 
 
 class Read:
