@@ -26,7 +26,7 @@ Changes = dict[str, tuple[Any, Any]]
 
 ABSENT = "absent"
 
-ADDED = {"thresholds": "f1", "shard": ""}
+ADDED = {"thresholds": "f1", "loss": "", "class_weights": "none", "shard": ""}
 """Knobs that runs of before lack, with the value that leaves what these computed as it is."""
 
 UNKNOWN = 2
