@@ -95,6 +95,11 @@ def count() -> int:
     return _job.count if _job and not _job.is_alone else 1
 
 
+def are_there() -> bool:
+    """Whether this process has joined others, be it as the only one."""
+    return _job is not None
+
+
 def is_first() -> bool:
     """Whether this is the process that prints and writes."""
     return index() == 0
