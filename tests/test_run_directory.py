@@ -649,5 +649,7 @@ def test_a_knob_that_came_later_is_no_other_config():
     assert list(identity.changes(before, before | {"thresholds": "precision:0.9"})) == [
         "thresholds"
     ]
+    assert identity.changes(before, before | {"mix_with_start": []}) == {}
+    assert list(identity.changes(before, before | {"mix_with_start": [0.5]})) == ["mix_with_start"]
     assert list(identity.changes(before, before | {"loss": ""})) == ["loss"]
     assert list(identity.changes(before | {"thresholds": "f1"}, before)) == ["thresholds"]

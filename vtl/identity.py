@@ -26,8 +26,8 @@ Changes = dict[str, tuple[Any, Any]]
 
 ABSENT = "absent"
 
-ADDED = {"thresholds": "f1"}
-"""Knobs that runs of before lack, with the value that leaves what these computed as it is."""
+ADDED = {"thresholds": "f1", "mix_with_start": []}
+"""Knobs that runs of before lack, with the value, in JSON, that leaves what these computed."""
 
 UNKNOWN = 2
 """What stands for a label that isn't known where labels are hashed."""
