@@ -2,8 +2,8 @@
 
     python -m experiments.do_no_harm --root=DEVKIT --weights=FILE --out=runs/do_no_harm
 
-"photos": one pass from the head of configs/finetune.py's default, at 224 pixels, on the first two
-partitions of experiments/partitions.py. Every mixture is scored on test, so that the best of them
+"photos": one pass from the head of configs/finetune.py's default, at 224 pixels, on the first
+partition of experiments/partitions.py. Every mixture is scored on test, so that the best of them
 is more than choosing one without test can bring. "digits": configs/finetune.py:demo, three seeds;
 "chosen" is the pass that is best on held-out scenes, "chosen mixture" the pass and the share.
 
@@ -38,7 +38,7 @@ from vtl.weights import network
 
 MIXES = (0.25, 0.5, 0.75)
 START, TRAINED = "0.0", "1.0"
-PARTITIONS = (0, 1)
+NUM_PARTITIONS = 1
 SEEDS = (0, 1, 2)
 
 PHOTOS: dict[str, grid.Overrides] = {
@@ -76,28 +76,31 @@ def photos(recipe: str, options: argparse.Namespace) -> list[tables.Row]:
     together = np.concatenate([np.asarray(pixels[role]) for role in splits])
     labels = np.concatenate([np.asarray(each.labels) for each in sets])
     label_mask = np.concatenate([each.label_mask for each in sets])
-    parts = list(partitions.partitions(partitions.groups_of(splits)))[: len(PARTITIONS)]
-    found = []
-    for number, (train, test) in zip(PARTITIONS, parts, strict=True):
+    parts = list(partitions.partitions(partitions.groups_of(splits)))[:NUM_PARTITIONS]
+    found, commits = [], []
+    for number, (train, test) in enumerate(parts):
         chosen = TrainingSet(Rows(together, train), labels[train], label_mask[train])
         out = options.out / f"photos_{identity.text_sha256([recipe])[:6]}_{number}"
         content = {"data": {"train": identity.array_sha256(train)}}
         found.append(trained(job, chosen, Rows(together, test), {1}, out, content)[1])
-    return table("photos", recipe, found, labels, parts)
+        commits.append(grid.outcome(out)["commit"])
+    return table("photos", recipe, found, labels, parts, commits)
 
 
 def digits(out: Path) -> list[tables.Row]:
     """A row a mixture after the pass that is chosen alone, and one with both chosen."""
-    found, chosen = [], []
+    found, chosen, commits = [], [], []
     for seed in SEEDS:
         job, splits = job_of("demo", {"seed": seed})
         logits, passes = chosen_digits(job, splits, out / f"digits_{seed}")
         found.append(logits)
         chosen.append(passes)
+        commits.append(grid.outcome(out / f"digits_{seed}" / "training")["commit"])
     counts = len(splits["train"]), len(splits["test"])
     labels = np.concatenate([splits["train"].labels, splits["test"].labels])
     part = np.arange(counts[0]), counts[0] + np.arange(counts[1])
-    return table("digits", f"demo: {', '.join(chosen)}", found, labels, [part] * len(SEEDS))
+    recipe = f"demo: {', '.join(chosen)}"
+    return table("digits", recipe, found, labels, [part] * len(SEEDS), commits)
 
 
 def chosen_digits(job: Job, splits: dict[str, Split], out: Path) -> tuple[Logits, str]:
@@ -149,7 +152,7 @@ def trained(
     def score(state: TrainState) -> dict[str, float]:
         number = round(int(state.step) * plan.batch_size / plan.epoch_size)
         if number in passes:
-            mixed = {str(x): mixtures.mixture(start(), state.variables, x) for x in MIXES}
+            mixed = {str(x): mixtures.mixture(start(), state.variables, x, job.mesh) for x in MIXES}
             states = {START: start(), **mixed, TRAINED: state.variables}
             logits = {share: job.logits(each, test) for share, each in states.items()}
             run.write_arrays(f"after_{number}", logits)
@@ -161,6 +164,7 @@ def trained(
         job.train(start, training_set, plan, run, checkpoints, score)
         checkpoints.close()
         shutil.rmtree(out / "checkpoints")
+        run.write_results({})
     found = {}
     for number, path in paths.items():
         with np.load(path) as file:
@@ -174,13 +178,16 @@ def table(
     found: list[Logits],
     labels: np.ndarray,
     parts: list[tuple[np.ndarray, np.ndarray]],
+    commits: list[str],
 ) -> list[tables.Row]:
     """A row a state, beside the start."""
+    (commit,) = set(commits)
     rows = []
     for state in found[0]:
         logits, starts = ([of[name] for of in found] for name in (state, START))
         numbers = partitions.compared(logits, starts, labels, parts)
-        rows.append({"data": data, "recipe": recipe, "share": state} | numbers)
+        what = {"data": data, "recipe": recipe, "share": state}
+        rows.append(what | numbers | {"commit": commit})
         tables.show(rows[-1])
     return rows
 

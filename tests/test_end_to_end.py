@@ -33,10 +33,10 @@ from vtl.files import unlock
 from vtl.models.resnet import EPSILON
 from vtl.preprocessing import TORCHVISION
 from vtl.run_directory import RunDirectory
+from vtl.stops import Interrupted
 from vtl.tasks import features, finetune, probe
 from vtl.training.checkpoint import Checkpoints
-from vtl.training.loop import Interrupted
-from vtl.training.state import make_mesh, replicated
+from vtl.training.state import make_mesh
 from vtl.weights import convert, sources
 
 CLASSES = ("bird", "cat", "dog", "person")
@@ -166,7 +166,7 @@ def restore(workdir: Path, step: int) -> dict[str, np.ndarray]:
     with ocp.StandardCheckpointer() as checkpointer:
         like = checkpointer.metadata(path).item_metadata
     checkpoints = Checkpoints(workdir / "checkpoints", best_by=None)
-    state = checkpoints.restore(step, dict(like), replicated(make_mesh()))
+    state = checkpoints.restore(step, dict(like), make_mesh())
     checkpoints.close()
     leaves = jax.tree_util.tree_leaves_with_path(state)
     assert all(len(leaf.devices()) == len(jax.devices()) for _, leaf in leaves)

@@ -17,7 +17,7 @@ ROOT = Path(vtl.__file__).parent
 
 BOTTOM = {
     *("errors", "files", "console", "preprocessing", "decisions", "stops", "untrusted", "schema"),
-    "disks",
+    *("disks", "processes"),
 }
 EVERYTHING_BELOW_TASKS = BOTTOM | {
     *("models", "data", "weights", "identity", "knobs", "run_directory", "training", "evaluation"),
@@ -27,13 +27,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "untrusted": {"errors"},
     "schema": {"errors", "untrusted"},
     "disks": {"errors", "untrusted"},
+    "processes": {"errors", "stops", "untrusted"},
     "identity": {"errors", "schema", "untrusted"},
     "knobs": {"errors", "files", "untrusted"},
     "compile_cache": set(),
     "models": set(),
     "data": BOTTOM - {"console"},
     "weights": BOTTOM - {"console"} | {"data", "models"},
-    "run_directory": {"disks", "errors", "files", "identity", "schema", "untrusted"},
+    "run_directory": {
+        *("disks", "errors", "files", "identity", "processes", "schema", "untrusted"),
+    },
     "training": BOTTOM | {"models", "data", "run_directory"},
     "evaluation": BOTTOM | {"data", "run_directory"},
     "finetuning": EVERYTHING_BELOW_TASKS,
@@ -181,6 +184,17 @@ def strangers_that_know_orbax(sources: Sources) -> list[str]:
     ]
 
 
+def strangers_that_know_other_processes(sources: Sources) -> list[str]:
+    """Only processes asks JAX for others; a private module of JAX is nobody else's business."""
+    names = ("jax.distributed", "jax.experimental.multihost_utils", "jax._src")
+    return [
+        f"{module} imports {name[-1]}"
+        for module, source in sources.items()
+        for name in imports(source)
+        if name[-1].startswith(names) and module != "vtl.processes"
+    ]
+
+
 def strangers_that_print(sources: Sources) -> list[str]:
     """Only console prints, and what is started from the command line."""
     return [
@@ -255,6 +269,9 @@ WALLS: dict[Wall, Sources] = {
     },
     models_that_do_more_than_compute: {"vtl.models.resnet": "import os\nopen('weights')"},
     strangers_that_know_orbax: {"vtl.tasks.probe": "import orbax.checkpoint as ocp"},
+    strangers_that_know_other_processes: {
+        "vtl.training.loop": "from jax.experimental import multihost_utils",
+    },
     strangers_that_print: {"vtl.training.loop": "def run():\n    print('step')"},
     strangers_that_write_files: {"vtl.tasks.probe": "np.savez('scores.npz', scores=scores)"},
     links_that_are_believed: {"vtl.tasks.probe": "workdir.resolve()"},

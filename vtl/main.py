@@ -21,11 +21,11 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from vtl import compile_cache, config_files, console, disks, files, knobs
+from vtl import compile_cache, config_files, console, disks, files, knobs, processes
 from vtl.errors import FetchError, UserError, check_choice
 from vtl.relu_study import task as relu_study
+from vtl.stops import Interrupted
 from vtl.tasks import classify, features, finetune, probe
-from vtl.training.loop import Interrupted
 from vtl.untrusted import printable, reason_of
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -33,6 +33,24 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's directory; the default is runs/TASK_VARIANT."
+)
+
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Of many processes: HOST:PORT of the first one."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Of many processes: how many.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of many processes: which this is, from 0.")
+_HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat_seconds",
+    processes.HEARTBEAT_S,
+    "Of many processes: how long one may be silent before the others take it for dead.",
+    lower_bound=2,
+)
+_INITIALIZATION_TIMEOUT = flags.DEFINE_integer(
+    "initialization_timeout",
+    processes.INITIALIZATION_TIMEOUT_S,
+    "Of many processes: how many seconds they wait for each other at the start.",
+    lower_bound=1,
 )
 
 TASKS = {
@@ -48,6 +66,9 @@ WITHOUT_DOWNLOAD = {
     "relu_study": "vtl relu_study:digits",
 }
 """What a task that may fetch something offers to those who can't."""
+
+TOGETHER = ("classify", "features", "finetune")
+"""The tasks that many processes share out; the others run in the first one."""
 
 PRECISIONS = ("default", "high", "highest")
 
@@ -67,20 +88,37 @@ def main(argv: list[str]) -> None:
     config = _read_config()
     workdir = _WORKDIR.value or config_files.default_workdir(config.task, config.variant)
     try:
-        with disks.refusals(workdir, "run the same command again: it resumes"):
+        with processes.as_one(), disks.refusals(workdir, "run the same command again: it resumes"):
             check_choice("task", config.task, TASKS)
             check_choice("precision", config.precision, PRECISIONS)
             knobs.expand_paths(config)
+            _join()
             _set_up_jax()
             with stops.interrupting(), jax.default_matmul_precision(config.precision):
-                TASKS[config.task](config, files.user_path(workdir))
+                if config.task in TOGETHER or processes.is_first():
+                    TASKS[config.task](config, files.user_path(workdir))
+                processes.finish()
     except FetchError as error:
         _give_up(f"{error}\n`{WITHOUT_DOWNLOAD[config.task]}` needs no download.")
     except UserError as error:
         _give_up(str(error))
     except (Interrupted, KeyboardInterrupt) as stop:
         again = "run the same command again to resume"
-        stops.leave(f"{str(stop) or 'stopped'}; {again}", sys.stdout)
+        _leave(f"{str(stop) or 'stopped'}; {again}", stops.EXIT_STATUS)
+
+
+def _join() -> None:
+    """Join the other processes, where there are some."""
+    asked = processes.Place(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    place = processes.find_place(asked)
+    if place:
+        processes.start(
+            place,
+            heartbeat_s=_HEARTBEAT.value,
+            initialization_timeout_s=_INITIALIZATION_TIMEOUT.value,
+        )
+        console.outlive_readers()
+        console.say(processes.describe())
 
 
 def _set_up_jax() -> None:
@@ -159,7 +197,12 @@ def _fail(message: str) -> NoReturn:
 
 def _give_up(message: str) -> NoReturn:
     """As `_fail`, but without waiting for threads: on a broken disk one may wait forever."""
-    stops.leave(f"vtl: {message}", sys.stderr, status=1)
+    _leave(f"vtl: {message}", 1)
+
+
+def _leave(message: str, status: int) -> NoReturn:
+    message, status = processes.last_words(message, status)
+    stops.leave(message, sys.stdout if status == stops.EXIT_STATUS else sys.stderr, status)
 
 
 if __name__ == "__main__":

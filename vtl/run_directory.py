@@ -20,7 +20,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from vtl import __version__, disks, identity
+from vtl import __version__, disks, identity, processes
 from vtl.errors import UserError
 from vtl.files import (
     LOCK_NAME,
@@ -137,7 +137,12 @@ class RunDirectory:
         self.path = path
         self._config = json.loads(config.to_json())
         self._begun_in: os.stat_result | None = None
-        self._refuse_locked(locked_by(path))
+        self._run_id = ""
+        self._open()
+
+    @processes.by_first
+    def _open(self) -> None:
+        self._refuse_locked(locked_by(self.path))
         self._look()
 
     def _look(self) -> None:
@@ -187,6 +192,11 @@ class RunDirectory:
             UserError: nothing can be written there, another process is at work there, or the run
                 was begun with other content.
         """
+        self._run_id = self._begin(content)
+        processes.log_to(self.path)
+
+    @processes.by_first
+    def _begin(self, content: Mapping[str, Any]) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         note = f"process {os.getpid()} on {platform.node()} since {since}"
         try:
@@ -206,6 +216,7 @@ class RunDirectory:
                 write_json(self.path / identity.FILE_NAME, self._made_of)
             write_json(self.path / "config.json", self._config)
             self._begun_in = os.stat(self.path)
+            return self._made_of["run"]
         except UserError:
             unlock(self.path)
             raise
@@ -217,6 +228,7 @@ class RunDirectory:
                 "another directory"
             ) from error
 
+    @processes.by_first
     def compare(self, content: Mapping[str, Any]) -> None:
         """Refuse what is made of something else than `content`, as `begin` does, but at once.
 
@@ -238,16 +250,17 @@ class RunDirectory:
     @property
     def run_id(self) -> str:
         """By which a checkpoint tells that it is of this run, after `begin`."""
-        assert self._made_of is not None
-        return self._made_of["run"]
+        return self._run_id
 
     @property
+    @processes.by_first
     def is_finished(self) -> bool:
         """Whether results.json says so."""
         if not os.path.lexists(self.path / "results.json"):
             return False
         return self._read("results.json", record({"status": text}))["status"] == "finished"
 
+    @processes.by_first
     def check_finished(self, content: Callable[[], Mapping[str, Any]]) -> None:
         """Refuse a finished run that the same command would not give, or whose files were changed.
 
@@ -283,6 +296,7 @@ class RunDirectory:
             if (self.path / LOCK_NAME).exists() and lock(self.path, "") is None:
                 unlock(self.path)
 
+    @processes.by_first
     def read_results(self) -> dict[str, Any]:
         """The outcome of a finished run."""
         shown = _RESULTS.get(self._config.get("task", ""), {})
@@ -295,12 +309,14 @@ class RunDirectory:
             check(found, "")
         return found
 
+    @processes.in_first
     def append_metrics(self, lines: list[dict[str, Any]]) -> None:
         """Add lines to metrics.jsonl. Raises ValueError for NaN and infinity."""
         self._check_is_the_same()
         with (self.path / "metrics.jsonl").open("a") as file:
             file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
 
+    @processes.by_first
     def read_metrics(self) -> list[dict[str, Any]]:
         """All whole lines of metrics.jsonl so far.
 
@@ -319,10 +335,12 @@ class RunDirectory:
                 _LINE(lines[-1], "")
         return lines
 
+    @processes.by_first
     def last_metric(self, name: str) -> float | None:
         """The latest value of one metric, None if there is none."""
         return next((line[name] for line in reversed(self.read_metrics()) if name in line), None)
 
+    @processes.in_first
     def cut_metrics(self, step: int) -> None:
         """Drop the lines after `step`; a resumed run writes them again."""
         kept = [json.dumps(line) + "\n" for line in self.read_metrics() if line["step"] <= step]
@@ -330,6 +348,7 @@ class RunDirectory:
         with whole_file(self.path / "metrics.jsonl") as file:
             file.write("".join(kept).encode())
 
+    @processes.in_first
     def write_results(self, results: dict[str, Any]) -> None:
         """Write results.json, which marks the run as finished, and add where it comes from."""
         self._check_is_the_same()
@@ -343,6 +362,7 @@ class RunDirectory:
         paths = sorted(path for pattern in OUTPUTS for path in self.path.glob(pattern))
         return {path.name: file_sha256(path) for path in paths}
 
+    @processes.in_first
     def write_scores(
         self,
         role: str,
@@ -373,11 +393,13 @@ class RunDirectory:
         arrays |= {} if label_mask is None or np.all(label_mask) else {"label_mask": label_mask}
         self.write_arrays(f"scores_{role}", arrays)
 
+    @processes.in_first
     def write_arrays(self, name: str, arrays: Mapping[str, Any]) -> None:
         """Write NAME.npz, which `np.load` reads without pickle."""
         self._check_is_the_same()
         write_npz(self.path / f"{name}.npz", arrays)
 
+    @processes.in_first
     def write_table(self, name: str, text: str) -> None:
         """Write a CSV file, UTF-8; a lone surrogate of a file's name becomes `?`."""
         self._check_is_the_same()

@@ -26,6 +26,11 @@ TOLD = "vtl: stopped"
 _AGAIN_S = 0.1
 """How often it is looked whether a stop was swallowed."""
 
+
+class Interrupted(Exception):
+    """A signal of `NUMBERS` came, and the state is saved: the same command resumes from it."""
+
+
 Handler = Callable[[int, FrameType | None], Any]
 
 _is_stopping = False
@@ -104,7 +109,7 @@ def _set(handler: Handler | signal.Handlers) -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    os.write(2, f"{TOLD}\n".encode())
+    os.write(sys.stderr.fileno() if sys.stderr else 2, f"{TOLD}\n".encode())
     os._exit(EXIT_STATUS)
 
 
@@ -147,7 +152,8 @@ def in_one_line() -> Iterator[None]:
 
 def leave(message: str, stream: TextIO, status: int = EXIT_STATUS) -> NoReturn:
     """End the process with a message, whatever threads are still at work."""
-    _set(_leave_untold)  # another stop
+    with suppress(ValueError):  # another stop; only the main thread may say so
+        _set(_leave_untold)
     with suppress(OSError, ValueError):  # its reader has gone, or it is closed
         stream.write(f"{message}\n")
     for each in (sys.stdout, sys.stderr):

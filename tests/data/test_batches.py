@@ -95,11 +95,12 @@ def test_what_fails_a_load_is_raised_where_its_turn_is():
 def test_place_keeps_the_rows():
     mesh = Mesh(np.array(jax.devices()), ("data",))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
-    rows = np.arange(mesh.size * 2 * 3, dtype=np.uint8).reshape(-1, 3)
-    placed = batches.place(rows, sharding)
+    array = np.arange(mesh.size * 3 * 3, dtype=np.uint8).reshape(-1, 3)
+    rows = np.arange(mesh.size * 2)[::-1]
+    placed = batches.place(array, rows, sharding)
     assert placed.sharding == sharding
     assert placed.dtype == np.uint8
-    assert np.array_equal(placed, rows)
+    assert np.array_equal(placed, array[rows])
     assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 3)}
 
 
@@ -107,7 +108,8 @@ def test_place_takes_rows_that_are_not_contiguous():
     mesh = Mesh(np.array(jax.devices()), ("data",))
     rows = np.arange(12 * mesh.size, dtype=np.float32).reshape(4, -1).T[:, ::-2]
     assert not rows.flags.c_contiguous
-    placed = batches.place(rows, NamedSharding(mesh, PartitionSpec("data")))
+    every = np.arange(len(rows))
+    placed = batches.place(rows, every, NamedSharding(mesh, PartitionSpec("data")))
     assert np.array_equal(placed, rows)
 
 

@@ -18,9 +18,10 @@ from vtl.errors import UserError
 from vtl.files import unlock
 from vtl.finetuning import mixtures
 from vtl.run_directory import RunDirectory
+from vtl.stops import Interrupted
 from vtl.tasks import finetune
 from vtl.training.checkpoint import Checkpoints
-from vtl.training.loop import Interrupted
+from vtl.training.state import make_mesh
 from vtl.weights import sources
 
 CLASSES = ("bird", "cat", "dog", "person")
@@ -45,12 +46,12 @@ def test_a_mixture_is_between_start_and_end_and_exact_where_they_are_equal():
     start, trained = jax.tree.map(np.float32, (start, trained))
     frozen = rng.normal(size=99).astype(np.float32)
     start["params"]["frozen"] = trained["params"]["frozen"] = frozen
-    mixed = mixtures.mixture(start, trained, 0.25)
+    mixed = mixtures.mixture(start, trained, 0.25, make_mesh())
     assert mixed["params"]["frozen"].tobytes() == frozen.tobytes()
     for group, name in (("params", "w"), ("batch_stats", "var")):
         expected = 0.75 * start[group][name] + 0.25 * trained[group][name]
         np.testing.assert_allclose(mixed[group][name], expected, rtol=1e-5, atol=1e-7)
-    assert mixtures.mixture(start, trained, mixtures.TRAINED) is trained
+    assert mixtures.mixture(start, trained, mixtures.TRAINED, make_mesh()) is trained
 
 
 def score(*, step, trained, mixes=(0.2, 0.5), best_at=0.0):
@@ -64,7 +65,9 @@ def score(*, step, trained, mixes=(0.2, 0.5), best_at=0.0):
         off = abs(float(variables["w"]) - best_at)
         return np.array([[off], [0.3], [2 * off], [0.6]], np.float32)
 
-    job = SimpleNamespace(config=SimpleNamespace(mix_with_start=mixes), logits=logits)
+    job = SimpleNamespace(
+        config=SimpleNamespace(mix_with_start=mixes), logits=logits, mesh=make_mesh()
+    )
     state = SimpleNamespace(step=step, variables={"w": np.float32(trained)})
     asked = []
 
@@ -131,7 +134,7 @@ def assert_is_mixture(workdir, start, results):
     checkpoints = Checkpoints(workdir / "checkpoints", best_by=None)
     step = results["chosen_step"]
     like = checkpoints._manager.item_metadata(step)
-    state = checkpoints.restore(step, like, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    state = checkpoints.restore(step, like, make_mesh())
     checkpoints.close()
     mix, mixed, moved = results["chosen_mix"], tensors(workdir), 0
     assert 0 < mix < 1

@@ -6,9 +6,9 @@ import pytest
 from configs.pretrain_demo import get_config
 from vtl.data import glyphs
 from vtl.preprocessing import normalise
+from vtl.stops import Interrupted
 from vtl.tasks import classify
 from vtl.training.checkpoint import Checkpoints
-from vtl.training.loop import Interrupted
 from vtl.weights import network, sources
 
 

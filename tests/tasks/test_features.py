@@ -137,11 +137,11 @@ def test_what_is_done_is_not_done_again(tmp_path, devkit, weights, monkeypatch):
     features.run(config, tmp_path / "uninterrupted")
     real, calls = batches.place, []
 
-    def place_until_killed(array, sharding):
-        calls.append(len(array))
+    def place_until_killed(array, rows, sharding):
+        calls.append(len(rows))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(array, sharding)
+        return real(array, rows, sharding)
 
     monkeypatch.setattr(features, "BATCHES_BETWEEN_SAVES", 1)
     monkeypatch.setattr(batches, "place", place_until_killed)

@@ -52,7 +52,7 @@ def save_all(directory: Path, scores: dict[int, float | None]) -> None:
 
 def restore(checkpoints: Checkpoints, step: int) -> TrainState:
     shapes = jax.eval_shape(lambda: make_state(0))
-    return checkpoints.restore(step, shapes, replicated(make_mesh()))
+    return checkpoints.restore(step, shapes, make_mesh())
 
 
 def check_equal(restored: TrainState, step: int) -> None:
@@ -486,7 +486,7 @@ def test_a_state_of_another_network_is_named(tmp_path):
         r"1 is of another network or other classes: its params/fc/bias is \(2,\) and not \(3,\)"
     )
     with pytest.raises(UserError, match=message):
-        checkpoints.restore(1, like, replicated(make_mesh()))
+        checkpoints.restore(1, like, make_mesh())
     checkpoints.close()
 
 

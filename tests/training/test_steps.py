@@ -12,7 +12,6 @@ from flax import traverse_util
 
 from configs.finetune import get_config
 from tests.devices import environment
-from vtl.data import batches
 from vtl.models.resnet import ResNet
 from vtl.preprocessing import Preprocessing, normalise
 from vtl.training import optim, steps
@@ -60,7 +59,7 @@ def make_batch(seed=0, size=36):
 
 
 def place(arrays):
-    return {name: batches.place(np.asarray(a), by_batch(MESH)) for name, a in arrays.items()}
+    return {name: jax.device_put(np.asarray(a), by_batch(MESH)) for name, a in arrays.items()}
 
 
 @functools.cache

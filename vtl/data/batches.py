@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -60,9 +60,13 @@ def eval_indices(
         yield np.where(indices < num_images, indices, start), count
 
 
-def place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """Place this process's rows of a batch on the mesh."""
-    return jax.make_array_from_process_local_data(sharding, np.ascontiguousarray(array))
+def place(array: Any, rows: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """Rows of an array on the mesh, as a batch; each process reads those of its own devices."""
+    shape = (len(rows), *array.shape[1:])
+    parts = sharding.addressable_devices_indices_map(shape).values()
+    bounds = np.array([part[0].indices(len(rows))[:2] for part in parts if part])
+    mine = array[rows[bounds.min() : bounds.max()]]
+    return jax.make_array_from_process_local_data(sharding, np.ascontiguousarray(mine), shape)
 
 
 def eval_batches(
@@ -72,7 +76,7 @@ def eval_batches(
 
     def load(batch: tuple[np.ndarray, int]) -> tuple[jax.Array, int]:
         indices, count = batch
-        return place(images[indices], sharding), count
+        return place(images, indices, sharding), count
 
     return prefetched(load, eval_indices(len(images), batch_size, first=first))
 

@@ -9,6 +9,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from vtl import processes
 from vtl.data import duplicates, images
 from vtl.data.decoded import DecodedPhotos
 from vtl.data.duplicates import Pair
@@ -49,6 +50,7 @@ class Prepared:
             "dropped_from_train": dropped,
         }
 
+    @processes.in_first
     def write(self, workdir: Path) -> None:
         """Write the pairs as a CSV, if there are some."""
         if self.pairs:

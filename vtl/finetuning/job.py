@@ -24,7 +24,7 @@ from vtl.run_directory import RunDirectory
 from vtl.training import choose_l2, fit_head, loop, losses, optim, steps
 from vtl.training.checkpoint import Checkpoints
 from vtl.training.fit_linear import Linear
-from vtl.training.state import TrainState, by_batch, new_state, replicated
+from vtl.training.state import TrainState, by_batch, new_state, replicate
 from vtl.weights import network
 from vtl.weights.heads import Head
 
@@ -169,7 +169,7 @@ class Job:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """photos [N, D], cells [N, R, D], labels, label_mask [N, C]: what `fit_head` takes."""
         head_step = steps.make_head_step(self.net.model, self.net.preprocessing, self.mesh)
-        placed = jax.device_put(variables, replicated(self.mesh))
+        placed = replicate(variables, self.mesh)
         photos, cells = self.predict(head_step, placed, training_set.images)
         return photos, cells, np.asarray(training_set.labels), training_set.label_mask
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from vtl.data.batches import Images
 from vtl.data.split import Split
@@ -12,7 +13,7 @@ from vtl.errors import UserError
 from vtl.evaluation.outcome import MAP_PROTOCOL
 from vtl.finetuning.job import Job, mean_ap_of
 from vtl.run_directory import RunDirectory
-from vtl.training.state import TrainState
+from vtl.training.state import TrainState, replicate
 
 TRAINED = 1.0
 """The weight of what is trained where nothing is mixed."""
@@ -45,12 +46,12 @@ def _between(start: Any, trained: Any, mix: jax.Array) -> Any:
     return jax.tree.map(lambda s, t: s + mix * (t - s), start, trained)
 
 
-def mixture(start: Any, trained: Any, mix: float) -> Any:
-    """(1 - mix) * start + mix * trained, BatchNorm's statistics like the parameters.
+def mixture(start: Any, trained: Any, mix: float, mesh: Mesh) -> Any:
+    """(1 - mix) * start + mix * trained, BatchNorm's statistics like the parameters, on a mesh.
 
     What is equal in both, as what was frozen is, stays so to the bit.
     """
-    return trained if mix == TRAINED else _between(start, trained, np.float32(mix))
+    return trained if mix == TRAINED else _between(replicate(start, mesh), trained, np.float32(mix))
 
 
 def score(
@@ -68,7 +69,7 @@ def score(
         return {} if mean_ap is None else {VAL_MAP: mean_ap}, logits
     scores, best, chosen = {VAL_MAP: mean_ap}, mean_ap, TRAINED
     for mix in sorted(mixes, reverse=True) if int(state.step) else ():
-        mixed = job.logits(mixture(start(), state.variables, mix), images)
+        mixed = job.logits(mixture(start(), state.variables, mix, job.mesh), images)
         mean_ap = mean_ap_of(mixed, split)
         assert mean_ap is not None
         scores[f"{VAL_MAP}_{MIX}_{mix:g}"] = mean_ap

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from vtl import identity, schema
+from vtl import identity, processes, schema
 from vtl.console import say
 from vtl.data.batches import Images
 from vtl.data.held_out import Rows, hold_out
@@ -91,7 +91,8 @@ def run(
         except Diverged as error:
             logging.warning("how far to train: in the trial %s", error)
         _finish(job, trial, parts)
-    shutil.rmtree(trial.path / "checkpoints", ignore_errors=True)
+    if processes.is_first():
+        shutil.rmtree(trial.path / "checkpoints", ignore_errors=True)
     found = trial.read_results()
     return {name: found[name] for name in (*_FOUND, *_MIXED) if name in found}
 
@@ -119,6 +120,13 @@ def logits(workdir: Path, step: int, shape: tuple[int, int]) -> np.ndarray | Non
     They are of the best mixture of that step.
     A trial of an earlier version wrote none; a warning says so of what is damaged.
     """
+    found = _read_logits(workdir, step, shape) if processes.is_first() else None
+    if not processes.by_first(lambda: found is not None)():
+        return None
+    return processes.broadcast(np.zeros(shape, np.float32) if found is None else found)
+
+
+def _read_logits(workdir: Path, step: int, shape: tuple[int, int]) -> np.ndarray | None:
     path = workdir / NAME / f"{_logits_after(step)}.npz"
     if not os.path.lexists(path):
         return None

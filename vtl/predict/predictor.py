@@ -19,7 +19,7 @@ from vtl.errors import UserError
 from vtl.evaluation import one_label, outcome
 from vtl.predict.photos import Photo
 from vtl.training import steps
-from vtl.training.state import by_batch, make_mesh, replicated
+from vtl.training.state import by_batch, make_mesh, replicate
 from vtl.untrusted import printable, read_json
 from vtl.weights import heads, network, sources
 
@@ -109,7 +109,7 @@ class Predictor:
             settings,
             is_calibrated=weights.decisions is not None and not uncalibrated,
             model=model.clone(dtype=network.DTYPES[settings.dtype]),
-            variables=jax.device_put(variables, replicated(mesh)),
+            variables=replicate(variables, mesh),
             mesh=mesh,
         )
 
@@ -146,7 +146,9 @@ class Predictor:
         """The outputs of a step for at most a batch of photos; copies of the first one pad it."""
         batch = np.stack(pixels + [pixels[0]] * (batch_size - len(pixels)))
         with jax.default_matmul_precision(self.settings.precision):
-            outputs = step(self.variables, batches.place(batch, by_batch(self.mesh)))
+            outputs = step(
+                self.variables, batches.place(batch, np.arange(batch_size), by_batch(self.mesh))
+            )
         return tuple(np.asarray(output)[: len(pixels)] for output in outputs)
 
     def judge(self, pixels: list[np.ndarray], batch_size: int) -> tuple[np.ndarray, np.ndarray]:

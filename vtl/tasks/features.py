@@ -31,7 +31,7 @@ from vtl.models.resnet import STAGES
 from vtl.run_directory import RunDirectory
 from vtl.schema import count, of_file, record, text
 from vtl.training import steps
-from vtl.training.state import by_batch, check_batch_sizes, make_mesh, replicated
+from vtl.training.state import by_batch, check_batch_sizes, make_mesh, replicate
 from vtl.untrusted import open_plain, printable, read_json, reading
 from vtl.weights import network, sources
 
@@ -69,7 +69,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         )
     say(f"{network.describe(net.architecture)}, weights: {config.weights}")
     variables = network.starting_variables(net.model, weights, head="zeros", seed=0)
-    variables = jax.device_put(variables, replicated(mesh))
+    variables = replicate(variables, mesh)
     feature_step = steps.make_feature_step(
         net.model,
         net.preprocessing,

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vtl import identity, knobs
+from vtl import identity, knobs, processes
 from vtl.console import say
 from vtl.data import prepare
 from vtl.data.batches import Images
@@ -29,7 +29,7 @@ from vtl.models import HEAD
 from vtl.run_directory import RunDirectory
 from vtl.training import augment, losses, optim, steps
 from vtl.training.checkpoint import Checkpoints
-from vtl.training.state import TrainState, check_batch_sizes, make_mesh, replicated
+from vtl.training.state import TrainState, check_batch_sizes, make_mesh
 from vtl.untrusted import plain_sha256
 from vtl.weights import heads, network, sources
 
@@ -105,7 +105,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         mix = _chosen_mix(run_directory, splits, tried, int(train_state.step))
     if mix != mixtures.TRAINED:
         trained = _maps(job, splits, photos, ("val", "test"), variables)
-        variables = mixtures.mixture(start(), variables, mix)
+        variables = mixtures.mixture(start(), variables, mix, mesh)
     logits = {role: job.logits(variables, photos[role]) for role in splits}
     one_label_each = objective.has_one_label_each
     is_start = int(train_state.step) == 0
@@ -125,14 +125,15 @@ def run(config: ConfigDict, workdir: Path) -> None:
         role = outcome.headline_split(splits)
         arrays = _gallery(job, splits[role], logits[role], photos[role], variables)
         run_directory.write_arrays(f"gallery_{role}", arrays)
-    network.save(
-        workdir / "model.safetensors",
-        variables,
-        net,
-        train.classes,
-        multi_label=not one_label_each,
-        decisions=decisions,
-    )
+    if processes.is_first():
+        network.save(
+            workdir / "model.safetensors",
+            variables,
+            net,
+            train.classes,
+            multi_label=not one_label_each,
+            decisions=decisions,
+        )
     seconds["evaluate"] = time.perf_counter()
     run_directory.write_results(
         {
@@ -288,7 +289,7 @@ def _chosen(checkpoints: Checkpoints, last: TrainState, mesh: Mesh) -> TrainStat
     """The best state by the val split, or the last one if there is no val split."""
     chosen, best = last, checkpoints.best()
     if best is not None and best != int(last.step):
-        chosen = checkpoints.restore(best, last, replicated(mesh))
+        chosen = checkpoints.restore(best, last, mesh)
     checkpoints.close()
     return chosen
 

@@ -17,15 +17,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh
 
+from vtl import processes
 from vtl.errors import UserError
 from vtl.files import file_sha256, set_aside, write_json
 from vtl.run_directory import MANIFEST
 from vtl.schema import Check, count, dict_of, maybe, of_file, record, text
-from vtl.training.state import TrainState
+from vtl.training.state import TrainState, replicate, replicated
 from vtl.untrusted import plain_sha256, printable, read_json, reading
 
 _UNSCORED = -1.0
@@ -56,7 +58,7 @@ class Checkpoints:
 
     Opening the directory sets checkpoints that are damaged, or that belong to something else, aside
     in the directory above, with a warning, and removes what a kill left half written or half
-    removed.
+    removed. The first process does all that; each has all of the state, whatever saved it.
     """
 
     def __init__(self, directory: Path, *, best_by: str | None, run: str | None = None):
@@ -67,22 +69,33 @@ class Checkpoints:
             OSError: the directory can't be made.
         """
 
-        def score(scores: dict[str, float]) -> float:
-            return scores["score"]
-
         self._best_by = best_by
         self._run = run
         self._directory = Path(os.path.realpath(directory))
-        _clear(self._directory, run)  # before orbax reads what would make it fail
-        # All are kept: `_thin_out` removes those that aren't needed, so that a kill leaves no half
-        # of one. Without `best_fn` orbax writes no scores.
-        options = ocp.CheckpointManagerOptions(best_fn=score if best_by else None)
-        self._directory.mkdir(parents=True, exist_ok=True)
-        with reading(directory):
-            self._manager = ocp.CheckpointManager(self._directory, options=options)
         self._sealing: threading.Thread | None = None
         self._failure: Exception | None = None
+        self._open()
 
+    @processes.by_first
+    def _open(self) -> None:
+        def score(scores: dict[str, float]) -> float:
+            return scores["score"]
+
+        _clear(self._directory, self._run)  # before orbax reads what would make it fail
+        self._directory.mkdir(parents=True, exist_ok=True)
+        # All are kept: `_thin_out` removes those that aren't needed, so that a kill leaves no half
+        # of one. Without `best_fn` orbax writes no scores.
+        options = ocp.CheckpointManagerOptions(
+            best_fn=score if self._best_by else None,
+            create=False,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=0, active_processes={0}
+            ),
+        )
+        with reading(self._directory):
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
+
+    @processes.in_first
     def save(self, state: TrainState, scores: dict[str, float] | None = None) -> None:
         """Wait for the last save, then start writing `state` in the background.
 
@@ -90,6 +103,8 @@ class Checkpoints:
             OSError: the disk is full.
         """
         self.wait()
+        if processes.count() > 1:  # orbax takes no arrays of one process's own
+            state = jax.tree.map(np.array, state)
         step = int(state.step)
         if step in self._manager.all_steps():
             return
@@ -103,6 +118,7 @@ class Checkpoints:
         self._sealing = threading.Thread(target=self._seal, args=(step,))
         self._sealing.start()
 
+    @processes.in_first
     def wait(self) -> None:
         """Return once the last save is complete and sealed on disk.
 
@@ -118,10 +134,12 @@ class Checkpoints:
                 raise OSError(errno.ENOSPC, "No space left on device", str(self._directory))
             raise failure
 
+    @processes.by_first
     def latest(self) -> int | None:
         """The newest step, or None."""
         return self._manager.latest_step()
 
+    @processes.by_first
     def best(self) -> int | None:
         """The undamaged step with the highest `best_by`, or None if none has that score.
 
@@ -134,19 +152,26 @@ class Checkpoints:
         best = max(whole, key=self._rank, default=None)
         return None if best is None or self._score(best) == _UNSCORED else best
 
-    def restore(self, step: int, like: TrainState, sharding: NamedSharding) -> TrainState:
-        """The state of `step` in the shapes of `like`, placed by `sharding`.
+    def restore(self, step: int, like: TrainState, mesh: Mesh) -> TrainState:
+        """The state of `step` in the shapes of `like`, on every device of the mesh.
 
         Raises:
             UserError: it can't be read, or is of another step or another network.
         """
+        if processes.count() > 1:
+            blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+            return replicate(self._read(step, blank) if processes.is_first() else blank, mesh)
+        sharding = replicated(mesh)
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like
         )
+        return self._read(step, abstract)
+
+    def _read(self, step: int, like: TrainState) -> TrainState:
         path = self._path(step)
         with reading(path, "move it away, and the one before takes its place"):
-            _check_shapes(path, abstract)
-            state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            _check_shapes(path, like)
+            state = self._manager.restore(step, args=ocp.args.StandardRestore(like))
             found = int(state["step"] if isinstance(state, dict) else state.step)
         if found != step:  # the manifest says so too, but for those of vtl 0.1
             raise UserError(
@@ -155,6 +180,7 @@ class Checkpoints:
             )
         return state
 
+    @processes.in_first
     def close(self) -> None:
         """Finish the save under way and release the directory."""
         self.wait()

@@ -14,20 +14,17 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vtl import stops
+from vtl import processes, stops
 from vtl.console import Progress, say
 from vtl.data import batches
 from vtl.data.split import Flags
 from vtl.errors import Diverged
 from vtl.run_directory import RunDirectory
+from vtl.stops import Interrupted
 from vtl.training import memory, optim
 from vtl.training.checkpoint import Checkpoints
-from vtl.training.state import TrainState, by_batch, replicated
+from vtl.training.state import TrainState, by_batch, replicate
 from vtl.training.steps import TrainStep
-
-
-class Interrupted(Exception):
-    """A signal of `stops.NUMBERS` came. The state is saved; the same command resumes from it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +94,10 @@ def start(
     """
     resumed_from = checkpoints.latest()
     if resumed_from is None:
-        train_state = jax.device_put(first(), replicated(plan.mesh))
+        train_state = replicate(first(), plan.mesh)
     else:
         say(f"going on from step {resumed_from} of {plan.num_steps}")
-        train_state = checkpoints.restore(resumed_from, shapes, replicated(plan.mesh))
+        train_state = checkpoints.restore(resumed_from, shapes, plan.mesh)
     run_directory.cut_metrics(resumed_from or -1)  # step 0 is scored again
     return train_state, resumed_from
 
@@ -127,13 +124,14 @@ def run(
     progress = Progress(int(train_state.step), plan.num_steps, batch_size, plan.epoch_size)
     learning_rates = np.broadcast_to(plan.learning_rate(np.arange(plan.num_steps)), plan.num_steps)
     pending: list[dict[str, jax.Array]] = []
+    stop_is_agreed = processes.Vote(plan.mesh)
 
     def load(step: int) -> dict[str, jax.Array]:
         rows = batches.train_indices(
             step, num_images=num_images, batch_size=batch_size, seed=plan.seed
         )
         arrays = vars(training_set).items()
-        return {name: batches.place(array[rows], by_batch(plan.mesh)) for name, array in arrays}
+        return {name: batches.place(array, rows, by_batch(plan.mesh)) for name, array in arrays}
 
     def flush(done: int) -> None:
         first = done - len(pending) + 1
@@ -164,7 +162,7 @@ def run(
         checkpoints.save(train_state, scores)
 
     with _signals() as interrupted:
-        first = int(train_state.step)
+        first, is_stopped = int(train_state.step), False
         if first == 0:
             score_and_save(0)
         loaded = batches.prefetched(load, range(first, plan.num_steps))
@@ -174,13 +172,18 @@ def run(
             ends_epoch = (
                 done == plan.num_steps or (done * batch_size) % plan.epoch_size < batch_size
             )
-            if ends_epoch or done % plan.log_every_steps == 0 or interrupted.is_set():
+            if ends_epoch or done % plan.log_every_steps == 0:
                 flush(done)
             if ends_epoch:
                 score_and_save(done)
-            if interrupted.is_set():
+            is_stopped = stop_is_agreed(interrupted.is_set(), at_once=ends_epoch)
+            if is_stopped:
                 break
-    if interrupted.is_set():  # after the last step too: evaluating takes long
+        # Without a step too: evaluating takes long.
+        is_stopped = is_stopped or stop_is_agreed(interrupted.is_set(), at_once=True)
+    if is_stopped:
+        if pending:
+            flush(int(train_state.step))
         checkpoints.save(train_state)
         checkpoints.wait()
         raise Interrupted(f"stopped after step {int(train_state.step)}, which is saved")

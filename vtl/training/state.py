@@ -10,6 +10,7 @@ import optax
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from vtl import processes
 from vtl.errors import UserError
 
 
@@ -46,6 +47,18 @@ def make_mesh() -> Mesh:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of the state: every device holds a complete copy."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """The first process's arrays on every device of all; the others' must be of the same shapes."""
+    sharding = replicated(mesh)
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def place(leaf: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(place, processes.broadcast(tree))
 
 
 def by_batch(mesh: Mesh) -> NamedSharding:

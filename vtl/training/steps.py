@@ -1,7 +1,7 @@
 """The pure training and evaluation steps, jitted over a mesh."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ Batch = dict[str, jax.Array]
 
 EvalStep = Callable[[Any, jax.Array], tuple[jax.Array, ...]]
 """(variables, images [B, H, W, 3] uint8) -> arrays with a row per image."""
+
+Outputs = TypeVar("Outputs")
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
@@ -101,8 +103,7 @@ def make_feature_step(
         _, outputs = _evaluate(model, preprocessing, variables, images)
         return head.pooled_cells(outputs[layer], grid, pooling).reshape(len(images), -1)
 
-    replicated, by_batch = state.replicated(mesh), state.by_batch(mesh)
-    return jax.jit(feature_step, in_shardings=(replicated, by_batch), out_shardings=by_batch)
+    return _by_batch(feature_step, mesh)
 
 
 def make_map_step(model: ResNet, preprocessing: Preprocessing, mesh: Mesh) -> EvalStep:
@@ -160,6 +161,9 @@ def make_head_step(model: ResNet, preprocessing: Preprocessing, mesh: Mesh) -> E
     return _by_batch(head_step, mesh)
 
 
-def _by_batch(step: EvalStep, mesh: Mesh) -> EvalStep:
+def _by_batch(
+    step: Callable[[Any, jax.Array], Outputs], mesh: Mesh
+) -> Callable[[Any, jax.Array], Outputs]:
+    """Split over the devices of all processes; each of them gets all of the outputs."""
     replicated, by_batch = state.replicated(mesh), state.by_batch(mesh)
-    return jax.jit(step, in_shardings=(replicated, by_batch), out_shardings=by_batch)
+    return jax.jit(step, in_shardings=(replicated, by_batch), out_shardings=replicated)

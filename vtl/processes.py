@@ -1,0 +1,545 @@
+"""Many processes at one job: who is there, what they agree on, and how they end together.
+
+The only module that knows `jax.distributed`. One process is the usual case: nothing is started, and
+every function here does at once what it says. Of many, the first one prints, and writes what is
+written once. Words between them go through the key-value store of JAX's coordination service, which
+the first process holds, and arrays through collectives (Gloo on CPUs, NCCL on GPUs).
+"""
+
+import ctypes
+import functools
+import importlib.util
+import itertools
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from absl import logging
+from jax._src import distributed  # the key-value store has no public name
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from vtl import stops
+from vtl.errors import UserError
+from vtl.untrusted import printable, reason_of
+
+Result = TypeVar("Result")
+
+HEARTBEAT_S = 20
+INITIALIZATION_TIMEOUT_S = 300
+
+_WORD = "vtl/word"
+"""The key of the message that a process ends all with."""
+
+_POLL_MS = 1000
+_ABORT_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
+_GRACE_S = 10.0
+"""How long a process may take to clear away what it has half done when another has ended."""
+
+
+class Place(NamedTuple):
+    """Where the job's first process listens, HOST:PORT, how many there are, and which this is."""
+
+    coordinator: str | None
+    num_processes: int | None
+    process_id: int | None
+
+
+class _Word(NamedTuple):
+    message: str
+    status: int
+
+
+class _Job:
+    """What there is to know of a job of many processes, in one of them."""
+
+    def __init__(self, index: int, count: int, heartbeat_s: int):
+        self.index = index
+        self.count = count
+        self.heartbeat_s = heartbeat_s
+        self.client: Any = distributed.global_state.client
+        self.numbers = itertools.count()
+        self.is_alone = False
+        self.is_logging = False
+        self.word: _Word | None = None
+        self.has_word = threading.Event()
+        self.is_ending = threading.Event()
+        self.gone: set[int] = set()
+        self.last_words = threading.Lock()
+        self.abort_handler: Any = None
+        self.watcher: threading.Thread | None = None
+
+
+_job: _Job | None = None
+
+
+def index() -> int:
+    """Which process this is, from 0."""
+    return _job.index if _job else 0
+
+
+def count() -> int:
+    """How many processes there are."""
+    return _job.count if _job else 1
+
+
+def is_first() -> bool:
+    """Whether this is the process that prints and writes."""
+    return index() == 0
+
+
+def find_place(asked: Place, environment: Mapping[str, str] = os.environ) -> Place | None:
+    """Where to join others: as asked, or as JAX's variables or a cluster say; None if nowhere.
+
+    A cluster is a Slurm step, an Open MPI job or a Kubernetes job of several processes. What is
+    None in the answer is left to JAX to find.
+
+    Raises:
+        UserError: what is asked for is incomplete, or a number is none.
+    """
+    if any(value is not None for value in asked):
+        given: list[Any] = list(asked)
+    else:
+        names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+        given = [environment.get(name) or None for name in names]
+    for ranks in (("SLURM_NTASKS", "SLURM_PROCID"), _OPEN_MPI):
+        if given[0] and all(name in environment for name in ranks):
+            found = [environment[name] for name in ranks]
+            given[1:] = [a if a is not None else b for a, b in zip(given[1:], found, strict=True)]
+    if any(value is not None for value in given):
+        if None in given:
+            raise UserError(
+                "many processes need --coordinator=HOST:PORT, --num_processes and --process_id "
+                "in each of them\n(or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID)"
+            )
+        return _checked(*given)
+    return Place(None, None, None) if _is_cluster(environment) else None
+
+
+_OPEN_MPI = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")
+
+
+def _checked(coordinator: str, num_processes: Any, process_id: Any) -> Place:
+    host, _, port = coordinator.rpartition(":")
+    try:
+        place = Place(coordinator, int(num_processes), int(process_id))
+        is_right = host and 0 < int(port) < 1 << 16 and 0 <= int(process_id) < int(num_processes)
+    except ValueError:
+        is_right = False
+    if not is_right:
+        raise UserError(
+            f"process {printable(str(process_id), 20)} of {printable(str(num_processes), 20)} at "
+            f"{printable(coordinator, 80)} is no place\nGive the first process's HOST:PORT, how "
+            "many processes there are, and which this is, from 0."
+        )
+    return place
+
+
+def _is_cluster(environment: Mapping[str, str]) -> bool:
+    """Whether JAX would find a job of several processes here."""
+
+    def several(name: str) -> bool:
+        return environment.get(name, "1").isdigit() and int(environment.get(name, "1")) > 1
+
+    slurm = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
+    if all(name in environment for name in slurm) and several("SLURM_NTASKS"):
+        return True
+    if several("OMPI_COMM_WORLD_SIZE"):
+        if "OMPI_MCA_orte_hnp_uri" in environment:
+            return True
+        raise UserError(  # as Open MPI 5 does
+            "Open MPI says how many processes there are, but not where the first one is\n"
+            "Give --coordinator=HOST:PORT of the first process."
+        )
+    is_in_job = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys()
+    return is_in_job and importlib.util.find_spec("kubernetes") is not None
+
+
+def _local_gpus(environment: Mapping[str, str]) -> list[int] | None:
+    """This process's share of the GPUs that it sees, where Slurm has several tasks a node.
+
+    JAX takes it for granted that there are as many tasks as GPUs, and each task sees all of them.
+    """
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
+    tasks = environment.get("SLURM_TASKS_PER_NODE", "").partition("(")[0].partition(",")[0]
+    if "JAX_LOCAL_DEVICE_IDS" in environment or not visible or not tasks.isdigit():
+        return None
+    num_gpus, num_tasks = len(visible.split(",")), int(tasks)
+    each = num_gpus // num_tasks
+    if not each:  # each task sees its own
+        return list(range(num_gpus))
+    first = int(environment.get("SLURM_LOCALID", 0)) * each
+    return list(range(first, first + each))
+
+
+def start(
+    place: Place,
+    *,
+    heartbeat_s: int = HEARTBEAT_S,
+    initialization_timeout_s: int = INITIALIZATION_TIMEOUT_S,
+) -> None:
+    """Join the other processes. JAX must not have computed anything yet.
+
+    From here on only the first process prints; see `log_to`.
+
+    Raises:
+        UserError: the others can't be reached in time.
+    """
+    global _job
+    _keep_streams()
+    # Python's handlers stay, and `Vote` agrees on the step: JAX's own would replace them.
+    jax.config.update("jax_enable_preemption_service", False)
+    # Otherwise JAX aborts the survivors of a process that died before they can say so.
+    jax.config.update("jax_enable_recoverability", True)
+    begun = time.monotonic()
+    try:
+        jax.distributed.initialize(
+            *place,
+            local_device_ids=_local_gpus(os.environ),
+            initialization_timeout=initialization_timeout_s,
+            heartbeat_timeout_seconds=heartbeat_s,
+        )
+    except Exception as error:  # of many kinds
+        where = place.coordinator or "the cluster's first process"
+        raise UserError(
+            f"the processes did not find each other at {printable(where)} within "
+            f"{time.monotonic() - begun:.0f} s ({reason_of(error)})\nStart all of them, with the "
+            "same --coordinator and --num_processes, and a --process_id each."
+        ) from error
+    state = distributed.global_state
+    _job = _Job(state.process_id, state.num_processes, heartbeat_s)
+    if not is_first():
+        _send_output_to(os.devnull, python_too=True)
+        _speak_before_abort(_job)
+    _job.watcher = threading.Thread(target=_watch, args=(_job,), daemon=True)
+    _job.watcher.start()
+
+
+def describe() -> str:
+    """`4 processes with 2 devices each`, or the devices of each."""
+    each = sorted({len([d for d in jax.devices() if d.process_index == i]) for i in range(count())})
+    devices = " to ".join(map(str, each))
+    return f"{count()} processes with {devices} device{'s' if each != [1] else ''} each"
+
+
+# What is printed.
+
+_terminal: int | None = None
+"""The standard error that this process was started with."""
+
+
+def _keep_streams() -> None:
+    """Python goes on printing where it did; what C++ prints, such as Gloo's lines, is not shown."""
+    global _terminal
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        getattr(sys, name).flush()
+        stream = os.fdopen(os.dup(descriptor), "w", buffering=1, errors="backslashreplace")
+        setattr(sys, name, stream)
+    _terminal = os.dup(2)
+    logging.get_absl_handler().python_handler.stream = sys.stderr
+    _send_output_to(os.devnull, python_too=False)
+
+
+def _send_output_to(path: str | os.PathLike[str], *, python_too: bool) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    for target in (1, 2, *((sys.stdout.fileno(), sys.stderr.fileno()) if python_too else ())):
+        os.dup2(descriptor, target)
+    os.close(descriptor)
+
+
+def log_to(directory: Path) -> None:
+    """From here on what isn't for the terminal goes to process_INDEX.log in the run's directory."""
+    if _job and not _job.is_logging:
+        with suppress(OSError):  # it may be on another machine's disk
+            _job.is_logging = True
+            _send_output_to(directory / f"process_{index()}.log", python_too=not is_first())
+
+
+# What they agree on.
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    gather(None)
+
+
+def gather(value: Any) -> list[Any]:
+    """Every process's value, as JSON has it, in the order of processes."""
+    if not _job:
+        return [value]
+    name = f"vtl/{next(_job.numbers)}"
+    _job.client.key_value_set(f"{name}/{index()}", json.dumps(value))
+    return [json.loads(_wait_for(f"{name}/{i}")) for i in range(count())]
+
+
+def by_first(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Let the first process alone call a function; all get its result, as JSON has it.
+
+    They get its UserError, too. What it calls that is such a function itself is called at once.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Result:
+        if not _job or _job.is_alone:
+            return function(*arguments, **named)
+        name = f"vtl/{next(_job.numbers)}/{function.__name__}"
+        if not is_first():
+            outcome = json.loads(_wait_for(name))
+            if "error" in outcome:
+                raise UserError(outcome["error"])
+            return outcome["value"]
+        try:
+            with _alone():
+                value = function(*arguments, **named)
+        except UserError as error:
+            _job.client.key_value_set(name, json.dumps({"error": str(error)}))
+            raise
+        _job.client.key_value_set(name, json.dumps({"value": value}))
+        return value
+
+    return call
+
+
+def in_first(function: Callable[..., None]) -> Callable[..., None]:
+    """Let the first process alone call a function, such as one that writes; nobody waits."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> None:
+        if is_first():
+            with _alone():
+                function(*arguments, **named)
+
+    return call
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Within it the other processes are not asked: they are not here."""
+    was_alone = _job and _job.is_alone
+    if _job:
+        _job.is_alone = True
+    try:
+        yield
+    finally:
+        if _job:
+            _job.is_alone = bool(was_alone)
+
+
+def _wait_for(key: str) -> str:
+    """The value of a key that another process sets, however long that takes."""
+    assert _job
+    while True:
+        try:
+            return _job.client.blocking_key_value_get(key, _POLL_MS)
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+
+
+def sharing(directory: Path) -> list[int]:
+    """The processes that see the same directory as this one, itself among them.
+
+    That is found out: each writes a file there, and looks for those of the others.
+    """
+    if not _job:
+        return [0]
+    token = directory / f".{index()}.{uuid.uuid4().hex}.here"
+    token.touch()
+    try:
+        tokens = gather(token.name)
+        seen = [i for i, name in enumerate(tokens) if (directory / name).exists()]
+        barrier()
+    finally:
+        token.unlink(missing_ok=True)
+    return seen
+
+
+def broadcast(tree: Any) -> Any:
+    """The first process's arrays, to the bit, in all processes.
+
+    Those of the others must have the same shapes and types.
+    """
+    if not _job:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    arrays = [np.asarray(leaf) for leaf in leaves]
+    flat = np.concatenate([np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in arrays])
+    words = np.pad(flat, (0, -len(flat) % 4)).view(np.uint32)
+    received = np.asarray(multihost_utils.broadcast_one_to_all(words)).view(np.uint8)
+    ends = np.cumsum([array.nbytes for array in arrays])
+    parts = np.split(received[: len(flat)], ends[:-1])
+    return jax.tree.unflatten(
+        structure,
+        [p.view(a.dtype).reshape(a.shape) for p, a in zip(parts, arrays, strict=True)],
+    )
+
+
+class Vote:
+    """Whether any process wants something, which all find out at the same call.
+
+    A call's answer is to what was wanted one call before: nobody waits for a step that is running.
+    """
+
+    def __init__(self, mesh: Mesh):
+        self._mesh = mesh
+        self._last: jax.Array | None = None
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        self._any = jax.jit(lambda flags: flags.any(), out_shardings=everywhere)
+
+    def __call__(self, wants: bool, *, at_once: bool = False) -> bool:
+        """Whether any process wanted it by the last call; with `at_once` by this one."""
+        if not _job:
+            return wants
+        here = np.full(jax.local_device_count(), wants)
+        by_device = NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))
+        flags = jax.make_array_from_process_local_data(by_device, here)
+        last, self._last = self._last, self._any(flags)
+        asked = self._last if at_once else last
+        return asked is not None and bool(asked)
+
+
+# How they end.
+
+
+def _watch(job: _Job) -> None:
+    """Notice, within the heartbeat, that a process has ended all, or has died."""
+    everyone = list(range(job.count))
+    while not job.is_ending.is_set():
+        try:
+            word = _Word(**json.loads(job.client.blocking_key_value_get(_WORD, _POLL_MS)))
+            return _end_with(job, word)
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                return None  # JAX aborts: see `_speak_before_abort`
+        with suppress(jax.errors.JaxRuntimeError):
+            job.gone |= set(everyone) - job.client.get_live_nodes(everyone).keys()
+            if job.gone and not job.is_ending.is_set():
+                return _end_with(job, _gone(sorted(job.gone)))
+    return None
+
+
+def _gone(indices: list[int]) -> _Word:
+    names = " and ".join(map(str, indices))
+    which = f"process {names} is gone" if len(indices) == 1 else f"processes {names} are gone"
+    return _Word(f"vtl: {which}; the same commands go on from what is saved", 1)
+
+
+def _speak_before_abort(job: _Job) -> None:
+    """Have this process say that the first one is gone, before JAX aborts it without a word.
+
+    Python's own signal handlers come too late for that.
+    """
+
+    @_ABORT_HANDLER
+    def handle(number: int) -> None:
+        job.gone.add(0)
+        _leave_now(job, _gone([0]))
+
+    job.abort_handler = handle  # for as long as it may be called
+    ctypes.CDLL(None).signal(signal.SIGABRT, handle)
+
+
+def _end_with(job: _Job, word: _Word) -> None:
+    """Have the main thread stop as if by Ctrl-C, and end it if it doesn't."""
+    if job.is_ending.is_set():
+        return
+    job.word = word
+    job.has_word.set()
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(_GRACE_S)
+    _leave_now(job, word)
+
+
+def _leave_now(job: _Job, word: _Word) -> None:
+    job.last_words.acquire()  # and is never released: one thread speaks
+    stops.leave(word.message, _last_stream(job), word.status)
+
+
+def _last_stream(job: _Job) -> Any:
+    """Where this process's last words go: to the terminal from the first that is left."""
+    is_next = all(i in job.gone for i in range(job.index))
+    if is_next and not is_first() and _terminal is not None:
+        return os.fdopen(_terminal, "w", buffering=1)
+    return sys.stderr
+
+
+@contextmanager
+def as_one() -> Iterator[None]:
+    """Turn what one of many processes fails of into what all end with, in `last_words`.
+
+    Raises:
+        KeyboardInterrupt: another process has ended, which broke a collective of this one.
+        UserError: this process failed; its traceback is printed.
+    """
+    try:
+        yield
+    except (UserError, stops.Interrupted):
+        raise
+    except Exception as error:
+        if not _job:
+            raise
+        is_of_jax = isinstance(error, jax.errors.JaxRuntimeError)
+        if is_of_jax and _job.has_word.wait(_job.heartbeat_s + _GRACE_S):
+            raise KeyboardInterrupt from None
+        traceback.print_exc()
+        raise UserError(f"process {index()} failed: {reason_of(error)}") from error
+
+
+def last_words(message: str, status: int) -> tuple[str, int]:
+    """What to end this process with: what another has ended all with, or else this, told to all.
+
+    Returns once the others, if this is the first, have heard it.
+    """
+    job = _job
+    if not job:
+        return message, status
+    job.last_words.acquire()
+    job.is_ending.set()
+    if job.word is None:
+        _tell(job, _Word(message, status))
+    _part(job)
+    return job.word or _Word(message, status)
+
+
+def finish() -> None:
+    """Leave the others, once all are done."""
+    job = _job
+    if job:
+        job.client.key_value_set(f"vtl/done/{job.index}", "")
+        for i in range(job.count):
+            _wait_for(f"vtl/done/{i}")
+        job.is_ending.set()
+        _tell(job, _Word("", 0))  # wakes the watchers: none may be waiting when Python ends
+        assert job.watcher
+        job.watcher.join()
+        _part(job)
+        jax.distributed.shutdown()
+
+
+def _tell(job: _Job, word: _Word) -> None:
+    with suppress(jax.errors.JaxRuntimeError):  # another was quicker
+        job.client.key_value_set(_WORD, json.dumps(word._asdict()))
+
+
+def _part(job: _Job) -> None:
+    """The first process, which holds the store, leaves last."""
+    end = time.monotonic() + _GRACE_S
+    with suppress(jax.errors.JaxRuntimeError):
+        if not is_first():
+            job.client.key_value_set(f"vtl/parted/{job.index}", "")
+            return
+        for i in set(range(1, job.count)) - job.gone:
+            left_ms = max(1, round(1000 * (end - time.monotonic())))
+            job.client.blocking_key_value_get(f"vtl/parted/{i}", left_ms)
+        time.sleep(0.2)
