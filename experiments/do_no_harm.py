@@ -4,12 +4,13 @@
 
 "photos": one pass from the head of configs/finetune.py's default, at 224 pixels, on the first
 partition of experiments/partitions.py. Every mixture is scored on test, so that the best of them
-is more than choosing one without test can bring. "digits": configs/finetune.py:demo, three seeds;
+shows more than a choice without test would bring. "digits": configs/finetune.py:demo, three seeds;
 "chosen" is the pass that is best on held-out scenes, "chosen mixture" the pass and the share.
 
 "gain" is over the start: the mean of the differences in mAP (scikit-learn's AP) over partitions or
-seeds, with the 95 % interval of a bootstrap over photos, as in partitions.py. What lies in OUT
-isn't computed again. Writes experiments/do_no_harm.csv: the rows of all that is finished in OUT.
+seeds, with the 95 % interval of a bootstrap over photos, as in partitions.py; "over_trained" is the
+same over the trained state. What lies in OUT isn't computed again. Writes
+experiments/do_no_harm.csv.
 """
 
 import argparse
@@ -184,8 +185,10 @@ def table(
     (commit,) = set(commits)
     rows = []
     for state in found[0]:
-        logits, starts = ([of[name] for of in found] for name in (state, START))
+        logits, starts, ends = ([of[name] for of in found] for name in (state, START, TRAINED))
         numbers = partitions.compared(logits, starts, labels, parts)
+        beside = partitions.compared(logits, ends, labels, parts)
+        numbers |= {f"over_trained{end}": beside[f"gain{end}"] for end in ("", "_low", "_high")}
         what = {"data": data, "recipe": recipe, "share": state}
         rows.append(what | numbers | {"commit": commit})
         tables.show(rows[-1])
