@@ -57,6 +57,9 @@ def _base() -> ConfigDict:
     config.pooling = "average"
     config.pool = 1  # pools each of pool x pool cells: 1 gives 2048 numbers, 2 gives 8192
     config.batch_size = 32  # photos a step, on all devices together
+    # Compute only these of several shards, to be joined by `vtl features merge`: 0/8 to 7/8, or
+    # auto/8, where SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX says which. "" is all photos.
+    config.shard = ""
     return config
 
 

@@ -31,7 +31,7 @@ GUIDES = (
     LAB,
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("weights", "run_directory", "your_photos", "deploy")
+        for name in ("weights", "run_directory", "your_photos", "deploy", "clusters")
     ),
     *(ROOT / "docs" / f"{name}.md" for name in ("results", "performance", "architecture")),
 )
@@ -71,7 +71,7 @@ def commands_of(page: Path) -> Iterator[list[str]]:
         for line in block.code.replace("\\\n", " ").splitlines()
     ]
     # The name of a verb by itself is no command.
-    verb = r"(vtl |python -m vtl\.)(predict|weights|report|export)( …)?"
+    verb = r"(vtl |python -m vtl\.)(predict|features|weights|report|export)( merge| …)?"
     spans = [span for span in code_spans(page) if re.match(r"(vtl|python -m|pip) [^T]", span)]
     lines += [span for span in spans if not re.fullmatch(verb, span)]
     for line in lines:
@@ -112,12 +112,12 @@ def check(command: list[str], monkeypatch) -> None:
     match command:
         case ["python", "-m", "vtl.main", *options]:
             parse_task(options, monkeypatch)
-        case ["vtl", "export" | "predict" | "weights" | "report" as verb, *options]:
+        case ["vtl", "export" | "features" | "predict" | "weights" | "report" as verb, *options]:
             parse_verb(verb, options, monkeypatch)
         case [
             "python",
             "-m",
-            "vtl.export" | "vtl.predict" | "vtl.weights" | "vtl.report" as module,
+            "vtl.export" | "vtl.features" | "vtl.predict" | "vtl.weights" | "vtl.report" as module,
             *options,
         ]:
             parse_verb(module.removeprefix("vtl."), options, monkeypatch)

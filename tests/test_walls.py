@@ -39,8 +39,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "training": BOTTOM | {"models", "data", "run_directory"},
     "evaluation": BOTTOM | {"data", "run_directory"},
+    "features": BOTTOM | {"data", "identity", "run_directory"},
     "finetuning": EVERYTHING_BELOW_TASKS,
-    "tasks": EVERYTHING_BELOW_TASKS | {"finetuning"},
+    "tasks": EVERYTHING_BELOW_TASKS | {"features", "finetuning"},
     "relu_study": EVERYTHING_BELOW_TASKS - {"weights"},
     "export": BOTTOM | {"data", "evaluation", "identity", "models", "weights"},
     "report": {

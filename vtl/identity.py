@@ -26,7 +26,7 @@ Changes = dict[str, tuple[Any, Any]]
 
 ABSENT = "absent"
 
-ADDED = {"thresholds": "f1", "mix_with_start": []}
+ADDED = {"thresholds": "f1", "shard": "", "mix_with_start": []}
 """Knobs that runs of before lack, with the value, in JSON, that leaves what these computed."""
 
 UNKNOWN = 2
@@ -145,10 +145,14 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's knobs, but for those that say where something lies."""
+    return {name: value for name, value in flatten(config).items() if name not in PATHS}
+
+
 def made_of(config: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
     """What made_of.json holds: `content`, and the id of a run of this config that is made of it."""
-    options = {name: value for name, value in flatten(config).items() if name not in PATHS}
-    run = json_sha256([options, content])
+    run = json_sha256([without_paths(config), content])
     return {"format_version": FORMAT_VERSION, "run": run, "content": dict(content)}
 
 

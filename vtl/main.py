@@ -92,11 +92,15 @@ def main(argv: list[str]) -> None:
             check_choice("task", config.task, TASKS)
             check_choice("precision", config.precision, PRECISIONS)
             knobs.expand_paths(config)
-            _join()
+            if not config.get("shard"):  # which is one process's, whatever else is there
+                _join()
             _set_up_jax()
             with stops.interrupting(), jax.default_matmul_precision(config.precision):
-                if config.task in TOGETHER or processes.is_first():
+                if config.task in TOGETHER:
                     TASKS[config.task](config, files.user_path(workdir))
+                elif processes.is_first():
+                    with processes.alone():
+                        TASKS[config.task](config, files.user_path(workdir))
                 processes.finish()
     except FetchError as error:
         _give_up(f"{error}\n`{WITHOUT_DOWNLOAD[config.task]}` needs no download.")

@@ -18,10 +18,11 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -42,8 +43,9 @@ INITIALIZATION_TIMEOUT_S = 300
 _WORD = "vtl/word"
 """The key of the message that a process ends all with."""
 
+STOPPED = "stopped; run the same command again to resume"
+
 _POLL_MS = 1000
-_ABORT_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
 _GRACE_S = 10.0
 """How long a process may take to clear away what it has half done when another has ended."""
 
@@ -77,8 +79,6 @@ class _Job:
         self.is_ending = threading.Event()
         self.gone: set[int] = set()
         self.last_words = threading.Lock()
-        self.abort_handler: Any = None
-        self.watcher: threading.Thread | None = None
 
 
 _job: _Job | None = None
@@ -90,8 +90,8 @@ def index() -> int:
 
 
 def count() -> int:
-    """How many processes there are."""
-    return _job.count if _job else 1
+    """How many processes there are at work here."""
+    return _job.count if _job and not _job.is_alone else 1
 
 
 def is_first() -> bool:
@@ -202,35 +202,55 @@ def start(
     jax.config.update("jax_enable_preemption_service", False)
     # Otherwise JAX aborts the survivors of a process that died before they can say so.
     jax.config.update("jax_enable_recoverability", True)
-    begun = time.monotonic()
+    jax.config.update("jax_check_proxy_envs", False)  # `_without_proxy` sees to that
+    where = printable(place.coordinator or "the cluster's first process")
+    lost = (
+        f"the processes did not find each other at {where} within {initialization_timeout_s} s\n"
+        "Start all of them, with the same --coordinator and --num_processes, and a --process_id "
+        "each."
+    )
+    _speak_before_abort(lambda: stops.leave(f"vtl: {lost}", sys.stderr, 1))
     try:
-        jax.distributed.initialize(
-            *place,
-            local_device_ids=_local_gpus(os.environ),
-            initialization_timeout=initialization_timeout_s,
-            heartbeat_timeout_seconds=heartbeat_s,
-        )
+        # In a thread, for a stop is not heard within JAX's C++.
+        with _without_proxy(), ThreadPoolExecutor(1) as pool:
+            pool.submit(
+                jax.distributed.initialize,
+                *place,
+                local_device_ids=_local_gpus(os.environ),
+                initialization_timeout=initialization_timeout_s,
+                heartbeat_timeout_seconds=heartbeat_s,
+            ).result()
     except Exception as error:  # of many kinds
-        where = place.coordinator or "the cluster's first process"
-        raise UserError(
-            f"the processes did not find each other at {printable(where)} within "
-            f"{time.monotonic() - begun:.0f} s ({reason_of(error)})\nStart all of them, with the "
-            "same --coordinator and --num_processes, and a --process_id each."
-        ) from error
+        raise UserError(f"{lost} ({reason_of(error)})") from error
     state = distributed.global_state
-    _job = _Job(state.process_id, state.num_processes, heartbeat_s)
+    job = _job = _Job(state.process_id, state.num_processes, heartbeat_s)
+    _speak_before_abort(lambda: _leave_now(job, _aborted(job)))
     if not is_first():
         _send_output_to(os.devnull, python_too=True)
-        _speak_before_abort(_job)
-    _job.watcher = threading.Thread(target=_watch, args=(_job,), daemon=True)
-    _job.watcher.start()
+    threading.Thread(target=_watch, args=(job,), daemon=True).start()
+
+
+@contextmanager
+def _without_proxy() -> Iterator[None]:
+    """JAX's processes speak with each other over gRPC, which would ask the way out for the way."""
+    names = [name for name in ("grpc_proxy", "https_proxy", "http_proxy") if name in os.environ]
+    before = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(before)
 
 
 def describe() -> str:
-    """`4 processes with 2 devices each`, or the devices of each."""
-    each = sorted({len([d for d in jax.devices() if d.process_index == i]) for i in range(count())})
-    devices = " to ".join(map(str, each))
-    return f"{count()} processes with {devices} device{'s' if each != [1] else ''} each"
+    """As in `4 processes with 2 devices each`.
+
+    Raises:
+        UserError: some have more than others.
+    """
+    each = jax.local_device_count()
+    if any(number != each for number in gather(each)):
+        raise UserError("every process needs as many devices as the others")
+    return f"{count()} processes with {each} device{'s' if each > 1 else ''} each"
 
 
 # What is printed.
@@ -269,18 +289,61 @@ def log_to(directory: Path) -> None:
 # What they agree on.
 
 
+class Round:
+    """Something that every process may tell the others once. A name is used for one round only."""
+
+    def __init__(self, name: str):
+        self._name = f"vtl/{name}"
+        self._own: Any = None
+        self._has_told = False
+
+    def tell(self, value: Any) -> None:
+        """Tell the others something that JSON can say; only the first time counts."""
+        if self._has_told:
+            return
+        self._own, self._has_told = value, True
+        if _job:
+            _job.client.key_value_set(f"{self._name}/{index()}", json.dumps(value))
+
+    def hear(self, indices: Iterable[int], within_s: float | None = None) -> list[Any]:
+        """What these processes tell; None for those that don't `within_s`, if that is given."""
+        if not _job:
+            return [self._own]
+        end = None if within_s is None else time.monotonic() + within_s
+        told = [_wait_for(f"{self._name}/{i}", end) for i in indices]
+        return [None if text is None else json.loads(text) for text in told]
+
+
+def gather(value: Any) -> list[Any]:
+    """Every process's value, as JSON has it, in the order of processes."""
+    if count() == 1:
+        return [value]
+    assert _job
+    everyone = Round(str(next(_job.numbers)))
+    everyone.tell(value)
+    return everyone.hear(range(count()))
+
+
 def barrier() -> None:
     """Wait until all processes are here."""
     gather(None)
 
 
-def gather(value: Any) -> list[Any]:
-    """Every process's value, as JSON has it, in the order of processes."""
-    if not _job:
-        return [value]
-    name = f"vtl/{next(_job.numbers)}"
-    _job.client.key_value_set(f"{name}/{index()}", json.dumps(value))
-    return [json.loads(_wait_for(f"{name}/{i}")) for i in range(count())]
+def check_same(what: str, facts: Mapping[str, Any]) -> None:
+    """Refuse processes that were started for different things, by what each has for its facts.
+
+    Raises:
+        UserError: one has something else than the first.
+    """
+    first, *others = gather(dict(facts))
+    for number, other in enumerate(others, start=1):
+        for key in sorted(first.keys() | other.keys()):
+            here, there = (printable(str(told.get(key)), 40) for told in (first, other))
+            if here != there:
+                raise UserError(
+                    f"process {number} has another {what} than process 0: {key} is {there} and not "
+                    f"{here}\nStart all of them with one command, on the same photos and weights."
+                )
 
 
 def by_first(function: Callable[..., Result]) -> Callable[..., Result]:
@@ -295,12 +358,12 @@ def by_first(function: Callable[..., Result]) -> Callable[..., Result]:
             return function(*arguments, **named)
         name = f"vtl/{next(_job.numbers)}/{function.__name__}"
         if not is_first():
-            outcome = json.loads(_wait_for(name))
+            outcome = json.loads(_wait_for(name) or "")
             if "error" in outcome:
                 raise UserError(outcome["error"])
             return outcome["value"]
         try:
-            with _alone():
+            with alone():
                 value = function(*arguments, **named)
         except UserError as error:
             _job.client.key_value_set(name, json.dumps({"error": str(error)}))
@@ -317,15 +380,15 @@ def in_first(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def call(*arguments: Any, **named: Any) -> None:
         if is_first():
-            with _alone():
+            with alone():
                 function(*arguments, **named)
 
     return call
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Within it the other processes are not asked: they are not here."""
+def alone() -> Iterator[None]:
+    """Within it the other processes are not asked: they wait elsewhere."""
     was_alone = _job and _job.is_alone
     if _job:
         _job.is_alone = True
@@ -336,15 +399,16 @@ def _alone() -> Iterator[None]:
             _job.is_alone = bool(was_alone)
 
 
-def _wait_for(key: str) -> str:
-    """The value of a key that another process sets, however long that takes."""
+def _wait_for(key: str, end: float | None = None) -> str | None:
+    """The value of a key that another process sets; None once it is later than `end`."""
     assert _job
-    while True:
+    while end is None or time.monotonic() < end:
         try:
             return _job.client.blocking_key_value_get(key, _POLL_MS)
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
+    return None
 
 
 def sharing(directory: Path) -> list[int]:
@@ -352,8 +416,9 @@ def sharing(directory: Path) -> list[int]:
 
     That is found out: each writes a file there, and looks for those of the others.
     """
-    if not _job:
-        return [0]
+    if count() == 1:
+        return [index()]
+    directory.mkdir(parents=True, exist_ok=True)
     token = directory / f".{index()}.{uuid.uuid4().hex}.here"
     token.touch()
     try:
@@ -370,7 +435,7 @@ def broadcast(tree: Any) -> Any:
 
     Those of the others must have the same shapes and types.
     """
-    if not _job:
+    if count() == 1:
         return tree
     leaves, structure = jax.tree.flatten(tree)
     arrays = [np.asarray(leaf) for leaf in leaves]
@@ -399,7 +464,7 @@ class Vote:
 
     def __call__(self, wants: bool, *, at_once: bool = False) -> bool:
         """Whether any process wanted it by the last call; with `at_once` by this one."""
-        if not _job:
+        if count() == 1:
             return wants
         here = np.full(jax.local_device_count(), wants)
         by_device = NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))
@@ -435,19 +500,27 @@ def _gone(indices: list[int]) -> _Word:
     return _Word(f"vtl: {which}; the same commands go on from what is saved", 1)
 
 
-def _speak_before_abort(job: _Job) -> None:
-    """Have this process say that the first one is gone, before JAX aborts it without a word.
+def _speak_before_abort(leave: Callable[[], NoReturn]) -> None:
+    """Have this process `leave` with a message when JAX aborts it, from a thread of its own.
 
     Python's own signal handlers come too late for that.
     """
+    global _abort_handler
+    _abort_handler = _ABORT_HANDLER(lambda number: leave())
+    ctypes.CDLL(None).signal(signal.SIGABRT, _abort_handler)
 
-    @_ABORT_HANDLER
-    def handle(number: int) -> None:
-        job.gone.add(0)
-        _leave_now(job, _gone([0]))
 
-    job.abort_handler = handle  # for as long as it may be called
-    ctypes.CDLL(None).signal(signal.SIGABRT, handle)
+_ABORT_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
+_abort_handler: Any = None
+"""It must last for as long as it may be called."""
+
+
+def _aborted(job: _Job) -> _Word:
+    """What it means that JAX aborts: the store is gone, which the first process holds."""
+    if is_first():
+        return _Word("vtl: JAX has failed: see process_0.log in the run's directory", 1)
+    job.gone.add(0)
+    return _gone([0])
 
 
 def _end_with(job: _Job, word: _Word) -> None:
@@ -456,12 +529,13 @@ def _end_with(job: _Job, word: _Word) -> None:
         return
     job.word = word
     job.has_word.set()
-    os.kill(os.getpid(), signal.SIGINT)
+    if not stops.is_stopping():
+        os.kill(os.getpid(), signal.SIGINT)
     time.sleep(_GRACE_S)
     _leave_now(job, word)
 
 
-def _leave_now(job: _Job, word: _Word) -> None:
+def _leave_now(job: _Job, word: _Word) -> NoReturn:
     job.last_words.acquire()  # and is never released: one thread speaks
     stops.leave(word.message, _last_stream(job), word.status)
 
@@ -496,6 +570,13 @@ def as_one() -> Iterator[None]:
         raise UserError(f"process {index()} failed: {reason_of(error)}") from error
 
 
+def stop_others() -> None:
+    """Have the other processes stop, as this one is about to."""
+    if _job:
+        _job.is_ending.set()
+        _tell(_job, _Word(STOPPED, stops.EXIT_STATUS))
+
+
 def last_words(message: str, status: int) -> tuple[str, int]:
     """What to end this process with: what another has ended all with, or else this, told to all.
 
@@ -513,18 +594,15 @@ def last_words(message: str, status: int) -> tuple[str, int]:
 
 
 def finish() -> None:
-    """Leave the others, once all are done."""
+    """End this process, if it is one of many, with status 0 once all are done."""
     job = _job
     if job:
-        job.client.key_value_set(f"vtl/done/{job.index}", "")
-        for i in range(job.count):
-            _wait_for(f"vtl/done/{i}")
+        done = Round("done")
+        done.tell(True)
+        done.hear(range(job.count))
         job.is_ending.set()
-        _tell(job, _Word("", 0))  # wakes the watchers: none may be waiting when Python ends
-        assert job.watcher
-        job.watcher.join()
         _part(job)
-        jax.distributed.shutdown()
+        stops.leave_quietly()  # Python's end would abort on the thread that waits in JAX's C++
 
 
 def _tell(job: _Job, word: _Word) -> None:

@@ -138,6 +138,7 @@ class RunDirectory:
         self._config = json.loads(config.to_json())
         self._begun_in: os.stat_result | None = None
         self._run_id = ""
+        processes.check_same("config", identity.without_paths(self._config))
         self._open()
 
     @processes.by_first
@@ -192,6 +193,7 @@ class RunDirectory:
             UserError: nothing can be written there, another process is at work there, or the run
                 was begun with other content.
         """
+        processes.check_same("content", identity.flatten(content))
         self._run_id = self._begin(content)
         processes.log_to(self.path)
 

@@ -102,6 +102,11 @@ def _raise_unless_clearing(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def is_stopping() -> bool:
+    """Whether a stop has come that is still being cleared away."""
+    return _is_stopping
+
+
 def _set(handler: Handler | signal.Handlers) -> None:
     for number in NUMBERS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -156,6 +161,11 @@ def leave(message: str, stream: TextIO, status: int = EXIT_STATUS) -> NoReturn:
         _set(_leave_untold)
     with suppress(OSError, ValueError):  # its reader has gone, or it is closed
         stream.write(f"{message}\n")
+    leave_quietly(status)
+
+
+def leave_quietly(status: int = 0) -> NoReturn:
+    """End the process, whatever threads are still at work."""
     for each in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             each.flush()

@@ -15,13 +15,14 @@ import threading
 import weakref
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import logging
 
+from vtl import processes
 from vtl.errors import UserError
 from vtl.files import whole_file, write_json
 from vtl.untrusted import open_plain, printable, read_json, reading
@@ -30,6 +31,9 @@ Decode = Callable[[int], np.ndarray]
 """The pixels uint8 [size, size, 3] of the photo in a row."""
 
 _CRC_DIGITS = 8
+_LAST_WORDS_S = 3.0
+"""How long a stop waits to hear what the other processes of a team have decoded."""
+
 MAX_JSON_BYTES_PER_PHOTO = 4096
 """A name of 255 bytes, each of which JSON may write as six, and three numbers."""
 
@@ -168,23 +172,40 @@ def write_decoded(
     path: Path,
     shape: tuple[int, ...],
     description: dict[str, Any],
-    for_each_photo: Callable[[Callable[[int, np.ndarray], None]], Mapping[int, str]],
+    for_each_photo: Callable[[Callable[[int, np.ndarray], None], range], Mapping[int, str]],
     *,
     num_unfinished: int = 0,
+    team: Sequence[int] = (0,),
 ) -> None:
     """Write the file and, beside it, `description` with the checksums.
 
-    `for_each_photo` is given what keeps the pixels of a row, and calls it for every row, from any
+    `for_each_photo` is given what keeps the pixels of a row, and the rows to call it for, from any
     thread and in any order; it returns row -> what is wrong of photos that are broken. A stop
-    leaves what is kept so far, unless an earlier one left as many: `num_unfinished`.
+    leaves what is kept so far, unless an earlier one left as many: `num_unfinished`. The processes
+    of a `team`, which share the disk, have a part of the rows each, and write into one file.
     """
+    turn = list(team).index(processes.index())
+    rows = range(turn, shape[0], len(team))
+    names, reports, ends = (
+        processes.Round(f"{path.name}/{team[0]}/{of}") for of in ("file", "rows", "end")
+    )
     crcs = np.zeros(shape[0], np.uint32)
     is_kept = np.zeros(shape[0], bool)
     lock = threading.Lock()
-    with whole_file(path) as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        start = file.tell()
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": shape}
+    )
+    start = header.tell()
+    with ExitStack() as stack:
+        if turn == 0:
+            file = stack.enter_context(whole_file(path))
+            file.write(header.getvalue())
+            file.flush()
+            names.tell(file.name)
+        else:
+            (name,) = names.hear(team[:1])
+            file = stack.enter_context(open(name, "r+b"))
 
         def keep(row: int, pixels: np.ndarray) -> None:
             crc = zlib.crc32(pixels.data)
@@ -200,10 +221,34 @@ def write_decoded(
             digits = "".join(f"{crc:0{_CRC_DIGITS}x}" for crc in crcs)
             return {**description, "crc32": digits, **more}
 
+        def tell(broken: Mapping[int, str]) -> None:
+            file.flush()
+            reports.tell([crcs[rows].tolist(), is_kept[rows].tolist(), list(broken.items())])
+
+        def hear(within_s: float | None = None) -> dict[int, str]:
+            """Complete `crcs` and `is_kept`, and return what is broken, by all of the team."""
+            broken: dict[int, str] = {}
+            for place, report in enumerate(reports.hear(team, within_s)):
+                if report:
+                    theirs = range(place, shape[0], len(team))
+                    crcs[theirs], is_kept[theirs] = report[:2]
+                    broken |= dict(report[2])
+            return broken
+
         try:
-            broken = for_each_photo(keep)
+            tell(for_each_photo(keep, rows))
+            if turn:
+                os.fsync(file.fileno())
+                ends.hear(team[:1])
+                return
+            broken = hear()
         except KeyboardInterrupt:
             with lock:
+                tell({})
+                if turn:
+                    raise
+                processes.stop_others()
+                hear(_LAST_WORDS_S)
                 if is_kept.sum() > num_unfinished:
                     file.truncate(start + math.prod(shape))
                     file.close()
@@ -213,8 +258,9 @@ def write_decoded(
                     write_json(unfinished.with_suffix(".json"), described(kept=kept))
             raise
         file.truncate(start + math.prod(shape))
-        by_row = {str(row): why for row, why in broken.items()}
+        by_row = {str(row): why for row, why in sorted(broken.items())}
         write_json(path.with_suffix(".json"), described(**{"broken": by_row} if by_row else {}))
+    ends.tell(True)
     for left in (unfinished_of(path), unfinished_of(path).with_suffix(".json")):
         left.unlink(missing_ok=True)
 

@@ -55,7 +55,7 @@ def write(
     for role, split in splits.items():
         arrays[f"X_{role}"] = features[role]
         arrays[f"Y_{role}"] = np.asarray(split.labels, np.float32)
-        arrays[f"ids_{role}"] = np.array(split.ids)
+        arrays[f"ids_{role}"] = np.array(split.ids, np.str_)  # also if there are none
         arrays[f"difficult_{role}"] = split.difficult
         if not np.all(split.label_mask):
             arrays[f"mask_{role}"] = split.label_mask
@@ -63,6 +63,18 @@ def write(
     arrays["meta"] = np.array(json.dumps(meta))
     write_npz(path, arrays, compressed=False)
 
+
+SHARD = schema.record(
+    {
+        "index": schema.count,
+        "count": schema.at_least(1),
+        "rows": schema.dict_of(schema.list_of(schema.count, length=2), least=1),
+        "num_images": schema.dict_of(schema.count, least=1),
+        "ids_sha256": schema.dict_of(schema.text, least=1),
+    }
+)
+"""What meta says of a shard: which it is, of how many; of each split the first of its rows and the
+one after the last; and of all shards together the photos and the sha256 of their ids."""
 
 META = schema.record(
     {},
@@ -84,31 +96,39 @@ META = schema.record(
                     "name": schema.maybe(schema.text),
                     "splits": schema.dict_of(schema.text),
                     "ids_sha256": schema.dict_of(schema.text),
+                    "broken": schema.dict_of(schema.dict_of(schema.text)),
                 },
             )
         ),
         "layer": schema.text,
         "pool": schema.count,
         "pooling": schema.text,
+        "shard": SHARD,
     },
 )
 """What meta holds, all of which may be missing."""
 
 
-def read(path: str | Path) -> DeepFeatures:
+def read(path: str | Path, *, is_shard: bool = False) -> DeepFeatures:
     """Read and check a file, ours or the lab's, before anything is done with it.
+
+    Of splits in a file that `is_shard` there may be no photos.
 
     Raises:
         UserError: no such file, missing keys, arrays or meta of another kind or shape, values that
-            aren't finite.
+            aren't finite; or it is a shard and should be whole, or the other way round.
     """
     path = user_path(path)
     with schema.of_file(path):
         if not path.exists():
             raise UserError("no such file; `vtl deep_features` makes one (:demo without data)")
         arrays = read_npz(path)
+        meta = _read_meta(arrays)
+        _check_shard(meta.get("shard"), is_shard)
         roles = [key.removeprefix("X_") for key in arrays if key.startswith("X_")]
-        splits = {role: _read_split(role, arrays) for role in dict.fromkeys(("train", *roles))}
+        splits = {
+            role: _read_split(role, arrays, is_shard) for role in dict.fromkeys(("train", *roles))
+        }
         num_features = splits["train"].features.shape[1]
         num_classes = splits["train"].labels.shape[1]
         for role, split in splits.items():
@@ -117,17 +137,28 @@ def read(path: str | Path) -> DeepFeatures:
                     f"X_{role} {split.features.shape} and Y_{role} {split.labels.shape} must be "
                     f"as wide as X_train and Y_train, {num_features} and {num_classes}"
                 )
-        meta = _read_meta(arrays)
         _check_ids(splits, meta)
         return DeepFeatures(splits, _read_classes(arrays, num_classes), meta)
 
 
-def _read_split(role: str, arrays: dict[str, np.ndarray]) -> FeatureSplit:
+def _check_shard(shard: dict[str, Any] | None, is_shard: bool) -> None:
+    if shard and not is_shard:
+        raise UserError(
+            f"it is shard {shard['index']}/{shard['count']} and not all features: join the shards "
+            "by `vtl features merge`"
+        )
+    if is_shard and not shard:
+        raise UserError("it is no shard: its meta names none")
+
+
+def _read_split(role: str, arrays: dict[str, np.ndarray], may_be_empty: bool) -> FeatureSplit:
     if not ROLE.fullmatch(role):
         raise UserError(f"'X_{printable(role, 40)}' is not named after a split, as X_train is")
     if missing := {f"X_{role}", f"Y_{role}"} - arrays.keys():
         raise UserError(f"it lacks {', '.join(sorted(missing))}")
-    features = schema.array(arrays, f"X_{role}", schema.NUMBERS, ("photos", "features"))
+    is_empty = may_be_empty and arrays[f"X_{role}"].shape[:1] == (0,)
+    photos = 0 if is_empty else "photos"
+    features = schema.array(arrays, f"X_{role}", schema.NUMBERS, (photos, "features"))
     num_images = len(features)
     labels = arrays[f"Y_{role}"]
     if labels.ndim == 1 and len(labels) == num_images:
@@ -135,7 +166,7 @@ def _read_split(role: str, arrays: dict[str, np.ndarray]) -> FeatureSplit:
             f"'Y_{role}' has one number a photo and should have a column a class: 1 where the "
             "photo has it, else 0"
         )
-    labels = schema.array(arrays, f"Y_{role}", schema.NUMBERS, ("photos", "classes"))
+    labels = schema.array(arrays, f"Y_{role}", schema.NUMBERS, (photos, "classes"))
     difficult, label_mask = arrays.get(f"difficult_{role}"), arrays.get(f"mask_{role}")
     ids = arrays.get(f"ids_{role}")
     by_name = {"Y": labels, "ids": ids, "difficult": difficult, "mask": label_mask}
@@ -145,7 +176,7 @@ def _read_split(role: str, arrays: dict[str, np.ndarray]) -> FeatureSplit:
                 f"{name}_{role} has {rows.shape[0] if rows.ndim else 'no'} rows, but X_{role} has "
                 f"{num_images}"
             )
-    names = None if ids is None else _read_ids(f"ids_{role}", arrays)
+    names = None if ids is None else _read_ids(f"ids_{role}", arrays, photos)
     with np.errstate(over="ignore"):  # what float32 can't hold becomes infinite
         features = features.astype(np.float32, copy=False)
     if len(rows := np.flatnonzero(~np.isfinite(features).all(axis=1))):
@@ -164,10 +195,10 @@ def _read_split(role: str, arrays: dict[str, np.ndarray]) -> FeatureSplit:
     return FeatureSplit(features, labels, names, difficult, label_mask)
 
 
-def _read_ids(key: str, arrays: dict[str, np.ndarray]) -> tuple[str, ...]:
+def _read_ids(key: str, arrays: dict[str, np.ndarray], photos: int | str) -> tuple[str, ...]:
     if arrays[key].dtype.kind in "iu":  # as COCO's are
-        return tuple(map(str, schema.array(arrays, key, "iu", ("photos",)).tolist()))
-    return schema.texts(arrays, key, "photos")
+        return tuple(map(str, schema.array(arrays, key, "iu", (photos,)).tolist()))
+    return schema.texts(arrays, key, photos)
 
 
 def _read_classes(arrays: dict[str, np.ndarray], num_classes: int) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from vtl import processes
 from vtl.data.batches import Images
 from vtl.data.decoded import DecodedPhotos
 from vtl.data.photo_files import is_same_file
@@ -163,7 +164,8 @@ def near_duplicates(images: Images) -> np.ndarray:
         other.append(to)
     pairs = np.concatenate(one), np.concatenate(other)
     graph = coo_array((np.ones(len(pairs[0]), bool), pairs), shape=(count, count))
-    return connected_components(graph, directed=False)[1]
+    # Processors round differently, and who trains together must agree on the groups.
+    return processes.broadcast(connected_components(graph, directed=False)[1])
 
 
 def thumbnails(images: Images) -> np.ndarray:

@@ -17,6 +17,7 @@ import PIL
 from PIL import Image
 from tqdm import tqdm
 
+from vtl import processes
 from vtl.data.decoded import DecodedPhotos, open_decoded, open_unfinished, write_decoded
 from vtl.data.photo_files import MAX_PIXELS, open_photo
 from vtl.data.split import Split
@@ -227,14 +228,26 @@ def decode_once(
             _refuse_broken(decoded.broken, ids)
         return decoded
 
-    begun, is_kept = None, np.zeros(len(ids), bool)
-    for folder in filter(None, (target.parent, filled)):
-        decoded = open_decoded(folder / target.name, key, shape, decode)
-        if decoded and not any(_is_legible(decode, row) for row in decoded.broken):
-            return checked(decoded)
-        if decoded:  # some were broken for a while, on a disk that failed or without memory
+    begun: DecodedPhotos | None = None
+    is_kept = np.zeros(len(ids), bool)
+
+    def whole() -> DecodedPhotos | None:
+        nonlocal begun, is_kept
+        for folder in filter(None, (target.parent, filled)):
+            decoded = open_decoded(folder / target.name, key, shape, decode)
+            if decoded is None:
+                continue
+            if not any(_is_legible(decode, row) for row in decoded.broken):
+                return decoded
+            # Some were broken for a while, on a disk that failed or without memory.
             begun, is_kept = decoded, np.ones(len(ids), bool)
             is_kept[list(decoded.broken)] = False
+        return None
+
+    decoded = whole()
+    team, is_done = _team(target, key, decoded is not None)
+    if decoded is not None and is_done:
+        return checked(decoded)
     if not begun:
         begun, is_kept = open_unfinished(target, key, shape, decode)
 
@@ -243,20 +256,36 @@ def decode_once(
 
     num_bytes = math.prod(shape)
     try:
-        _check_free_space(target.parent, num_bytes)
-        remove_litter(target.parent)
-        all_photos = functools.partial(_decode_all, decode_or_take, len(ids), num_threads)
-        described = {"key": key, **description}
-        write_decoded(target, shape, described, all_photos, num_unfinished=int(is_kept.sum()))
+        if not is_done:
+            _check_free_space(target.parent, num_bytes)
+            remove_litter(target.parent)
+            write_decoded(
+                target,
+                shape,
+                {"key": key, **description},
+                functools.partial(_decode_all, decode_or_take, num_threads),
+                num_unfinished=int(is_kept.sum()),
+                team=team,
+            )
         decoded = open_decoded(target, key, shape, decode)
     except OSError as error:
         raise UserError(
             f"cannot write the {num_bytes:,} bytes of decoded photos to {directory}: "
             f"{reason_of(error)}\nSet VTL_CACHE to move the cache elsewhere."
         ) from error
-    if not decoded:
+    if decoded is None:
         raise UserError(f"{target} was removed or changed just after it was written: start again")
     return checked(decoded)
+
+
+def _team(target: Path, key: str, is_whole: bool) -> tuple[list[int], bool]:
+    """The processes that share the file, and whether it is whole for the first of them.
+
+    Photos that are each machine's own differ in their times, and so in their key.
+    """
+    told = processes.gather([key, is_whole])
+    team = [i for i in processes.sharing(target.parent) if told[i][0] == key]
+    return team, told[team[0]][1]
 
 
 def _fingerprint(path: Path, photo_id: str) -> tuple[str, int, int, int]:
@@ -279,9 +308,9 @@ def _check_free_space(directory: Path, num_bytes: int) -> None:
 
 def _decode_all(
     decode: Callable[[int], np.ndarray],
-    num_photos: int,
     num_threads: int | None,
     keep: Callable[[int, np.ndarray], None],
+    rows: range,
 ) -> dict[int, str]:
     """Row -> what is wrong with its photo: one pass finds every broken one."""
 
@@ -294,10 +323,10 @@ def _decode_all(
         return None
 
     with ThreadPoolExecutor(num_threads) as pool:
-        results = pool.map(decode_one, range(num_photos))
-        progress = tqdm(results, total=num_photos, desc="decoding photos", unit="photo")
+        results = pool.map(decode_one, rows)
+        progress = tqdm(results, total=len(rows), desc="decoding photos", unit="photo")
         try:
-            broken = {row: message for row, message in enumerate(progress) if message}
+            broken = {r: message for r, message in zip(rows, progress, strict=True) if message}
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

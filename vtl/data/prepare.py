@@ -30,23 +30,24 @@ class Prepared:
 
     Attributes:
         broken: role -> id -> why the photo can't be decoded; it was left out.
-        pairs: the photos that are there twice, by rows of `before`.
+        pairs: the photos that are there twice, by rows of `before`; None if nobody looked.
         before: the splits without the broken photos, but with those that were dropped.
     """
 
     splits: dict[str, Split]
     photos: dict[str, DecodedPhotos]
     broken: dict[str, dict[str, str]]
-    pairs: list[Pair]
+    pairs: list[Pair] | None
     before: dict[str, Split]
 
     def record(self) -> dict[str, Any]:
         """What results.json says of it."""
-        kinds = [pair.kind for pair in self.pairs]
+        kinds = [pair.kind for pair in self.pairs or ()]
+        counts = {kind: kinds.count(kind) for kind in duplicates.KINDS if kind in kinds}
         dropped = len(self.before["train"]) - len(self.splits["train"])
         return {
             "broken": self.broken,
-            "duplicates": {kind: kinds.count(kind) for kind in duplicates.KINDS if kind in kinds},
+            "duplicates": None if self.pairs is None else counts,
             "dropped_from_train": dropped,
         }
 
@@ -64,11 +65,17 @@ def check_options(data: ConfigDict) -> None:
 
 
 def prepare(
-    splits: Mapping[str, Split], preprocessing: Preprocessing, data: ConfigDict, *, crops: bool
+    splits: Mapping[str, Split],
+    preprocessing: Preprocessing,
+    data: ConfigDict,
+    *,
+    crops: bool,
+    is_shard: bool = False,
 ) -> Prepared:
     """Decode the photos of each split, by role, and do as `data.broken` and `data.duplicates` say.
 
-    `crops` says whether training draws random crops; photos are then stored larger.
+    `crops` says whether training draws random crops; photos are then stored larger. In a shard of
+    the splits nobody looks for duplicates, and one of its splits may have no photo.
 
     Raises:
         UserError: photos are missing, or broken or there twice where the config has it an error.
@@ -82,9 +89,12 @@ def prepare(
         if found.broken:
             broken[role] = {splits[role].ids[row]: why for row, why in found.broken.items()}
             legible = np.setdiff1d(np.arange(len(found)), list(found.broken))
-            _say_broken(role, broken[role], len(legible))
+            _say_broken(role, broken[role], len(legible), is_shard)
             before[role], photos[role] = splits[role].rows(legible), found.rows(legible)
+    if is_shard:
+        return Prepared(before, photos, broken, None, before)
     pairs, is_shared = duplicates.find(before, photos)
+    is_shared = processes.broadcast(is_shared)
     lines = duplicates.describe(pairs, before)
     if lines and data.duplicates == "error":
         raise UserError("\n".join([*lines[:2], "Mend it, or see --config.data.duplicates."]))
@@ -104,8 +114,8 @@ def prepare(
     return Prepared(used, photos, broken, pairs, before)
 
 
-def _say_broken(role: str, broken: Mapping[str, str], num_legible: int) -> None:
-    if not num_legible:
+def _say_broken(role: str, broken: Mapping[str, str], num_legible: int, is_shard: bool) -> None:
+    if not num_legible and not is_shard:
         raise UserError(f"none of the {len(broken)} photos of {role} can be decoded")
     logging.warning(
         "%d of %d photos of %s can't be decoded and are left out, such as %s",

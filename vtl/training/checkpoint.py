@@ -103,7 +103,7 @@ class Checkpoints:
             OSError: the disk is full.
         """
         self.wait()
-        if processes.count() > 1:  # orbax takes no arrays of one process's own
+        if not state.step.is_fully_addressable:  # orbax would ask the other processes
             state = jax.tree.map(np.array, state)
         step = int(state.step)
         if step in self._manager.all_steps():

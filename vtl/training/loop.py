@@ -186,6 +186,7 @@ def run(
             flush(int(train_state.step))
         checkpoints.save(train_state)
         checkpoints.wait()
+        processes.barrier()  # whoever ends earlier would cut off the first one's saving
         raise Interrupted(f"stopped after step {int(train_state.step)}, which is saved")
     checkpoints.wait()
     return train_state
