@@ -42,6 +42,11 @@ def _base() -> ConfigDict:
     # What a class's threshold is chosen by, out of fold on train or on a val split: f1, or the
     # highest recall at a precision, as in precision:0.9.
     config.thresholds = "f1"
+    # sigmoid_bce, asymmetric (Ridnik et al. 2021), focal (Lin et al. 2017), or softmax_ce for
+    # photos with one label each. "" is softmax_ce where the features say that all have one, else
+    # and for VOC sigmoid_bce. lbfgs takes sigmoid_bce and softmax_ce.
+    config.loss = ""
+    config.class_weights = "none"  # balanced: rare classes, or their positives, weigh more
     config.difficult = "negative"  # difficult objects in the training loss: ignore or negative
 
     config.num_epochs = 20.0  # sgd: passes over train

@@ -30,7 +30,7 @@ from vtl.data.held_out import Rows
 from vtl.data.split import Split
 from vtl.data.splits import of_config
 from vtl.finetuning import mixtures, trial
-from vtl.finetuning.job import Job, checkpoints_of, loss_of, training_set_of
+from vtl.finetuning.job import Job, checkpoints_of, training_set_of
 from vtl.run_directory import RunDirectory
 from vtl.training import losses, optim
 from vtl.training.loop import TrainingSet
@@ -132,8 +132,7 @@ def job_of(variant: str, overrides: grid.Overrides) -> tuple[Job, dict[str, Spli
     )
     params = network.shapes_of(net.model)["params"]
     multipliers = optim.resolve_rules(config.optim.rules, params)
-    objective = losses.objective(loss_of(config, splits))
-    return Job(config, net, None, multipliers, make_mesh(), objective), splits
+    return Job(config, net, None, multipliers, make_mesh(), losses.SIGMOID), splits
 
 
 def trained(

@@ -298,3 +298,28 @@ def test_every_layout_with_hostile_names_ends_in_an_map(tmp_path, weights, layou
     assert 0 < results["map"]["test"]["lab"] <= 1
     assert results["data"]["name"] == "my data"
     assert ("one_label" in results) == (layout != "devkit")
+
+
+@pytest.mark.full
+def test_a_step_of_whose_labels_none_is_known_has_no_loss(tmp_path, weights, capfd):
+    """Of 24 photos two have labels; a split without any has no loss either."""
+    root, labels = write_unknown(tmp_path, "")
+    head, *lines = labels.read_text().splitlines()
+    blank = [line.rsplit(",", 3)[0] + ",,," for line in lines]
+    labels.write_text("\n".join([head, "0.png,train,1,0,1", "1.png,train,0,1,0", *blank[2:]]))
+    options = {"data.root": str(root), "data.labels": str(labels), "head": "zeros"}
+    results = fine_tune(tmp_path / "run", weights, held_out=0.0, **options)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    steps = [line for line in map(json.loads, lines) if "learning_rate" in line]
+    losses = [line["loss"] for line in steps if "loss" in line]
+    assert len(steps) == 6
+    assert 1 <= len(losses) <= 2
+    assert min(losses) > 0
+    assert all(("binary_accuracy" in line) == ("loss" in line) for line in steps)
+    assert results["loss"]["test"] is None
+    assert results["loss"]["train"] > 0
+    assert "mAP on test: none, because no class has a positive; no label is known" in (
+        capfd.readouterr().out
+    )
+    options = [str(tmp_path / "run"), "-o", str(tmp_path / "page.html")]
+    assert report_command.main(options) == 0

@@ -634,6 +634,20 @@ def test_progress_does_not_time_the_evaluation(clock, capsys):
     assert progress.speed() == {"images_per_second": 4.0}
 
 
+def test_steps_without_a_known_label_have_no_loss_to_show(clock, capsys):
+    progress = Progress(0, 8, batch_size=4, num_images=16)
+    nothing = {"step": 3, "epoch": 0.75, "learning_rate": 0.1}
+    progress.show([*metrics_of(1, 2), nothing])
+    progress.end_epoch({})
+    clock.append(1001.0)
+    progress.show([nothing])
+    progress.end_epoch({})
+    both, none = capsys.readouterr().out.splitlines()
+    assert "loss 0.7500" in both
+    assert none.startswith("epoch 0.8/2.0  step 3/8")
+    assert "loss" not in none
+
+
 def test_progress_redraws_on_a_terminal(clock, capsys, monkeypatch):
     monkeypatch.setattr(console.sys.stdout, "isatty", lambda: True)
     progress = Progress(0, 8, batch_size=4, num_images=16)
@@ -645,11 +659,13 @@ def test_progress_redraws_on_a_terminal(clock, capsys, monkeypatch):
 
 def test_a_knob_that_came_later_is_no_other_config():
     before = {"seed": 0}
-    assert identity.changes(before, before | {"thresholds": "f1"}) == {}
+    added = {"thresholds": "f1", "loss": "", "class_weights": "none"}
+    assert identity.changes(before, before | added) == {}
     assert list(identity.changes(before, before | {"thresholds": "precision:0.9"})) == [
         "thresholds"
     ]
     assert identity.changes(before, before | {"mix_with_start": []}) == {}
     assert list(identity.changes(before, before | {"mix_with_start": [0.5]})) == ["mix_with_start"]
-    assert list(identity.changes(before, before | {"loss": ""})) == ["loss"]
+    assert list(identity.changes(before, before | {"loss": "focal"})) == ["loss"]
+    assert list(identity.changes(before, before | {"solver": ""})) == ["solver"]
     assert list(identity.changes(before | {"thresholds": "f1"}, before)) == ["thresholds"]

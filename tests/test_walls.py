@@ -41,7 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": BOTTOM | {"data", "run_directory"},
     "features": BOTTOM | {"data", "identity", "run_directory"},
     "finetuning": EVERYTHING_BELOW_TASKS,
-    "tasks": EVERYTHING_BELOW_TASKS | {"features", "finetuning"},
+    "probing": EVERYTHING_BELOW_TASKS,
+    "tasks": EVERYTHING_BELOW_TASKS | {"features", "finetuning", "probing"},
     "relu_study": EVERYTHING_BELOW_TASKS - {"weights"},
     "export": BOTTOM | {"data", "evaluation", "identity", "models", "weights"},
     "report": {

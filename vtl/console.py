@@ -81,15 +81,15 @@ class Progress:
         self._shown_at = now
         self._step = lines[-1]["step"]
         epochs = self._num_steps * self._batch_size / self._num_images
-        accuracy_name = next(name for name in lines[-1] if name.endswith("accuracy"))
-        loss = np.mean([line["loss"] for line in lines])
-        accuracy = np.mean([line[accuracy_name] for line in lines])
         parts = [
             f"epoch {lines[-1]['epoch']:.1f}/{epochs:.1f}",
             f"step {self._step}/{self._num_steps}",
-            f"loss {loss:.4f}",
-            f"{accuracy_name.replace('_', ' ')} {accuracy:.2%}",
         ]
+        if of_labels := [line for line in lines if "loss" in line]:  # some label counted
+            accuracy_name = next(name for name in of_labels[0] if name.endswith("accuracy"))
+            loss = np.mean([line["loss"] for line in of_labels])
+            accuracy = np.mean([line[accuracy_name] for line in of_labels])
+            parts += [f"loss {loss:.4f}", f"{accuracy_name.replace('_', ' ')} {accuracy:.2%}"]
         if self._timed_steps:
             seconds = self._timed_seconds / self._timed_steps
             parts += [f"{self._batch_size / seconds:.1f} images/s"]

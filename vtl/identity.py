@@ -26,7 +26,13 @@ Changes = dict[str, tuple[Any, Any]]
 
 ABSENT = "absent"
 
-ADDED = {"thresholds": "f1", "shard": "", "mix_with_start": []}
+ADDED = {
+    "thresholds": "f1",
+    "loss": "",
+    "class_weights": "none",
+    "shard": "",
+    "mix_with_start": [],
+}
 """Knobs that runs of before lack, with the value, in JSON, that leaves what these computed."""
 
 UNKNOWN = 2

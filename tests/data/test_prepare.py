@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
+from sklearn.decomposition import PCA
 
 from tests.data.layouts.photos import write_photo
 from tests.data.test_held_out import photos as patterns
@@ -58,10 +59,10 @@ def test_photos_that_splits_share_are_named(tmp_path, caplog):
         "test/9.png is train/1.png" in caplog.text
     )
     assert len(found.splits["train"]) == 8
-    assert found.record()["duplicates"] == dict.fromkeys(duplicates.KINDS, 1)
+    assert found.record()["duplicates"] == dict.fromkeys(duplicates.KINDS[:3], 1)
     found.write(tmp_path)
     rows = list(csv.DictReader((tmp_path / "duplicates.csv").read_text().splitlines()))
-    assert [row["kind"] for row in rows] == list(duplicates.KINDS)
+    assert [row["kind"] for row in rows] == list(duplicates.KINDS[:3])
     assert rows[0]["photo"] == str(tmp_path / "photos" / "train" / "1.png")
     assert rows[0]["other_photo"] == str(tmp_path / "photos" / "test" / "9.png")
     assert (rows[0]["split"], rows[0]["other_split"]) == ("train", "test")
@@ -223,3 +224,71 @@ def test_what_was_broken_for_a_while_is_used_again(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "load_resized", lambda *a: calls.append(a[0]) or load(*a))
     assert len(prepared(by_role, broken="skip").splits["train"]) == 8
     assert set(calls) == {bad}
+
+
+def features_of(num_train=300, num_test=120, seed=0):
+    """Positive and off centre, as a ReLU makes them. Test photos 5 and 7 are like 290 and 3."""
+    rng = np.random.default_rng(seed)
+    train, test = (
+        np.maximum(rng.normal(0.5, 1, (count, 64)), 0).astype(np.float32)
+        for count in (num_train, num_test)
+    )
+    for its, row, noise in ((5, 290, 0.2), (7, 3, 0.3)):
+        test[its] = np.maximum(train[row] + noise * rng.normal(size=64), 0)
+    return {"train": train, "test": test}
+
+
+@pytest.mark.parametrize("at_once", [120 * 7, 1 << 24])
+@pytest.mark.parametrize("offset", [0, 50])
+def test_similar_features_are_pairs_wherever_their_mean_lies(monkeypatch, at_once, offset):
+    monkeypatch.setattr(duplicates, "_CORRELATIONS_AT_ONCE", at_once)
+    features = {role: its + np.float32(offset) for role, its in features_of().items()}
+    found = duplicates.similar(features)
+    assert [pair.rows for pair in found] == [(290, 5), (3, 7)]
+    assert {(pair.kind, pair.roles) for pair in found} == {("similar features", ("train", "test"))}
+    axes = PCA(40, whiten=True).fit(np.concatenate([*features.values()]).astype(np.float64))
+    monkeypatch.setattr(duplicates, "MAX_AXES", 40)
+    one, other = axes.transform(features["train"][[290]]), axes.transform(features["test"][[5]])
+    cosine = np.sum(one * other) / np.linalg.norm(one) / np.linalg.norm(other)
+    assert duplicates.similar(features)[0].correlation == pytest.approx(cosine, abs=1e-3)
+
+
+def test_too_few_or_too_many_features_are_not_compared(monkeypatch):
+    features = features_of()
+    monkeypatch.setattr(duplicates, "MAX_COMPARED", 420)
+    assert duplicates.similar(features)
+    monkeypatch.setattr(duplicates, "MAX_COMPARED", 419)
+    assert duplicates.similar(features) == []
+    few = {"train": features["train"][:200], "test": features["test"][:55]}
+    few["test"][3] = few["train"][7]
+    assert duplicates.similar(few) == []
+
+
+def test_features_that_are_all_the_same_are_no_pairs():
+    ones = np.ones((200, 8), np.float32)
+    assert duplicates.similar({"train": ones, "test": ones}) == []
+
+
+@pytest.mark.parametrize("kept", ["warn", "drop_from_train"])
+def test_similar_features_stand_beside_what_pixels_found(tmp_path, caplog, monkeypatch, kept):
+    """A pair is named once; rows count from before any was dropped."""
+    monkeypatch.setattr(duplicates, "LEAST_PHOTOS", 0)
+    found = prepared(make(tmp_path), duplicates=kept)
+    by_photo = np.random.default_rng(0).normal(size=(12, 40)).astype(np.float32)
+    by_photo[8] = by_photo[6]  # the first of test is like train's seventh
+    by_photo[9] = by_photo[0]  # a copy of 1: it is named as that
+    numbers = {
+        role: [int(photo_id.rpartition("/")[2].removesuffix(".png")) for photo_id in split.ids]
+        for role, split in found.splits.items()
+    }
+    caplog.clear()
+    found = found.with_features({role: by_photo[rows] for role, rows in numbers.items()})
+    assert [(pair.kind, pair.rows) for pair in found.pairs[3:]] == [("similar features", (6, 0))]
+    assert "1 photos of test are also in train (1 similar features): test/8.png is train/6.png" in (
+        caplog.text
+    )
+    assert found.record()["duplicates"] == dict.fromkeys(duplicates.KINDS, 1)
+    found.write(tmp_path)
+    last = (tmp_path / "duplicates.csv").read_text().splitlines()[-1].split(",")
+    assert last[:2] == ["similar features", "1.0000"]
+    assert last[-1] == ""

@@ -342,3 +342,13 @@ def test_a_resample_is_the_map_of_its_images():
             scores[resample], labels[resample], None, CLASSES, "lab"
         )
         assert mean == pytest.approx(expected, abs=1e-12)
+
+
+def test_where_nothing_is_known_there_is_no_loss():
+    scores, labels = np.full((3, 2), 0.4), np.zeros((3, 2))
+    result = metrics.evaluate_scores(
+        scores, labels, None, ["a", "b"], label_mask=np.zeros((3, 2)), num_resamples=2
+    )
+    assert result["loss"] is None
+    assert result["binary_accuracy"] is None
+    assert "binary accuracy" not in metrics.format_table(result, ["a", "b"])

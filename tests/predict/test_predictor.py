@@ -108,6 +108,21 @@ def test_a_damaged_config_is_a_line(tmp_path, config):
         settings_of(str(tmp_path))
 
 
+def test_a_probe_of_one_label_each_predicts_as_it_was_scored(tmp_path, weights):
+    root, labels = tiny_runs.write_table(tmp_path, one_label=True)
+    probe = tiny_runs.fit_probe(tmp_path, weights, root, labels)
+    assert command.main([str(probe), str(root), "-o", str(tmp_path / "p.csv")]) == 0
+    _, rows = table_of(tmp_path / "p.csv")
+    expected = tiny_runs.scores(probe)
+    np.testing.assert_allclose(expected["probabilities"].sum(axis=1), 1, rtol=1e-5)
+    by_name = {row[0].rpartition("/")[2]: row for row in rows}
+    found = [by_name[name] for name in expected["ids"]]
+    probabilities = np.array([row[1:4] for row in found], np.float32)
+    np.testing.assert_allclose(probabilities, expected["probabilities"], rtol=1e-4, atol=1e-6)
+    likeliest = expected["classes"][probabilities.argmax(axis=1)]
+    assert [row[4] for row in found] == likeliest.tolist()
+
+
 def test_a_probe_predicts_with_its_network(tmp_path, weights, capsys, monkeypatch):
     root, labels = tiny_runs.write_table(tmp_path, one_label=False)
     probe = tiny_runs.fit_probe(tmp_path, weights, root, labels)

@@ -16,7 +16,7 @@ from sklearn.metrics import precision_recall_curve
 
 from tests.report.synthetic import labels_of, noisy_scores, write_run, write_study
 from vtl.report import __main__ as command
-from vtl.report import commands, compare, figures, page, runs
+from vtl.report import commands, compare, figures, page, photos, runs
 from vtl.report.answers import all_answers
 from vtl.report.canvas import strokes
 from vtl.report.language import LANGUAGES, Language
@@ -271,7 +271,7 @@ def test_bad_directories_get_a_line_each_and_the_page_is_made(given, tmp_path, c
 @pytest.mark.parametrize(
     ("file", "key", "value", "words"),
     [
-        ("results.json", "loss", {"train": None, "test": 0.1}, "'loss.train' is null and should"),
+        ("results.json", "loss", {"train": "0", "test": 0.1}, "'loss.train' is '0' and should"),
         ("results.json", "seconds", {"train": None}, "'seconds.train' is null and should"),
         ("results.json", "map", [1], "'map' is a list of 1 and should be an object"),
         ("results.json", "map", {"test": {"lab": float("nan")}}, "'map.test' lacks"),
@@ -463,3 +463,21 @@ def test_commands_for_own_photos_name_them_as_the_runs_do(tmp_path):
     features, probe = commands.to_make("probe", data_set)
     assert "--config.data.name=pets" in features
     assert "DF_ResNet50_PETS.npz" in probe
+
+
+def test_a_label_that_nobody_knows_is_not_shown_as_a_no(tmp_path):
+    run = write_run(tmp_path / "run", "full")
+    with np.load(run / "gallery_test.npz") as file:
+        arrays = dict(file)
+    before = photos.by_class(runs.read(run, "run"), Language("en"))[0]
+    assert not any("not known" in str(of) for of in before)
+    label_mask = np.ones_like(arrays["labels"])
+    label_mask[:, 1] = 0
+    np.savez(run / "gallery_test.npz", **arrays, label_mask=label_mask)
+    shown = photos.by_class(runs.read(run, "run"), Language("en"))[0]
+    pictures = [p for of in shown for pictures in of.kinds.values() for p in pictures]
+    name = str(arrays["classes"][1])
+    assert pictures
+    for picture in pictures:
+        assert picture.labels[-1] == f"{name} (not known)"
+        assert name not in picture.labels

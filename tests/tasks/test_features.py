@@ -8,7 +8,7 @@ import pytest
 from configs.deep_features import get_config
 from tests.devkit import write_devkit
 from tests.tiny import write_weights
-from vtl.data import batches, deep_features, images, voc
+from vtl.data import batches, deep_features, duplicates, images, voc
 from vtl.errors import UserError
 from vtl.features import extract
 from vtl.models import head
@@ -175,3 +175,19 @@ def test_bad_options(tmp_path, devkit, weights, changes, message):
 def test_features_of_random_weights_are_refused(tmp_path, devkit):
     with pytest.raises(UserError, match="weights is empty"):
         features.run(make_config(devkit, ""), tmp_path / "run")
+
+
+def test_photos_of_similar_features_are_named(tmp_path, devkit, weights, monkeypatch, caplog):
+    """Each photo has a like one where any will do; results and the file's meta count them."""
+    monkeypatch.setattr(duplicates, "LEAST_PHOTOS", 0)
+    monkeypatch.setattr(duplicates, "LEAST_COSINE", -1.0)
+    features.run(make_config(devkit, weights), tmp_path / "run")
+    rows = (tmp_path / "run" / "duplicates.csv").read_text().splitlines()[1:]
+    assert len(rows) == 7
+    counts = {kind: sum(row.startswith(kind) for row in rows) for kind in duplicates.KINDS}
+    assert counts["similar features"] > 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["data"]["duplicates"] == {kind: n for kind, n in counts.items() if n}
+    (path,) = (tmp_path / "run").glob("DF_*.npz")
+    assert deep_features.read(path).meta["data"]["duplicates"] == results["data"]["duplicates"]
+    assert "similar features" in caplog.text

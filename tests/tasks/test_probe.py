@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import json
 
@@ -8,11 +9,11 @@ from sklearn.metrics import average_precision_score, log_loss
 
 from configs.linear_probe import get_config
 from vtl import decisions
-from vtl.data import deep_features, split, voc
+from vtl.data import deep_features, duplicates, split, voc
 from vtl.errors import UserError
 from vtl.preprocessing import LAB, TORCHVISION
 from vtl.tasks import probe
-from vtl.training import fit_linear
+from vtl.training import fit_linear, losses
 from vtl.weights import formats, heads, metadata
 
 NUM_FEATURES, NUM_CLASSES = 12, 20
@@ -43,6 +44,19 @@ def run(path, workdir, variant="", **changes):
     config.update_from_flattened_dict({"features": str(path)} | changes)
     probe.run(config.lock(), workdir)
     return json.loads((workdir / "results.json").read_text())
+
+
+def one_label_arrays(stated=True, seed=0):
+    """Of three classes, one a photo, 90 to train on and 40 to test on, as `features` writes it."""
+    rng = np.random.default_rng(seed)
+    centres, arrays = rng.normal(size=(3, NUM_FEATURES)), {}
+    for role, count in (("train", 90), ("test", 40)):
+        truth = rng.choice(3, count, p=[0.7, 0.2, 0.1])
+        arrays[f"X_{role}"] = np.abs(centres[truth] + rng.normal(size=(count, NUM_FEATURES)))
+        arrays[f"Y_{role}"] = np.eye(3)[truth]
+        arrays[f"difficult_{role}"] = np.zeros((count, 3), np.uint8)
+    meta = {"data": {"one_label_each": True}} if stated else {}
+    return arrays | {"classes": np.array(["a", "b", "c"]), "meta": np.array(json.dumps(meta))}
 
 
 def load_head(workdir, classes, num_features=NUM_FEATURES, sha256="any"):
@@ -350,6 +364,13 @@ def test_a_head_for_something_else_is_refused(tmp_path, caplog):
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"num_epochs": -5.0}, r"num_epochs must be at least 0, got -5\.0"),
         ({"num_epochs": 0.0}, "num_epochs must be above 0"),
+        ({"loss": "hinge"}, "loss is 'hinge': choose one of"),
+        ({"class_weights": "rare"}, "class_weights is 'rare': choose one of none, balanced"),
+        ({"loss": "softmax_ce"}, "loss=softmax_ce is for photos with one label each"),
+        (
+            {"solver": "lbfgs", "loss": "focal"},
+            "^solver=lbfgs takes loss=sigmoid_bce or softmax_ce; solver=sgd takes focal too$",
+        ),
         ({"num_seeds": 0}, "num_seeds must be at least 1, got 0"),
         ({"num_folds": 1}, "num_folds must be at least 2, got 1"),
         ({"l2s": ()}, "l2s must not be empty"),
@@ -498,3 +519,108 @@ def test_thresholds_are_chosen_on_val_if_there_is_one(tmp_path):
     arrays |= {f"{name}_val": arrays[f"{name}_test"][:30] for name in "XY"}
     results = run(write(tmp_path / "f.npz", arrays), tmp_path / "run")
     assert results["decisions"]["chosen_on"] == "30 photos of val"
+
+
+@pytest.mark.parametrize("variant", ["", "lbfgs"])
+def test_one_label_each_is_a_softmax(tmp_path, variant):
+    arrays = one_label_arrays()
+    path = write(tmp_path / "f.npz", arrays)
+    changes = {"transform": "standardise", "l2s": (0.01,)}
+    results = run(path, tmp_path / "run", variant, **changes)
+    scores = np.load(tmp_path / "run" / "scores_test.npz")
+    np.testing.assert_allclose(scores["scores"].sum(axis=1), 1, rtol=1e-5)
+    truth = arrays["Y_test"].argmax(axis=1)
+    one_label = results["one_label"]["test"]
+    right = scores["logits"].argmax(axis=1) == truth
+    assert one_label["accuracy"] == pytest.approx(np.mean(right))
+    assert np.mean(right) > 0.6
+    by_class = [np.mean(right[truth == column]) for column in range(3)]
+    assert one_label["balanced_accuracy"] == pytest.approx(np.mean(by_class))
+    assert np.sum(one_label["confusion"], axis=1).tolist() == np.bincount(truth).tolist()
+    expected = -np.mean(scores["logits"][np.arange(40), truth])
+    assert results["loss"]["test"] == pytest.approx(expected, rel=1e-4)
+    assert len(set(results["decisions"]["slopes"].values())) == 1  # one temperature
+    meta = metadata.read_head(formats.read(tmp_path / "run" / heads.FILE_NAME))
+    assert not meta.multi_label
+    given = decisions.probabilities(scores["logits"], meta.decisions, one_label_each=True)
+    np.testing.assert_array_equal(scores["probabilities"], given)
+    head = load_head(tmp_path / "run", "abc")
+    logits = arrays["X_test"] @ head["kernel"] + head["bias"]
+    softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(softmax, scores["scores"], atol=1e-5)
+
+
+def test_a_softmax_is_scikit_learns(tmp_path):
+    arrays = one_label_arrays()
+    path = write(tmp_path / "f.npz", arrays)
+    changes = {"transform": "none", "l2s": (0.01,), "class_weights": "balanced"}
+    run(path, tmp_path / "run", "lbfgs", **changes)
+    scores = np.load(tmp_path / "run" / "scores_test.npz")["scores"]
+    furthest = {}
+    for weights in (None, "balanced"):
+        theirs = LogisticRegression(C=1 / 0.9, class_weight=weights, tol=1e-8, max_iter=10_000)
+        theirs.fit(arrays["X_train"], arrays["Y_train"].argmax(axis=1))
+        furthest[weights] = np.abs(scores - theirs.predict_proba(arrays["X_test"])).max()
+    assert furthest["balanced"] < 0.01  # a fraction of 1e-4 of the objective
+    assert furthest[None] > 0.1
+
+
+def test_what_does_not_say_so_has_several_labels(tmp_path):
+    """As the lab's own file and those of a devkit: a sigmoid unless the config asks for more."""
+    path = write(tmp_path / "f.npz", one_label_arrays(stated=False))
+    results = run(path, tmp_path / "run")
+    assert "one_label" not in results
+    assert metadata.read_head(formats.read(tmp_path / "run" / heads.FILE_NAME)).multi_label
+    assert "one_label" in run(path, tmp_path / "asked", loss="softmax_ce")
+    arrays = one_label_arrays()
+    arrays["Y_test"][0] = 1
+    results = run(write(tmp_path / "g.npz", arrays), tmp_path / "several")
+    assert "one_label" not in results
+
+
+@pytest.mark.parametrize("loss", losses.BY_LABEL)
+@pytest.mark.parametrize("class_weights", losses.CLASS_WEIGHTS)
+def test_each_loss_is_the_one_that_sgd_takes(tmp_path, loss, class_weights):
+    arrays = make_arrays()
+    options = {"loss": loss, "class_weights": class_weights, "num_epochs": 3.0}
+    run(write(tmp_path / "f.npz", arrays), tmp_path / "run", **options)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    start, order = fit_linear.seeded(
+        (60, NUM_FEATURES), NUM_CLASSES, num_epochs=3, batch_size=32, seed=0
+    )
+    labels, every = arrays["Y_train"], np.ones((60, NUM_CLASSES))
+    weights = losses.class_weights_of(class_weights, loss, labels, every)
+    logits = arrays["X_train"][order[0]] @ np.asarray(start.kernel)
+    expected = losses.objective(loss, weights).loss(logits, labels[order[0]], every[order[0]])
+    assert json.loads(lines[0])["loss"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_the_runs_of_before_are_finished_still(tmp_path, capsys):
+    """Their configs lack the loss and the weights."""
+    path = write(tmp_path / "f.npz", make_arrays())
+    run(path, tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    config = json.loads(file.read_text())
+    del config["loss"], config["class_weights"]
+    file.write_text(json.dumps(config))
+    run(path, tmp_path / "run")
+    assert "is finished" in capsys.readouterr().out
+    with pytest.raises(UserError, match="loss absent -> focal"):
+        run(path, tmp_path / "run", loss="focal")
+
+
+@pytest.mark.parametrize("has_ids", [False, True])
+def test_photos_of_similar_features_are_named(tmp_path, caplog, monkeypatch, has_ids):
+    monkeypatch.setattr(duplicates, "LEAST_PHOTOS", 0)
+    arrays = make_arrays()
+    arrays["X_test"][4] = arrays["X_train"][50] + 0.01
+    if has_ids:
+        arrays |= {f"ids_{role}": np.arange(len(arrays[f"X_{role}"])) for role in ("train", "test")}
+    results = run(write(tmp_path / "f.npz", arrays), tmp_path / "run", num_epochs=1.0)
+    rows = list(csv.DictReader((tmp_path / "run" / "duplicates.csv").read_text().splitlines()))
+    named = {(row["photo"], row["other_photo"]): row for row in rows}
+    row = named["50", "4"] if has_ids else named["row 50", "row 4"]
+    assert (row["kind"], row["split"], row["other_split"]) == ("similar features", "train", "test")
+    assert float(row["correlation"]) > 0.99
+    assert results["duplicates"] == {"similar features": len(rows)}
+    assert f"{len(rows)} photos of test are also in train" in caplog.text

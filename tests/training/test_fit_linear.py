@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from vtl.training import fit_linear
+from vtl.training import fit_linear, losses
 from vtl.training.fit_linear import logistic_regression
 
 
@@ -19,8 +19,8 @@ def problem(seed=0, num_images=60, num_features=10, num_classes=3):
 def objective(features, labels, label_mask, l2, kernel, bias):
     """One class's mean cross-entropy over the rows that count plus l2 / 2 |kernel|^2, float64."""
     z = features.astype(np.float64) @ np.asarray(kernel, np.float64) + float(bias)
-    losses = np.logaddexp(0, z) - labels * z
-    return losses[label_mask == 1].mean() + l2 / 2 * np.sum(np.asarray(kernel, np.float64) ** 2)
+    by_row = np.logaddexp(0, z) - labels * z
+    return by_row[label_mask == 1].mean() + l2 / 2 * np.sum(np.asarray(kernel, np.float64) ** 2)
 
 
 def sklearn_minimum(features, labels, label_mask, l2):
@@ -153,3 +153,91 @@ def test_images_that_do_not_count_change_nothing():
     labels[~counts] = np.eye(3, dtype=np.uint8)[0]
     other = fit_linear.fit_softmax(whole, labels, counts, 1e-2)
     np.testing.assert_array_equal(one.kernel, other.kernel)
+
+
+@pytest.mark.parametrize("l2", [1e-2, 1e-3])
+def test_balanced_weights_are_scikit_learns(l2):
+    features, labels = problem(num_images=200)
+    every = np.ones_like(labels)
+    weights = losses.class_weights_of("balanced", "sigmoid_bce", labels, every)
+    kernel, bias = logistic_regression(
+        features, labels, losses.label_weights(labels, every, weights), l2, tolerance=1e-8
+    )
+    for column in range(labels.shape[1]):
+        theirs = LogisticRegression(
+            C=1 / (200 * l2), class_weight="balanced", solver="newton-cholesky", tol=1e-10
+        ).fit(features.astype(np.float64), labels[:, column])
+        ours = features @ np.asarray(kernel[:, column]) + float(bias[column])
+        np.testing.assert_allclose(ours, theirs.decision_function(features), atol=5e-3)
+
+
+def test_softmax_regression_with_balanced_weights_is_scikit_learns():
+    features, labels, truth = one_label_problem()
+    every, l2 = np.ones_like(labels), 1e-2
+    weights = losses.class_weights_of("balanced", "softmax_ce", labels, every)
+    counts = np.sum(labels * losses.label_weights(labels, every, weights), axis=1)
+    head = fit_linear.fit_softmax(fit_linear.rotate(features), labels, counts, l2, tolerance=1e-7)
+    ours = features @ np.asarray(head.kernel) + np.asarray(head.bias)
+    theirs = LogisticRegression(
+        C=1 / (len(truth) * l2), class_weight="balanced", tol=1e-8, max_iter=10_000
+    ).fit(features, truth)
+    difference = ours - theirs.decision_function(features)
+    difference -= difference.mean(axis=1, keepdims=True)
+    assert np.abs(difference).max() < 5e-3 * np.abs(ours).max()
+
+
+def by_torch(torch, name, logits, labels, weights):
+    """The mean loss in torch; weights [2, C] of negatives and positives."""
+    if name == "softmax_ce":
+        losses = torch.nn.functional.cross_entropy(logits, labels.argmax(1), reduction="none")
+        return (losses * weights[1][labels.argmax(1)]).mean()
+    bce = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    p = torch.sigmoid(logits)
+    of_labels = {
+        "sigmoid_bce": bce,
+        "focal": bce * (1 - torch.where(labels > 0, p, 1 - p)) ** 2,
+        "asymmetric": -torch.where(
+            labels > 0,
+            (1 - p) * p.log(),
+            (p - 0.05).clamp(min=0) ** 4 * (1 - (p - 0.05).clamp(min=0)).log(),
+        ),
+    }[name]
+    return (of_labels * torch.where(labels > 0, weights[1], weights[0])).mean()
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", losses.NAMES)
+@pytest.mark.parametrize("kind", losses.CLASS_WEIGHTS)
+def test_sgd_by_every_loss_follows_torch(name, kind):
+    torch = pytest.importorskip("torch")
+    features, labels, _ = one_label_problem(count=60)
+    if name != "softmax_ce":
+        features, labels = problem()
+    every = np.ones_like(labels)
+    weights = losses.class_weights_of(kind, name, labels, every)
+    start, order = fit_linear.seeded(features.shape, 3, num_epochs=3, batch_size=8, seed=0)
+    head, by_step = fit_linear.sgd(
+        features,
+        labels,
+        every,
+        order[None],
+        fit_linear.Linear(start.kernel[None], start.bias[None]),
+        np.array([0.1], np.float32),
+        np.array([0.0], np.float32),
+        loss=losses.objective(name, weights).loss,
+    )
+    kernel = torch.tensor(np.array(start.kernel), requires_grad=True)
+    bias = torch.zeros(3, requires_grad=True)
+    optimizer = torch.optim.SGD([kernel, bias], lr=0.1)
+    given = torch.ones(2, 3) if weights is None else torch.tensor(weights)
+    theirs = []
+    for rows in order:
+        logits = torch.tensor(features[rows]) @ kernel + bias
+        loss = by_torch(torch, name, logits, torch.tensor(labels[rows]).float(), given)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        theirs.append(loss.item())
+    np.testing.assert_allclose(by_step[0], theirs, rtol=1e-4)
+    np.testing.assert_allclose(head.kernel[0], kernel.detach().numpy(), atol=1e-4)
+    np.testing.assert_allclose(head.bias[0], bias.detach().numpy(), atol=1e-4)

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
-from vtl.training.losses import NAMES, SOFTMAX, balanced_weights, objective, sigmoid_bce_mean
+from vtl.errors import UserError
+from vtl.training import losses as module
+from vtl.training.losses import (
+    NAMES,
+    SOFTMAX,
+    balanced_weights,
+    class_weights_of,
+    label_weights,
+    loss_of,
+    objective,
+    sigmoid_bce_mean,
+)
 
 
 def reference(logits, labels, label_mask):
@@ -176,3 +187,37 @@ def test_weighted_losses_are_those_of_repeated_images():
     repeated = objective("softmax_ce").loss(logits[rows], labels[rows], None) * 16 / 7
     weighted = objective("softmax_ce", weights).loss(logits, labels, None)
     assert float(weighted) == pytest.approx(float(repeated), rel=1e-5)
+
+
+def test_an_empty_name_goes_by_the_data():
+    assert loss_of("", one_label_each=True) == "softmax_ce"
+    assert loss_of("", one_label_each=False) == "sigmoid_bce"
+    assert loss_of("focal", one_label_each=True) == "focal"
+    with pytest.raises(UserError, match="loss=softmax_ce is for photos with one label each"):
+        loss_of("softmax_ce", one_label_each=False)
+
+
+def test_class_weights_go_by_what_counts_however_many_rows_are_read_at_once(monkeypatch):
+    _, labels, label_mask = problem(0)
+    monkeypatch.setattr(module, "_ROWS_AT_ONCE", 3)
+    assert class_weights_of("none", "focal", labels, label_mask) is None
+    found = class_weights_of("balanced", "focal", labels, label_mask)
+    for column in range(4):
+        counted = labels[label_mask[:, column] == 1, column]
+        expected = np.ones(2)
+        expected[np.unique(counted).astype(int)] = compute_class_weight(
+            "balanced", classes=np.unique(counted), y=counted
+        )
+        if len(set(counted)) == 1:
+            expected = np.where(np.arange(2) == counted[0], 0.5, 1)
+        np.testing.assert_allclose(found[:, column], expected, rtol=1e-6)
+
+
+def test_label_weights_make_the_weighted_loss():
+    logits, labels, label_mask = problem(1)
+    weights = class_weights_of("balanced", "sigmoid_bce", labels, label_mask)
+    of_labels = label_weights(labels, label_mask, weights)
+    by_weights = sigmoid_bce_mean(logits, labels, of_labels) * of_labels.sum() / label_mask.sum()
+    loss = objective("sigmoid_bce", weights).loss(logits, labels, label_mask)
+    assert float(by_weights) == pytest.approx(float(loss), rel=1e-6)
+    assert label_weights(labels, label_mask, None) is label_mask

@@ -37,6 +37,13 @@ class FeatureSplit:
     difficult: np.ndarray | None
     label_mask: np.ndarray | None = None
 
+    @property
+    def has_one_label_each(self) -> bool:
+        """Whether every photo has a single label, known and not difficult."""
+        is_known = self.label_mask is None or bool(self.label_mask.all())
+        is_easy = self.difficult is None or not self.difficult.any()
+        return is_known and is_easy and bool((self.labels.sum(axis=1) == 1).all())
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DeepFeatures:
@@ -45,6 +52,11 @@ class DeepFeatures:
     splits: dict[str, FeatureSplit]
     classes: tuple[str, ...]
     meta: dict[str, Any]
+
+    @property
+    def is_said_to_have_one_label_each(self) -> bool:
+        """Whether the data was laid out for one label a photo, which a devkit isn't."""
+        return bool(self.meta.get("data", {}).get("one_label_each"))
 
 
 def write(
@@ -96,6 +108,7 @@ META = schema.record(
                     "name": schema.maybe(schema.text),
                     "splits": schema.dict_of(schema.text),
                     "ids_sha256": schema.dict_of(schema.text),
+                    "one_label_each": schema.flag,
                     "broken": schema.dict_of(schema.dict_of(schema.text)),
                 },
             )

@@ -1,7 +1,8 @@
 """Finds photos that two splits share, and photos that are there twice with other labels.
 
 Photos are compared by their pixels as the network gets them, and by grey thumbnails: another size,
-compression or brightness leaves those nearly as they were.
+compression or brightness leaves those nearly as they were. Where deep features are at hand, they
+are compared too: by them a photo is also like its mirror image and like a part of it.
 """
 
 import csv
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -36,13 +37,29 @@ THUMBNAIL_SIDE = 12
 MAX_COMPARED = 200_000
 """Photos of two splits together of which thumbnails are compared; of more only the same pixels."""
 
+LEAST_COSINE = 0.8
+"""Of two photos' deep features along the principal axes, each of variance 1, from which on the
+photos are similar; experiments/near_duplicates.py shows what this finds.
+"""
+
+MAX_AXES = 128
+PHOTOS_AN_AXIS = 4
+LEAST_PHOTOS = 256
+"""Of fewer features are not compared: too little is known of how alike other photos are."""
+
+MAX_SAMPLED = 1024
+"""Photos by which the axes go."""
+
 _CORRELATIONS_AT_ONCE = 1 << 24
 
-KINDS = ("same file", "same pixels", "near-duplicate")
+KINDS = ("same file", "same pixels", "near-duplicate", "similar features")
 
 
 class Pair(NamedTuple):
-    """Two photos that are the same, or nearly, by the splits' roles and their rows there."""
+    """Two photos that are the same, or nearly, by the splits' roles and their rows there.
+
+    `correlation` is that of their thumbnails, or the cosine of similar features.
+    """
 
     kind: str
     correlation: float
@@ -184,7 +201,80 @@ def _thumbnail(image: np.ndarray) -> np.ndarray:
     return grey / max(float(np.linalg.norm(grey)), 1.0)
 
 
-def describe(pairs: Sequence[Pair], splits: Mapping[str, Split]) -> list[str]:
+def similar(features: Mapping[str, np.ndarray]) -> list[Pair]:
+    """The pairs across splits whose features [N, D] are nearly the same, by role.
+
+    Of each photo of the later split its most alike in the earlier one is given. Of fewer than
+    LEAST_PHOTOS, and of splits that have more than MAX_COMPARED together, there are none.
+    """
+    if sum(map(len, features.values())) < LEAST_PHOTOS:
+        return []
+    pairs, (mean, axes) = [], principal_axes(features)
+    seen = {role: along(its, mean, axes) for role, its in features.items()}
+    for one, other in combinations(seen, 2):
+        if len(seen[one]) + len(seen[other]) > MAX_COMPARED:
+            continue
+        rows = np.full(len(seen[other]), -1)
+        cosines = np.full(len(rows), LEAST_COSINE, np.float32)
+        for first, found in _correlations(seen[one], seen[other]):
+            best = found.max(axis=0)
+            is_better = best >= cosines
+            rows[is_better] = first + found.argmax(axis=0)[is_better]
+            cosines[is_better] = best[is_better]
+        for its in np.flatnonzero(rows >= 0).tolist():
+            both, cosine = (int(rows[its]), its), float(cosines[its])
+            pairs.append(Pair(KINDS[3], cosine, (one, other), both, has_other_labels=False))
+    return pairs
+
+
+def principal_axes(features: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The mean [D] of features [N, D] by role, and axes [D, A], along each of which they vary by 1.
+
+    What all photos of a data set have in common then counts no more than what tells two of them
+    apart, whatever the network.
+    """
+    counts = [len(its) for its in features.values()]
+    rows = np.unique(np.linspace(0, sum(counts) - 1, MAX_SAMPLED).astype(int))
+    firsts = np.cumsum([0, *counts[:-1]])
+    sample = np.concatenate(
+        [
+            np.asarray(its[rows[(rows >= first) & (rows < first + count)] - first], np.float32)
+            for its, first, count in zip(features.values(), firsts, counts, strict=True)
+        ]
+    )
+    mean = sample.mean(axis=0)
+    sample -= mean
+    variances, turn = np.linalg.eigh(sample @ sample.T / len(sample))
+    kept = np.argsort(-variances)[: min(MAX_AXES, len(sample) // PHOTOS_AN_AXIS)]
+    kept = kept[variances[kept] > 1e-6 * variances.max()]
+    return mean, sample.T @ (turn[:, kept] / variances[kept]) / np.sqrt(np.float32(len(sample)))
+
+
+def along(features: np.ndarray, mean: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    """Features [N, D] -> [N, A], each of norm 1; in blocks, as a file may be mapped."""
+    at_once = max(1, _CORRELATIONS_AT_ONCE // len(mean))
+    firsts = range(0, len(features), at_once)
+    places = np.concatenate([(features[i : i + at_once] - mean) @ axes for i in firsts])
+    return places / np.maximum(np.linalg.norm(places, axis=1, keepdims=True), 1e-6)
+
+
+class Listed(Protocol):
+    """What of a split is printed and written: its name, and its photos' ids and paths."""
+
+    @property
+    def name(self) -> str:
+        """Its own, not its role."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """[N]."""
+
+    @property
+    def paths(self) -> Sequence[Any]:
+        """[N]."""
+
+
+def describe(pairs: Sequence[Pair], splits: Mapping[str, Listed]) -> list[str]:
     """A line for each two splits that share photos, and one for contradicting labels."""
     lines = []
     for roles in dict.fromkeys(pair.roles for pair in pairs if pair.roles[0] != pair.roles[1]):
@@ -201,7 +291,7 @@ def describe(pairs: Sequence[Pair], splits: Mapping[str, Split]) -> list[str]:
     return lines
 
 
-def _names(pair: Pair, splits: Mapping[str, Split]) -> str:
+def _names(pair: Pair, splits: Mapping[str, Listed]) -> str:
     one, other = (
         printable(splits[role].ids[row], 60)
         for role, row in zip(pair.roles, pair.rows, strict=True)
@@ -209,7 +299,7 @@ def _names(pair: Pair, splits: Mapping[str, Split]) -> str:
     return f"{other} is {one}"
 
 
-def write(path: Path, pairs: Sequence[Pair], splits: Mapping[str, Split]) -> None:
+def write(path: Path, pairs: Sequence[Pair], splits: Mapping[str, Listed]) -> None:
     """Write a CSV with a row a pair."""
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
@@ -220,7 +310,7 @@ def write(path: Path, pairs: Sequence[Pair], splits: Mapping[str, Split]) -> Non
             for role, row in zip(pair.roles, pair.rows, strict=True)
         ]
         labels = "others" if pair.has_other_labels else "same"
-        if pair.kind == KINDS[2]:
+        if pair.kind in KINDS[2:]:
             labels = ""
         rows.writerow((pair.kind, f"{pair.correlation:.4f}", *places[0], *places[1], labels))
     with whole_file(path) as file:

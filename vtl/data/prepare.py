@@ -1,7 +1,7 @@
 """The photos of a run, decoded and looked through: broken ones, and those that splits share."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,26 @@ class Prepared:
             "duplicates": None if self.pairs is None else counts,
             "dropped_from_train": dropped,
         }
+
+    def with_features(self, features: Mapping[str, np.ndarray]) -> "Prepared":
+        """The same, with the photos whose features [N, D], by role, are nearly the same.
+
+        They are named, whatever `data.duplicates` says: alike isn't the same.
+        """
+        rows = {
+            role: np.flatnonzero(np.isin(self.before[role].ids, used.ids))
+            for role, used in self.splits.items()
+        }
+        pairs = self.pairs or []
+        known = {(pair.roles, pair.rows[1]) for pair in pairs}
+        found = []
+        for pair in duplicates.similar(features):
+            (one, other), (row, its) = pair.roles, pair.rows
+            both = int(rows[one][row]), int(rows[other][its])
+            if (pair.roles, both[1]) not in known:
+                found.append(pair._replace(rows=both))
+        warn(duplicates.describe(found, self.before))
+        return dataclasses.replace(self, pairs=[*pairs, *found])
 
     @processes.in_first
     def write(self, workdir: Path) -> None:
@@ -107,11 +127,16 @@ def prepare(
         kept = np.flatnonzero(~is_shared)
         used["train"], photos["train"] = before["train"].rows(kept), photos["train"].rows(kept)
         lines.append(f"{int(is_shared.sum())} photos were dropped from train")
+    warn(lines)
+    return Prepared(used, photos, broken, pairs, before)
+
+
+def warn(lines: Sequence[str]) -> None:
+    """Say what `duplicates.describe` found."""
     for line in lines:
         logging.warning("%s", line)
     if lines:
         logging.warning("all of them are in the run's %s", DUPLICATES_FILE)
-    return Prepared(used, photos, broken, pairs, before)
 
 
 def _say_broken(role: str, broken: Mapping[str, str], num_legible: int, is_shard: bool) -> None:

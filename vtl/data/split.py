@@ -147,6 +147,7 @@ def describe_splits(name: str, splits: dict[str, Split]) -> dict[str, Any]:
         "name": name,
         "splits": {role: split.name for role, split in splits.items()},
         "ids_sha256": {role: split.ids_sha256 for role, split in splits.items()},
+        "one_label_each": all(split.has_one_label_each for split in splits.values()),
     }
 
 

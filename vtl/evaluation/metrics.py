@@ -267,7 +267,8 @@ def format_table(result: dict[str, Any], classes: Sequence[str]) -> str:
     lines += [f"{name}: not computable, {why}" for name, why in result["not_computable"].items()]
     if result.get("num_unknown"):
         lines.append(f"labels that are not known, left out: {result['num_unknown']:,}")
-    lines.append(f"binary accuracy at 0.5: {100 * result['binary_accuracy']:.1f}")
+    if result["binary_accuracy"] is not None:
+        lines.append(f"binary accuracy at 0.5: {100 * result['binary_accuracy']:.1f}")
     return "\n".join(lines)
 
 
@@ -276,9 +277,9 @@ def _cross_entropies(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return -np.log(np.clip(probability_of_label, 1e-7, 1 - 1e-7))
 
 
-def _mean_of_known(values: np.ndarray, known: np.ndarray) -> float:
-    """0 if nothing is known."""
-    return float(np.mean(values[known])) if known.any() else 0.0
+def _mean_of_known(values: np.ndarray, known: np.ndarray) -> float | None:
+    """None if nothing is known."""
+    return float(np.mean(values[known])) if known.any() else None
 
 
 def _percent(value: float | None, interval: list[float] | None) -> str:

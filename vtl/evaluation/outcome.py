@@ -216,7 +216,10 @@ def format_outcome(run_directory: RunDirectory, results: dict[str, Any]) -> str:
         parts = [f"{name} {100 * mean:.1f}" for name, mean in means.items() if mean is not None]
         accuracy, loss = results["binary_accuracy"][role], results["loss"][role]
         shown = ", ".join(parts) or "none, because no class has a positive"
-        lines += [f"mAP on {role}: {shown}; binary accuracy {accuracy:.2%}, loss {loss:.4f}"]
+        of_labels = "no label is known"
+        if accuracy is not None:
+            of_labels = f"binary accuracy {accuracy:.2%}, loss {loss:.4f}"
+        lines += [f"mAP on {role}: {shown}; {of_labels}"]
     if "one_label" in results:
         lines += one_label.format_lines(
             results["one_label"][headline], headline, results["classes"]

@@ -108,8 +108,12 @@ def _joined(
             "together the shards have other photos or labels than each says that all have: make "
             "them again"
         )
-    of_data = {"broken": broken, "duplicates": None, "dropped_from_train": 0}
-    of_data = describe_splits(meta["data"]["name"], splits) | of_data
+    of_data = describe_splits(meta["data"]["name"], splits) | {
+        "one_label_each": meta["data"].get("one_label_each", False),
+        "broken": broken,
+        "duplicates": None,
+        "dropped_from_train": 0,
+    }
     return splits, {key: x for key, x in meta.items() if key != "shard"} | {"data": of_data}
 
 

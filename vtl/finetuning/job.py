@@ -5,7 +5,7 @@ The run and its trial on a held-out part of the training split are the same job 
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from vtl.console import say
 from vtl.data.batches import Images
 from vtl.data.split import Split, is_every
-from vtl.errors import UserError
 from vtl.evaluation import evaluate, metrics, one_label
 from vtl.evaluation.outcome import MAP_PROTOCOL
 from vtl.models import HEAD
@@ -29,8 +28,6 @@ from vtl.weights import network
 from vtl.weights.heads import Head
 
 Evaluate = Callable[[TrainState], dict[str, float]]
-
-_ROWS_AT_ONCE = 1 << 14
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -180,39 +177,6 @@ class Job:
             seed=self.config.seed,
             one_label_each=self.objective.has_one_label_each,
         )
-
-
-def loss_of(config: ConfigDict, splits: Mapping[str, Split]) -> str:
-    """The loss that the config names; an empty one goes by the data.
-
-    Raises:
-        UserError: softmax_ce is asked for, and some photos have no label or several.
-    """
-    have_one = all(split.has_one_label_each for split in splits.values())
-    name = config.loss or (losses.SOFTMAX_CE if have_one else "sigmoid_bce")
-    if name == losses.SOFTMAX_CE and not have_one:
-        raise UserError(
-            "loss=softmax_ce is for photos with one label each; in a devkit photos may have "
-            "several, and here some have none, several or unknown ones\nChoose sigmoid_bce."
-        )
-    return name
-
-
-def objective_of(config: ConfigDict, loss: str, training_set: loop.TrainingSet) -> losses.Objective:
-    """A loss, with the weights that `class_weights` names, by the labels that count in training."""
-    if config.class_weights == "none":
-        return losses.objective(loss)
-    positives = np.zeros(training_set.labels.shape[1], np.int64)
-    counted = np.zeros_like(positives)
-    for first in range(0, len(training_set.labels), _ROWS_AT_ONCE):
-        rows = slice(first, first + _ROWS_AT_ONCE)
-        counted += np.sum(training_set.label_mask[rows], axis=0, dtype=np.int64)
-        counting = training_set.labels[rows] * training_set.label_mask[rows]
-        positives += np.sum(counting, axis=0, dtype=np.int64)
-    weights = losses.balanced_weights(
-        positives, counted - positives, one_label_each=loss == losses.SOFTMAX_CE
-    )
-    return losses.objective(loss, weights)
 
 
 def training_set_of(images: Images, split: Split, difficult: str) -> loop.TrainingSet:

@@ -161,6 +161,7 @@ WORDS = {
     "kind_miss": "Misses",
     "none": "none",
     "alt_photo": "photo {photo}: {labels}",
+    "not_known": "{name} (not known)",
     "photos_left_out": "{count} more classes are left out to keep the page small.",
     "photos_missing": "No run here has a gallery. Fine-tuning writes one "
     "(<code>gallery_test.npz</code>): <code>{command}</code>",

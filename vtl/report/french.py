@@ -167,6 +167,7 @@ WORDS = {
     "kind_miss": "Manquées",
     "none": "aucune",
     "alt_photo": "photo {photo} : {labels}",
+    "not_known": "{name} (non renseigné)",
     "photos_left_out": "{count} autres classes sont omises pour que la page reste petite.",
     "photos_missing": "Aucune exécution n’a ici de galerie. Le réglage fin en écrit une "
     "(<code>gallery_test.npz</code>) : <code>{command}</code>",

@@ -193,7 +193,7 @@ def _gallery(data_set: DataSet, language: Language) -> dict[str, Any]:
         command = "vtl finetune"
         return section | {"note": language("photos_missing", command=command)}
     run = DataSet(with_gallery).best
-    classes, num_left_out = photos.by_class(run)
+    classes, num_left_out = photos.by_class(run, language)
     if num_left_out:
         section["left_out"] = language("photos_left_out", count=num_left_out)
     note = language("photos_note", run=run.name, split=run.headline_split)

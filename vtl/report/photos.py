@@ -34,7 +34,7 @@ class ClassPictures(NamedTuple):
     kinds: dict[str, list[Picture]]
 
 
-def by_class(run: Run) -> tuple[list[ClassPictures], int]:
+def by_class(run: Run, language: Language) -> tuple[list[ClassPictures], int]:
     """The gallery, class by class, and the number of classes that did not fit."""
     gallery = run.gallery
     shown: list[ClassPictures] = []
@@ -42,7 +42,11 @@ def by_class(run: Run) -> tuple[list[ClassPictures], int]:
     for column, name in enumerate(run.classes):
         entries = np.flatnonzero(gallery["column"] == column).tolist()
         kinds = {
-            kind: [_picture(run, entry) for entry in entries if gallery["kind"][entry] == kind]
+            kind: [
+                _picture(run, entry, language)
+                for entry in entries
+                if gallery["kind"][entry] == kind
+            ]
             for kind in KINDS
         }
         size += sum(len(p.photo) + len(p.map) for pictures in kinds.values() for p in pictures)
@@ -52,23 +56,25 @@ def by_class(run: Run) -> tuple[list[ClassPictures], int]:
     return shown, 0
 
 
-def _picture(run: Run, entry: int) -> Picture:
+def _picture(run: Run, entry: int, language: Language) -> Picture:
     """The picture of one entry of the gallery; several entries may share a photo."""
     gallery = run.gallery
     row = int(gallery["photo"][entry])
     return Picture(
         name=str(gallery["ids"][row]),
         score=float(gallery["scores"][row, gallery["column"][entry]]),
-        labels=true_labels(run, row),
+        labels=labels_of(run, row, language),
         photo=thumbnail(run, row),
         map=data_uri("png", map_layer(gallery["map"][entry])),
     )
 
 
-def true_labels(run: Run, row: int) -> tuple[str, ...]:
-    """The classes present in one photo of the gallery."""
-    present = run.gallery["labels"][row] == 1
-    return tuple(name for name, is_present in zip(run.classes, present, strict=True) if is_present)
+def labels_of(run: Run, row: int, language: Language) -> tuple[str, ...]:
+    """The classes present in one photo of the gallery, then those of which nobody knows."""
+    present, known = (run.gallery[name][row] == 1 for name in ("labels", "label_mask"))
+    classes = np.array(run.classes, object)
+    unknown = (language("not_known", name=name) for name in classes[~known])
+    return (*classes[present], *unknown)
 
 
 def thumbnail(run: Run, row: int) -> str:

@@ -211,7 +211,7 @@ def _quantities(classes: list[str]) -> dict[str, schema.Check]:
         "not_computable": dict_of(text),
         "num_images": count,
         "binary_accuracy": maybe(share),
-        "loss": at_least(0),
+        "loss": maybe(at_least(0)),
     }
 
 
@@ -289,12 +289,17 @@ def read_gallery(directory: Path, role: str, num_classes: int) -> dict[str, np.n
             raise UserError(
                 f"'kind' has {schema.cleaned(min(other), 40)}: one of {', '.join(KINDS)}"
             )
+        labels = schema.flags(arrays, "labels", (num_photos, num_classes))
+        label_mask = np.ones_like(labels)
+        if "label_mask" in arrays:
+            label_mask = schema.flags(arrays, "label_mask", labels.shape)
         found = {
             "thumbnails": arrays["thumbnails"],
             "ends": ends,
             "ids": np.array(schema.cleaned(list(ids), MAX_TEXT)),
             "scores": schema.finite(arrays, "scores", (num_photos, num_classes)),
-            "labels": schema.flags(arrays, "labels", (num_photos, num_classes)),
+            "labels": labels * label_mask,
+            "label_mask": label_mask,
             "photo": schema.indices(arrays, "photo", (num_pictures,), num_photos),
             "column": schema.indices(arrays, "column", (num_pictures,), num_classes),
             "kind": np.array(kinds),

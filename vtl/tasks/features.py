@@ -96,6 +96,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
         num_extracted += num_new
     if not processes.is_first():
         return
+    if not shard:  # a probe compares what is joined
+        prepared = prepared.with_features(features)
+        prepared.write(workdir)
     label = f"{file_label(config.data)}_{shard.name}" if shard else file_label(config.data)
     path = workdir / f"DF_ResNet{net.architecture.depth}_{label}.npz"
     meta = {

@@ -24,7 +24,7 @@ from vtl.evaluation import gallery, outcome, thresholds
 from vtl.evaluation.outcome import MAP_PROTOCOL
 from vtl.files import user_path
 from vtl.finetuning import mixtures, trial, unseen
-from vtl.finetuning.job import Job, checkpoints_of, loss_of, objective_of, training_set_of
+from vtl.finetuning.job import Job, checkpoints_of, training_set_of
 from vtl.models import HEAD
 from vtl.run_directory import RunDirectory
 from vtl.training import augment, losses, optim, steps
@@ -60,7 +60,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
     say(f"{network.describe(net.architecture)}, weights: {config.weights or 'random'}")
     say(f"the head sees {network.describe_head(net.architecture)}")
     say(optim.rules_table(config.optim.rules, params))
-    loss = loss_of(config, splits)
+    loss = losses.loss_of(
+        config.loss, one_label_each=all(split.has_one_label_each for split in splits.values())
+    )
     content = _content(config, splits, net)
     run_directory.compare(content)  # before the photos are decoded, which takes long
     prepared = prepare.prepare(
@@ -68,7 +70,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
     )
     splits, photos, train = prepared.splits, prepared.photos, prepared.splits["train"]
     training_set = training_set_of(photos["train"], train, config.data.difficult)
-    objective = objective_of(config, loss, training_set)
+    class_weights = losses.class_weights_of(
+        config.class_weights, loss, training_set.labels, training_set.label_mask
+    )
+    objective = losses.objective(loss, class_weights)
     job = Job(config, net, given_head, multipliers, mesh, objective)
     content["data"] |= identity.of_photos(splits)
     seconds["data"] = time.perf_counter()
@@ -124,7 +129,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if config.gallery_photos:
         role = outcome.headline_split(splits)
         arrays = _gallery(job, splits[role], logits[role], photos[role], variables)
-        run_directory.write_arrays(f"gallery_{role}", arrays)
+        if arrays:
+            run_directory.write_arrays(f"gallery_{role}", arrays)
     if processes.is_first():
         network.save(
             workdir / "model.safetensors",
@@ -165,7 +171,7 @@ def _check_options(config: ConfigDict) -> None:
     check_choice("head", config.head, network.HEADS)
     check_choice("keep", config.keep, ("best", "last"))
     check_choice("loss", config.loss, ("", *losses.NAMES))
-    check_choice("class_weights", config.class_weights, ("none", "balanced"))
+    check_choice("class_weights", config.class_weights, losses.CLASS_WEIGHTS)
     thresholds.check_rule(config.thresholds)
     if config.head_from and config.head == "keep":
         raise UserError("head=keep and head_from name two heads: choose one")
@@ -305,7 +311,10 @@ def _gallery(
     choices = gallery.choose(
         logits, labels * split.label_mask, is_no_alarm, job.config.gallery_photos
     )
+    if not choices:  # nothing is known
+        return {}
     rows = gallery.chosen_rows(choices)
+    known = split.label_mask[rows]
     size = net.preprocessing.crop_size
     crops = np.asarray(augment.centre_crop(jnp.asarray(photos[rows]), size))
     map_step = steps.make_map_step(net.model, net.preprocessing, job.mesh)
@@ -315,6 +324,7 @@ def _gallery(
         "scores": outcome.scores_of(logits[rows], one_label_each=job.objective.has_one_label_each),
         "labels": labels[rows],
         "classes": np.array(split.classes),
+        **({} if known.all() else {"label_mask": known}),
     }
 
 

@@ -40,9 +40,9 @@ def by_cross_validation(
 ) -> np.ndarray:
     """The L2 [C] of least held-out cross-entropy of each class, from `l2s` and what lies beyond.
 
-    features [N, D]; labels, label_mask [N, C]. With `one_label_each` it is a softmax regression's,
-    and one L2 for all classes. While classes gain by an end of the grid, the grid
-    goes on there by the ratio of its last two values.
+    features [N, D]; labels, label_mask [N, C], the mask as in `logistic_regression`. With
+    `one_label_each` it is a softmax regression's, and one L2 for all classes. While classes gain by
+    an end of the grid, the grid goes on there by the ratio of its last two values.
     """
     if len(set(l2s)) == 1:
         return np.full(labels.shape[1], l2s[0])
@@ -55,6 +55,8 @@ def by_cross_validation(
         counts_out = label_mask[:, None] * is_out[:, :, None]
         counts_in = label_mask[:, None] * ~is_out[:, :, None]
 
+    counts_images = np.sum(labels * label_mask, axis=1)
+
     def softmax_loss(l2: float) -> np.ndarray:
         """The held-out cross-entropy of each class's images, [C]."""
         of_fold = jax.vmap(
@@ -63,13 +65,13 @@ def by_cross_validation(
             ),
             in_axes=1,
         )
-        heads = of_fold(~is_out)
+        heads = of_fold(counts_images[:, None] * ~is_out)
         logits = features @ np.asarray(heads.kernel) + np.asarray(heads.bias)[:, None]  # [F, N, C]
         its_own = logits[is_out.argmax(axis=1), np.arange(len(labels))]
         by_image = np.asarray(
             losses.softmax_cross_entropy(jnp.asarray(its_own), jnp.asarray(labels))
         )
-        return by_image @ labels
+        return (by_image * counts_images) @ labels
 
     def sigmoid_loss(l2: float) -> np.ndarray:
         """The held-out cross-entropy [C]."""

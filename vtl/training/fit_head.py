@@ -31,9 +31,10 @@ def fit(
     """The head, and the L2 of each class: `l2` or, where that is 0, chosen by cross-validation.
 
     photos [N, D] and their cells [N, R, D] as the head sees them, R perhaps 0; labels, label_mask
-    [N, C]. The weights are those of a logistic regression on the photos, with `one_label_each` of a
-    softmax regression. The best of several cells mostly raises the logits, so with cells the bias
-    then moves until each class is as likely in the mean as it is frequent.
+    [N, C]; without cells the mask may say how much each label counts. The weights are those of a
+    logistic regression on the photos, with `one_label_each` of a softmax regression. The best of
+    several cells mostly raises the logits, so with cells the bias then moves until each class is as
+    likely in the mean as it is frequent.
     """
     l2s = np.full(labels.shape[1], l2)
     if not l2:
@@ -46,7 +47,8 @@ def fit(
             seed=seed,
             one_label_each=one_label_each,
         )
-    return _fit(photos, cells, labels, label_mask, l2s, one_label_each), l2s
+    head = with_l2s(photos, cells, labels, label_mask, l2s, one_label_each=one_label_each)
+    return head, l2s
 
 
 def out_of_fold(
@@ -70,29 +72,31 @@ def out_of_fold(
         if not outside.any():
             continue
         inside = ~outside
-        head = _fit(
+        head = with_l2s(
             photos[inside],
             cells[inside],
             labels[inside],
             label_mask[inside],
             choose_l2.in_fold(l2s, NUM_FOLDS),
-            one_label_each,
+            one_label_each=one_label_each,
         )
         logits[outside] = _unbiased(photos[outside], cells[outside], np.asarray(head.kernel))
         logits[outside] += np.asarray(head.bias)
     return logits
 
 
-def _fit(
+def with_l2s(
     photos: np.ndarray,
     cells: np.ndarray,
     labels: np.ndarray,
     label_mask: np.ndarray,
     l2s: np.ndarray,
-    one_label_each: bool,
+    *,
+    one_label_each: bool = False,
 ) -> Linear:
+    """The head of `fit` by given l2s [C], which with `one_label_each` are all the same."""
     if one_label_each:
-        counts = np.ones(len(photos), np.uint8)
+        counts = np.sum(labels * label_mask, axis=1)
         fitted = fit_softmax(rotate(photos), jnp.asarray(labels), counts, l2s[0])
     else:
         fitted = logistic_regression(photos, labels, label_mask, l2s)

@@ -67,10 +67,10 @@ def logistic_regression(
 ) -> Linear:
     """One L2-regularised logistic regression per class, by L-BFGS.
 
-    features [N, D]; labels, label_mask [N, C] in {0, 1}; l2 a number or [C]. Minimises the mean
-    cross-entropy over the labels that the mask counts plus l2 / 2 times the squared norm of the
-    weights; the bias is free. scikit-learn's `C` is 1 / (N l2). A class with no positive, or no
-    negative, gets only a bias.
+    features [N, D]; labels [N, C] in {0, 1}; label_mask [N, C] in {0, 1}, or how much each label
+    counts; l2 a number or [C]. Minimises the mean cross-entropy over the labels that count plus
+    l2 / 2 times the squared norm of the weights; the bias is free. scikit-learn's `C` is
+    1 / (N l2). A class with no positive, or no negative, gets only a bias.
 
     The fit stops when the objective is within a fraction `tolerance` of its minimum, by the bound
     |gradient|^2 / (2 curvature). The curvature of the weights is at least l2; that of the bias is
@@ -171,9 +171,9 @@ def fit_softmax(
 ) -> Linear:
     """One L2-regularised softmax regression of images with one label each, by L-BFGS.
 
-    labels [N, C], each row with a single 1; an image counts if counts [N] is 1. Minimises the mean
-    cross-entropy over these images plus l2 / 2 times the squared norm of the weights, as
-    `fit_rotated` does for each class alone, and stops as it does.
+    labels [N, C], each row with a single 1; counts [N] is how much each image counts, perhaps 0.
+    Minimises the mean cross-entropy over what counts plus l2 / 2 times the squared norm of the
+    weights, as `fit_rotated` does for each class alone, and stops as it does.
     """
     labels, counts = labels.astype(jnp.float32), counts.astype(jnp.float32)
     share = (counts @ labels + 0.5) / (jnp.sum(counts) + 0.5 * labels.shape[1])
@@ -195,7 +195,7 @@ def fit_softmax(
     return Linear(kernel, head.bias - _product(features.mean, kernel))
 
 
-@functools.partial(jax.jit, static_argnames=("momentum",))
+@functools.partial(jax.jit, static_argnames=("momentum", "loss"))
 def sgd(
     features: jax.Array,
     labels: jax.Array,
@@ -206,12 +206,13 @@ def sgd(
     weight_decays: jax.Array,
     *,
     momentum: float = 0.0,
+    loss: losses.Loss = losses.sigmoid_bce_mean,
 ) -> tuple[Linear, jax.Array]:
     """Train G linear heads at once by SGD, all epochs in one program: heads, losses [G, T].
 
     features [N, D]; labels, label_mask [N, C]. Each of the G heads has its own `start`, the rows of
-    its T batches in orders [G, T, B], a learning rate [G] and a weight decay [G]. A step's loss is
-    the mean cross-entropy over its batch's labels that the mask counts, before the update.
+    its T batches in orders [G, T, B], a learning rate [G] and a weight decay [G]. A step's `loss`
+    is over its batch's labels that the mask counts, before the update.
     """
     features = features.astype(jnp.float32)
     labels, label_mask = labels.astype(jnp.float32), label_mask.astype(jnp.float32)
@@ -230,11 +231,11 @@ def sgd(
 
             def loss_fn(head: Linear) -> jax.Array:
                 logits = jnp.einsum("cd,bd->cb", head.kernel, features[rows]).T + head.bias
-                return losses.sigmoid_bce_mean(logits, labels[rows], label_mask[rows])
+                return loss(logits, labels[rows], label_mask[rows])
 
-            loss, grads = jax.value_and_grad(loss_fn)(head)
+            value, grads = jax.value_and_grad(loss_fn)(head)
             updates, state = optimizer.update(grads, state, head)
-            return (optax.apply_updates(head, updates), state), loss
+            return (optax.apply_updates(head, updates), state), value
 
         # The kernel is [C, D] here: XLA's CPU backend then takes half the time for its gradient.
         head = Linear(head.kernel.T, head.bias)

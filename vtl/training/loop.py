@@ -24,7 +24,7 @@ from vtl.stops import Interrupted
 from vtl.training import memory, optim
 from vtl.training.checkpoint import Checkpoints
 from vtl.training.state import TrainState, by_batch, replicate
-from vtl.training.steps import TrainStep
+from vtl.training.steps import COUNTED, TrainStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,13 +139,17 @@ def run(
             {
                 "step": step,
                 "epoch": step * batch_size / plan.epoch_size,
-                **{name: float(value) for name, value in metrics.items()},
+                **{name: float(metrics[name]) for name in metrics if name != COUNTED},
                 "learning_rate": float(learning_rates[step - 1]),
             }
             for step, metrics in enumerate(pending, start=first)
         ]
-        pending.clear()
         _check_finite(lines, checkpoints)
+        lines = [
+            line if metrics[COUNTED] else {k: line[k] for k in ("step", "epoch", "learning_rate")}
+            for line, metrics in zip(lines, pending, strict=True)
+        ]
+        pending.clear()
         run_directory.append_metrics(lines)
         progress.show(lines)
 

@@ -8,11 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vtl.data.split import Flags
+from vtl.errors import UserError
+
 GAMMA = 2.0
 """Of the focal loss (Lin et al. 2017, "Focal Loss for Dense Object Detection")."""
 
 GAMMA_NEGATIVE, GAMMA_POSITIVE, MARGIN = 4.0, 1.0, 0.05
 """Of the asymmetric loss, as its authors' code has them by default."""
+
+_ROWS_AT_ONCE = 1 << 14
 
 _TINY = 1e-8
 """Below it a probability's logarithm is that of this, as in the authors' code."""
@@ -94,6 +99,23 @@ BY_LABEL = {"sigmoid_bce": sigmoid_bce, "asymmetric": asymmetric, "focal": focal
 SOFTMAX_CE = "softmax_ce"
 NAMES = (SOFTMAX_CE, *BY_LABEL)
 
+CLASS_WEIGHTS = ("none", "balanced")
+
+
+def loss_of(name: str, *, one_label_each: bool) -> str:
+    """One of NAMES; an empty name goes by whether each photo of the data has one label.
+
+    Raises:
+        UserError: softmax_ce is asked for, and some photos have no label or several.
+    """
+    name = name or (SOFTMAX_CE if one_label_each else "sigmoid_bce")
+    if name == SOFTMAX_CE and not one_label_each:
+        raise UserError(
+            "loss=softmax_ce is for photos with one label each; in a devkit photos may have "
+            "several, and here some have none, several or unknown ones\nChoose sigmoid_bce."
+        )
+    return name
+
 
 def objective(name: str, class_weights: np.ndarray | None = None) -> Objective:
     """One of NAMES. class_weights [2, C] multiply the losses of negatives and of positives.
@@ -148,3 +170,31 @@ def balanced_weights(
     totals = np.sum(positives) if one_label_each else counts.sum(axis=0)
     weights = np.where(counts > 0, totals / (num_sides * np.maximum(counts, 1)), 1.0)
     return weights.astype(np.float32)
+
+
+def class_weights_of(
+    kind: str, loss: str, labels: Flags, label_mask: np.ndarray
+) -> np.ndarray | None:
+    """The weights [2, C] of `objective` that one of CLASS_WEIGHTS names; None is all alike.
+
+    They go by the labels [N, C] that count in training.
+    """
+    if kind == "none":
+        return None
+    positives = np.zeros(labels.shape[1], np.int64)
+    counted = np.zeros_like(positives)
+    for first in range(0, len(labels), _ROWS_AT_ONCE):  # some hold their rows in less memory
+        rows = slice(first, first + _ROWS_AT_ONCE)
+        counted += np.sum(label_mask[rows], axis=0, dtype=np.int64)
+        positives += np.sum(labels[rows] * label_mask[rows], axis=0, dtype=np.int64)
+    one_label_each = loss == SOFTMAX_CE
+    return balanced_weights(positives, counted - positives, one_label_each=one_label_each)
+
+
+def label_weights(
+    labels: np.ndarray, label_mask: np.ndarray, class_weights: np.ndarray | None
+) -> np.ndarray:
+    """How much each label counts, [N, C]: the mask, times the weights [2, C] of its class."""
+    if class_weights is None:
+        return label_mask
+    return label_mask * np.where(labels > 0.5, class_weights[1], class_weights[0])

@@ -20,6 +20,9 @@ Batch = dict[str, jax.Array]
 EvalStep = Callable[[Any, jax.Array], tuple[jax.Array, ...]]
 """(variables, images [B, H, W, 3] uint8) -> arrays with a row per image."""
 
+COUNTED = "num_counted"
+"""How many labels counted in a step. Where none did, its loss and accuracy of 0 say nothing."""
+
 Outputs = TypeVar("Outputs")
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
@@ -37,7 +40,7 @@ def make_train_step(
     mesh: Mesh,
     objective: losses.Objective = losses.SIGMOID,
 ) -> TrainStep:
-    """(state, batch) -> (next state, {loss, the accuracy by its name}).
+    """(state, batch) -> (next state, {loss, the accuracy by its name, COUNTED}).
 
     The old state's buffers are donated. Augmentation is a function of (seed, step), so a resumed
     run sees the same images as one without a break.
@@ -71,7 +74,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, train_state.opt_state, train_state.params)
         params = optim.apply_updates(train_state.params, updates, trainable)
         accuracy = objective.accuracy(logits, labels, label_mask)
-        metrics = {"loss": loss, objective.accuracy_name: accuracy}
+        metrics = {"loss": loss, objective.accuracy_name: accuracy, COUNTED: jnp.sum(label_mask)}
         return TrainState(train_state.step + 1, params, batch_stats, opt_state), metrics
 
     replicated, by_batch = state.replicated(mesh), state.by_batch(mesh)

@@ -40,12 +40,13 @@ def save(
     features: dict[str, Any],
     transform: str = "none",
     decisions: Decisions | None = None,
+    multi_label: bool = True,
 ) -> None:
     """Write kernel [D, C] and bias [C] by torchvision's names, with the meta of their features.
 
     `transform` is what the head does to the features first.
     """
-    text = metadata.head_text(classes, features, transform, decisions)
+    text = metadata.head_text(classes, features, transform, decisions, multi_label=multi_label)
     safetensors.write(
         directory / FILE_NAME,
         {f"{HEAD}.weight": np.ascontiguousarray(kernel.T), f"{HEAD}.bias": bias},
@@ -233,7 +234,7 @@ def load_network(name_or_path: str, *, trunk: str = "") -> sources.Weights:
         architecture=architecture,
         preprocessing=meta.preprocessing or weights.preprocessing,
         classes=meta.classes,
-        multi_label=True,
+        multi_label=meta.multi_label,
         given_by="the features that its head was fitted to",
         decisions=meta.decisions,
     )

@@ -47,6 +47,7 @@ class HeadMeta(NamedTuple):
     pooling: str
     transform: str
     decisions: Decisions | None = None
+    multi_label: bool = True
 
 
 def network_text(meta: NetworkMeta) -> str:
@@ -67,9 +68,16 @@ def head_text(
     features: Mapping[str, Any],
     transform: str,
     decisions: Decisions | None = None,
+    *,
+    multi_label: bool = True,
 ) -> str:
     """What `read_head` reads: the meta of the features as their file has it."""
-    head = {"classes": list(classes), "features": features, "transform": transform}
+    head = {
+        "classes": list(classes),
+        "features": features,
+        "transform": transform,
+        "multi_label": multi_label,
+    }
     return json.dumps(head | _stated(decisions))
 
 
@@ -140,6 +148,7 @@ def read_head(file: WeightsFile) -> HeadMeta:
             pooling,
             transform,
             _decisions(meta, len(classes)),
+            bool(meta.get("multi_label", True)),  # heads of before are all of several labels
         )
 
 
