@@ -6,6 +6,7 @@ written once. Words between them go through the key-value store of JAX's coordin
 the first process holds, and arrays through collectives (Gloo on CPUs, NCCL on GPUs).
 """
 
+import argparse
 import ctypes
 import functools
 import importlib.util
@@ -25,13 +26,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax._src import distributed  # the key-value store has no public name
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vtl import stops
+from vtl import console, stops
 from vtl.errors import UserError
 from vtl.untrusted import printable, reason_of
 
@@ -48,6 +50,57 @@ STOPPED = "stopped; run the same command again to resume"
 _POLL_MS = 1000
 _GRACE_S = 10.0
 """How long a process may take to clear away what it has half done when another has ended."""
+
+
+class Flag(NamedTuple):
+    """An option of the commands that many processes may share: its type, default and meaning."""
+
+    name: str
+    type: type
+    default: Any
+    meaning: str
+    least: int | None = None
+
+
+FLAGS = (
+    Flag("coordinator", str, None, "Of many processes: HOST:PORT of the first one."),
+    Flag("num_processes", int, None, "Of many processes: how many."),
+    Flag("process_id", int, None, "Of many processes: which this is, from 0."),
+    Flag(
+        "heartbeat_seconds",
+        int,
+        HEARTBEAT_S,
+        "Of many processes: how long one may be silent before the others take it for dead.",
+        2,
+    ),
+    Flag(
+        "initialization_timeout",
+        int,
+        INITIALIZATION_TIMEOUT_S,
+        "Of many processes: how many seconds they wait for each other at the start.",
+        1,
+    ),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `FLAGS` to a parser."""
+    group = parser.add_argument_group("many processes", "see docs/clusters.md")
+    for name, kind, default, meaning, least in FLAGS:
+        help_text = meaning.removeprefix("Of many processes: ")
+        group.add_argument(
+            f"--{name}",
+            type=kind if least is None else functools.partial(_at_least, least),
+            default=default,
+            metavar="N" if kind is int else "HOST:PORT",
+            help=help_text if default is None else f"{help_text} The default is {default}.",
+        )
+
+
+def _at_least(least: int, text: str) -> int:
+    if int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
+    return int(text)
 
 
 class Place(NamedTuple):
@@ -181,6 +234,38 @@ def _local_gpus(environment: Mapping[str, str]) -> list[int] | None:
         return list(range(num_gpus))
     first = int(environment.get("SLURM_LOCALID", 0)) * each
     return list(range(first, first + each))
+
+
+def join(flags: Mapping[str, Any]) -> None:
+    """Join the other processes, where there are some, by the values of `FLAGS`; say how many.
+
+    Raises:
+        UserError: as `find_place` and `start` do.
+    """
+    place = find_place(Place(*(flags[name] for name in Place._fields)))
+    if place:
+        start(
+            place,
+            heartbeat_s=flags["heartbeat_seconds"],
+            initialization_timeout_s=flags["initialization_timeout"],
+        )
+        console.outlive_readers()
+        console.say(describe())
+        _connect()
+
+
+def _connect() -> None:
+    """Have all devices exchange something, now that all processes are here.
+
+    Gloo gives up on processes that come to the first collective of their devices more than 30 s
+    apart, such as when only some must compile; it waits at later ones.
+    """
+    mesh = Mesh(np.array(jax.devices()), ("all",))
+    here = np.zeros(jax.local_device_count(), np.float32)
+    by_device = NamedSharding(mesh, PartitionSpec("all"))
+    flags = jax.make_array_from_process_local_data(by_device, here)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    jax.block_until_ready(jax.jit(jnp.sum, out_shardings=everywhere)(flags))
 
 
 def start(
@@ -437,6 +522,7 @@ def broadcast(tree: Any) -> Any:
     """
     if count() == 1:
         return tree
+    barrier()  # see `_connect`: this is among other groups of devices
     leaves, structure = jax.tree.flatten(tree)
     arrays = [np.asarray(leaf) for leaf in leaves]
     flat = np.concatenate([np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in arrays])
@@ -448,6 +534,17 @@ def broadcast(tree: Any) -> Any:
         structure,
         [p.view(a.dtype).reshape(a.shape) for p, a in zip(parts, arrays, strict=True)],
     )
+
+
+def all_gather(tree: Any) -> Any:
+    """Every process's arrays, [processes, ...] for [...], in the order of processes.
+
+    They must have the same shapes and types in all.
+    """
+    if count() == 1:
+        return jax.tree.map(lambda array: array[None], tree)
+    barrier()
+    return multihost_utils.process_allgather(tree)
 
 
 class Vote:
@@ -503,7 +600,8 @@ def _gone(indices: list[int]) -> _Word:
 def _speak_before_abort(leave: Callable[[], NoReturn]) -> None:
     """Have this process `leave` with a message when JAX aborts it, from a thread of its own.
 
-    Python's own signal handlers come too late for that.
+    JAX does so where the first process is gone or was never there. Python's own signal handlers
+    come too late for that.
     """
     global _abort_handler
     _abort_handler = _ABORT_HANDLER(lambda number: leave())
@@ -563,7 +661,7 @@ def as_one() -> Iterator[None]:
     except Exception as error:
         if not _job:
             raise
-        is_of_jax = isinstance(error, jax.errors.JaxRuntimeError)
+        is_of_jax = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
         if is_of_jax and _job.has_word.wait(_job.heartbeat_s + _GRACE_S):
             raise KeyboardInterrupt from None
         traceback.print_exc()
@@ -593,8 +691,8 @@ def last_words(message: str, status: int) -> tuple[str, int]:
     return job.word or _Word(message, status)
 
 
-def finish() -> None:
-    """End this process, if it is one of many, with status 0 once all are done."""
+def finish(status: int = 0) -> None:
+    """End this process, if it is one of many, once all are done."""
     job = _job
     if job:
         done = Round("done")
@@ -602,7 +700,9 @@ def finish() -> None:
         done.hear(range(job.count))
         job.is_ending.set()
         _part(job)
-        stops.leave_quietly()  # Python's end would abort on the thread that waits in JAX's C++
+        stops.leave_quietly(
+            status
+        )  # Python's end would abort on the thread that waits in JAX's C++
 
 
 def _tell(job: _Job, word: _Word) -> None:
