@@ -78,6 +78,10 @@ def _base() -> ConfigDict:
     # Without a val split keep=best holds this share of train out, trains on the rest, sees after
     # which pass, if any, that scores best, and then trains so far on all of train. 0: all passes.
     config.held_out = 0.0
+    # What else keep=best may choose after a pass: mixtures of all weights with those of the start
+    # (WiSE-FT, Wortsman et al. 2022), as shares of the trained ones, as in (0.25, 0.5). () is none:
+    # mixtures were no better on photos, and worse with the demo (docs/results.md).
+    config.mix_with_start = ()
     # sigmoid_bce, asymmetric (Ridnik et al. 2021), focal (Lin et al. 2017), or softmax_ce for
     # photos with one label each. "" is softmax_ce where all have one, else and for VOC sigmoid_bce.
     config.loss = ""

@@ -664,6 +664,8 @@ def test_a_knob_that_came_later_is_no_other_config():
     assert list(identity.changes(before, before | {"thresholds": "precision:0.9"})) == [
         "thresholds"
     ]
+    assert identity.changes(before, before | {"mix_with_start": []}) == {}
+    assert list(identity.changes(before, before | {"mix_with_start": [0.5]})) == ["mix_with_start"]
     assert list(identity.changes(before, before | {"loss": "focal"})) == ["loss"]
     assert list(identity.changes(before, before | {"solver": ""})) == ["solver"]
     assert list(identity.changes(before | {"thresholds": "f1"}, before)) == ["thresholds"]

@@ -26,8 +26,14 @@ Changes = dict[str, tuple[Any, Any]]
 
 ABSENT = "absent"
 
-ADDED = {"thresholds": "f1", "loss": "", "class_weights": "none", "shard": ""}
-"""Knobs that runs of before lack, with the value that leaves what these computed as it is."""
+ADDED = {
+    "thresholds": "f1",
+    "loss": "",
+    "class_weights": "none",
+    "shard": "",
+    "mix_with_start": [],
+}
+"""Knobs that runs of before lack, with the value, in JSON, that leaves what these computed."""
 
 UNKNOWN = 2
 """What stands for a label that isn't known where labels are hashed."""

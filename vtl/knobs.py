@@ -37,6 +37,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "clip_norm": (0, math.inf),
     "head_l2": (0, 1e12),
     "held_out": (0, 0.9),
+    "mix_with_start": (0.01, 0.99),
     "l2s": (1e-12, 1e12),
     "num_seeds": (1, 1000),
     "num_folds": (2, 1000),

@@ -70,7 +70,10 @@ _OF_OTHERS = re.compile(r"\.DS_Store|\._.*|\.nfs.*|desktop\.ini|Thumbs\.db|@eaDi
 """What systems put into any directory that is looked at, shared or synced."""
 
 _MAX_METRICS_BYTES = 1 << 30
-_LINE = record({"step": number}, dict.fromkeys(("val_map_lab", "test_map_lab"), number))
+_LINE = record(
+    {"step": number},
+    dict.fromkeys(("val_map_lab", "test_map_lab", "best_val_map_lab", "mix"), number),
+)
 
 _TRIAL: dict[str, Check] = {
     "num_images": count,
@@ -78,6 +81,11 @@ _TRIAL: dict[str, Check] = {
     "steps": list_of(count),
     "maps": list_of(number),
     "best_step": count,
+}
+_MIXED: dict[str, Check] = {
+    "mixed_maps": list_of(number),
+    "mixes": list_of(number),
+    "best_mix": number,
 }
 
 _SCORED: dict[str, Check] = {
@@ -105,7 +113,10 @@ _MAY_HOLD: dict[str, Check] = {
     "one_label": dict_of(ONE_LABEL),
     "answers": dict_of(answers()),
     "decisions": maybe(decisions()),
-    "held_out": maybe(record(_TRIAL)),
+    "held_out": maybe(record(_TRIAL, _MIXED)),
+    "chosen_mix": number,
+    "trained": dict_of(number),
+    **_MIXED,
 }
 """What an outcome is shown with, too, if it is there."""
 

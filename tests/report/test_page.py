@@ -440,6 +440,14 @@ def test_maps_are_called_what_they_are(tmp_path):
     assert "sqrt_l2" not in plain
 
 
+def test_a_mixture_with_the_start_is_named_with_its_share(tmp_path):
+    write_run(tmp_path / "trained", "full", results={"chosen_mix": 1.0})
+    write_run(tmp_path / "mixed", "full", results={"chosen_mix": 0.25})
+    trained, mixed = (make(tmp_path, [name])[1] for name in ("trained", "mixed"))
+    assert re.search(r"trained weights, mixed with.*?\b25\.0\b", mixed, re.DOTALL)
+    assert "trained weights, mixed with" not in trained
+
+
 def test_commands_for_own_photos_name_them_as_the_runs_do(tmp_path):
     data = {"root": "my photos", "labels": "l.csv", "flags": "voc", "separator": ""}
     data |= {"name": "voc2007", "split_fractions": [0.8, 0.0, 0.2]}

@@ -237,16 +237,22 @@ def _what_training_brought(results: dict[str, Any]) -> list[str]:
         before, *after = (f"{100 * mean_ap:.1f}" for mean_ap in trial["maps"])
         held_out = f"{trial['num_images']} photos held out of train"
         passes = f"then {', '.join(after)} after each pass" if after else "then training diverged"
+        if mixed := trial.get("mixed_maps", [])[1:]:
+            passes += f", at best mixed with the start {', '.join(f'{100 * x:.1f}' for x in mixed)}"
         lines.append(f"mAP on {held_out} ({MAP_PROTOCOL}): {before} before training, {passes}")
     for role, before in (start or {}).items():
         after = results["map"].get(role, {}).get(MAP_PROTOCOL)
         if after is not None:
+            trained = results.get("trained", {}).get(role)
+            mixed = "" if trained is None else f", {100 * after:.1f} mixed"
             lines.append(
                 f"mAP on {role} ({MAP_PROTOCOL}): {100 * before:.1f} before training, "
-                f"{100 * after:.1f} after it"
+                f"{100 * (after if trained is None else trained):.1f} after it{mixed}"
             )
     if start is not None and results.get("chosen_step") == 0:
         lines.append("Training was no better than its start, so model.safetensors holds the start.")
+    elif (mix := results.get("chosen_mix", 1)) < 1:
+        lines.append(f"model.safetensors is {mix:g} of the trained weights, the rest the start's.")
     return lines
 
 

@@ -78,15 +78,30 @@ class Job:
             self.config, num_images=num_images, num_epochs=self.config.num_epochs, mesh=self.mesh
         )
 
+    def start(self, training_set: loop.TrainingSet) -> Callable[[], Any]:
+        """What gives the variables before the first step, on the host; found when first called.
+
+        The head is the given one, or one that is fitted, to the same photos always the same.
+        """
+
+        def find() -> Any:
+            return jax.tree.map(np.asarray, self._first_variables(training_set))
+
+        return functools.cache(find) if self.config.mix_with_start else find
+
     def train(
         self,
+        start: Callable[[], Any],
         training_set: loop.TrainingSet,
         plan: loop.Plan,
         run_directory: RunDirectory,
         checkpoints: Checkpoints,
         score_epoch: Evaluate,
     ) -> tuple[TrainState, int | None]:
-        """The state at the plan's end, and the step that the training was resumed from, if any."""
+        """The state at the plan's end, and the step that the training was resumed from, if any.
+
+        It begins with `start`, as `Job.start` gives it, if it isn't resumed.
+        """
         optimizer = optim.make_optimizer(self.config.optim, plan.learning_rate, self.multipliers)
         train_step = steps.make_train_step(
             self.net.model,
@@ -101,7 +116,7 @@ class Job:
         )
 
         def first_state() -> TrainState:
-            return new_state(self._first_variables(training_set), optimizer)
+            return new_state(start(), optimizer)
 
         like = jax.eval_shape(lambda v: new_state(v, optimizer), network.shapes_of(self.net.model))
         state, resumed_from = loop.start(first_state, like, plan, run_directory, checkpoints)
@@ -111,7 +126,6 @@ class Job:
         return state, resumed_from
 
     def _first_variables(self, training_set: loop.TrainingSet) -> Any:
-        """The variables before the first step, with the given head or one that is fitted."""
         config, net = self.config, self.net
         variables = network.starting_variables(
             net.model, net.weights, head=config.head, seed=config.seed

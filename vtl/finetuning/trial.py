@@ -19,8 +19,8 @@ from vtl.data.batches import Images
 from vtl.data.held_out import Rows, hold_out
 from vtl.data.split import Split
 from vtl.errors import Diverged, UserError
-from vtl.evaluation.outcome import MAP_PROTOCOL
-from vtl.finetuning.job import Job, checkpoints_of, mean_ap_of, training_set_of
+from vtl.finetuning import mixtures
+from vtl.finetuning.job import Job, checkpoints_of, training_set_of
 from vtl.run_directory import RunDirectory
 from vtl.training import loop
 from vtl.training.state import TrainState
@@ -28,7 +28,9 @@ from vtl.untrusted import read_npz
 
 NAME = "held_out"
 
-_SCORE = f"val_map_{MAP_PROTOCOL}"
+_FOUND = ("num_images", "num_steps", "steps", "maps", "best_step")
+_MIXED = ("mixed_maps", "mixes", "best_mix")
+"""What results.json holds, and with mixtures, too."""
 
 
 class Parts(NamedTuple):
@@ -63,8 +65,10 @@ def run(
 
     Returns:
         num_images outside; their mAP before training and after each pass, `maps` [K], after `steps`
-        [K]; num_steps of all passes; and best_step, the first of the best. Without a class that is
-        outside there are no maps, and best_step is num_steps.
+        [K]; num_steps of all passes; and best_step, the first of the best. With mixtures also the
+        mAP of the best of each step and its weight, `mixed_maps` and `mixes` [K], and best_mix; it
+        is these that best_step is by. Without a class that is outside there are no maps, and
+        best_step is num_steps.
 
     Raises:
         Interrupted: a signal came, and the state was saved.
@@ -86,33 +90,34 @@ def run(
             _train(job, images, split, parts, trial)
         except Diverged as error:
             logging.warning("how far to train: in the trial %s", error)
-        _finish(trial, parts)
+        _finish(job, trial, parts)
     if processes.is_first():
         shutil.rmtree(trial.path / "checkpoints", ignore_errors=True)
     found = trial.read_results()
-    return {name: found[name] for name in ("num_images", "num_steps", "steps", "maps", "best_step")}
+    return {name: found[name] for name in (*_FOUND, *_MIXED) if name in found}
 
 
 def _train(job: Job, images: Images, split: Split, parts: Parts, trial: RunDirectory) -> None:
     held_out, held_out_split = Rows(images, parts.outside), split.rows(parts.outside)
 
     def score(state: TrainState) -> dict[str, float]:
-        logits = job.logits(state.variables, held_out)
+        scores, logits = mixtures.score(job, start, state, held_out, held_out_split)
         trial.write_arrays(_logits_after(int(state.step)), {"logits": logits})
-        mean_ap = mean_ap_of(logits, held_out_split)
-        return {} if mean_ap is None else {_SCORE: mean_ap}
+        return scores
 
     checkpoints = checkpoints_of(trial, best_by=None)
     training_set = training_set_of(
         Rows(images, parts.inside), split.rows(parts.inside), job.config.data.difficult
     )
-    job.train(training_set, parts.plan, trial, checkpoints, score)
+    start = job.start(training_set)
+    job.train(start, training_set, parts.plan, trial, checkpoints, score)
     checkpoints.close()
 
 
 def logits(workdir: Path, step: int, shape: tuple[int, int]) -> np.ndarray | None:
     """The logits [N, C] of the held-out photos after `step` steps; None if they aren't there.
 
+    They are of the best mixture of that step.
     A trial of an earlier version wrote none; a warning says so of what is damaged.
     """
     found = _read_logits(workdir, step, shape) if processes.is_first() else None
@@ -137,16 +142,21 @@ def _logits_after(step: int) -> str:
     return f"logits_{step}"
 
 
-def _finish(trial: RunDirectory, parts: Parts) -> None:
-    scored = [line for line in trial.read_metrics() if _SCORE in line]
+def _finish(job: Job, trial: RunDirectory, parts: Parts) -> None:
+    scored = [line for line in trial.read_metrics() if mixtures.VAL_MAP in line]
     last = {"step": parts.plan.num_steps}
-    best = max(scored, key=lambda line: (line[_SCORE], -line["step"]), default=last)
-    trial.write_results(
-        {
-            "num_images": len(parts.outside),
-            "num_steps": parts.plan.num_steps,
-            "steps": [line["step"] for line in scored],
-            "maps": [line[_SCORE] for line in scored],
-            "best_step": best["step"],
+    best = max(scored, key=lambda line: (mixtures.best_map(line), -line["step"]), default=last)
+    found = {
+        "num_images": len(parts.outside),
+        "num_steps": parts.plan.num_steps,
+        "steps": [line["step"] for line in scored],
+        "maps": [line[mixtures.VAL_MAP] for line in scored],
+        "best_step": best["step"],
+    }
+    if job.config.mix_with_start:
+        found |= {
+            "mixed_maps": [mixtures.best_map(line) for line in scored],
+            "mixes": [mixtures.mix_of(line) for line in scored],
+            "best_mix": mixtures.mix_of(best),
         }
-    )
+    trial.write_results(found)

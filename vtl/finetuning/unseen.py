@@ -33,8 +33,8 @@ def decide(
 
     They are as near to the outcome's own as there are: those of val; else, of an outcome that is
     the fitted start, those of train out of fold; else those of the trial's held-out photos after as
-    many passes; else those of the start that the training began with. There are none where no head
-    was fitted, nor a trial made.
+    many passes, mixed alike; else those of the start that the training began with. There are none
+    where no head was fitted, nor a trial made.
     """
     train = splits["train"]
     if "val" in splits:

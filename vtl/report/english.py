@@ -252,6 +252,7 @@ WORDS = {
     "fact_preprocessing": "preprocessing",
     "fact_features": "features",
     "fact_head": "head",
+    "fact_mix": "trained weights, mixed with the start’s",
     "fact_versions": "versions",
     "fact_devices": "devices",
     "fact_commit": "commit",

@@ -263,6 +263,7 @@ WORDS = {
     "fact_preprocessing": "prétraitement",
     "fact_features": "descripteurs",
     "fact_head": "tête",
+    "fact_mix": "poids entraînés, mêlés à ceux du départ",
     "fact_versions": "versions",
     "fact_devices": "matériel",
     "fact_commit": "commit",

@@ -238,6 +238,8 @@ def _facts(run: Run, language: Language) -> dict[str, Any]:
         facts.append((language("fact_preprocessing"), json.dumps(weights.get("preprocessing"))))
     if run.special_head:
         facts.append((language("fact_head"), json.dumps(run.special_head)))
+    if results.get("chosen_mix", 1) < 1:
+        facts.append((language("fact_mix"), language.percent(results["chosen_mix"])))
     if results.get("features"):
         file = f"{results['features']}, sha256 {results.get('features_sha256') or '–'}"
         facts.append((language("fact_features"), file))

@@ -58,6 +58,7 @@ OF_EVERY_RUN = record(
         "features": text,
         "features_sha256": text,
         "one_label": dict_of(ONE_LABEL),
+        "chosen_mix": number,
         "network": record(
             {}, {"depth": count, "pooling": text, "transform": text, "regions": count}
         ),

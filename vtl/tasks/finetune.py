@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from vtl.errors import UserError, check_choice
 from vtl.evaluation import gallery, outcome, thresholds
 from vtl.evaluation.outcome import MAP_PROTOCOL
 from vtl.files import user_path
-from vtl.finetuning import trial, unseen
+from vtl.finetuning import mixtures, trial, unseen
 from vtl.finetuning.job import Job, checkpoints_of, training_set_of
 from vtl.models import HEAD
 from vtl.run_directory import RunDirectory
@@ -51,6 +51,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     # Which photos, which network, what trains.
     splits = of_config(config.data)
     train = splits["train"]
+    can_choose = "val" in splits or config.held_out > 0
+    mixtures.check(config.mix_with_start, keep=config.keep, can_choose=can_choose)
     say(table_of_counts(splits))
     net, given_head = _network_and_head(config, train.classes)
     params = network.shapes_of(net.model)["params"]
@@ -89,18 +91,26 @@ def run(config: ConfigDict, workdir: Path) -> None:
     seconds["held_out"] = time.perf_counter()
 
     # The training.
-    best_by = f"val_map_{MAP_PROTOCOL}" if "val" in splits and config.keep == "best" else None
-    checkpoints = checkpoints_of(run_directory, best_by)
+    best_by = mixtures.BEST if config.mix_with_start else mixtures.VAL_MAP
+    checkpoints = checkpoints_of(
+        run_directory, best_by if "val" in splits and config.keep == "best" else None
+    )
     scores_start = job.starts_fitted and plan.num_steps > 0
-    score_epoch = functools.partial(_score_epoch, job, splits, photos, scores_start)
+    start = job.start(training_set)
+    score_epoch = functools.partial(_score_epoch, job, splits, photos, scores_start, start)
     train_state, resumed_from = job.train(
-        training_set, plan, run_directory, checkpoints, score_epoch
+        start, training_set, plan, run_directory, checkpoints, score_epoch
     )
     seconds["train"] = time.perf_counter()
 
     # The outcome.
     train_state = _chosen(checkpoints, train_state, mesh)
-    variables = train_state.variables
+    variables, mix, trained = train_state.variables, mixtures.TRAINED, {}
+    if config.mix_with_start and int(train_state.step):
+        mix = _chosen_mix(run_directory, splits, tried, int(train_state.step))
+    if mix != mixtures.TRAINED:
+        trained = _maps(job, splits, photos, ("val", "test"), variables)
+        variables = mixtures.mixture(start(), variables, mix, mesh)
     logits = {role: job.logits(variables, photos[role]) for role in splits}
     one_label_each = objective.has_one_label_each
     is_start = int(train_state.step) == 0
@@ -137,6 +147,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             **quantities,
             "decisions": chosen,
             "chosen_step": int(train_state.step),
+            **({"chosen_mix": mix, "trained": trained} if config.mix_with_start else {}),
             "resumed_from": resumed_from,
             "start": _start(run_directory) if config.num_epochs else None,
             "held_out": tried,
@@ -234,23 +245,50 @@ def _score_epoch(
     splits: Mapping[str, Split],
     photos: Mapping[str, Images],
     scores_start: bool,
+    start: Callable[[], Any],
     state: TrainState,
 ) -> dict[str, float]:
     """The mAP of the val split and, if the config asks for it or it is the start's, of test."""
     scores_test = job.config.test_every_epoch or (scores_start and int(state.step) == 0)
     scores: dict[str, float] = {}
-    for role in ("val", "test") if scores_test else ("val",):
-        if role in splits:
-            mean_ap = job.mean_ap(state.variables, photos[role], splits[role])
-            scores |= {} if mean_ap is None else {f"{role}_map_{MAP_PROTOCOL}": mean_ap}
+    if "val" in splits:
+        scores, _ = mixtures.score(job, start, state, photos["val"], splits["val"])
+    if scores_test:
+        on_test = _maps(job, splits, photos, ("test",), state.variables)
+        scores |= {f"{role}_map_{MAP_PROTOCOL}": mean_ap for role, mean_ap in on_test.items()}
     return scores
+
+
+def _maps(
+    job: Job,
+    splits: Mapping[str, Split],
+    photos: Mapping[str, Images],
+    roles: Sequence[str],
+    variables: Any,
+) -> dict[str, float]:
+    """The mAP of each of the roles that is a split, and has a class with a positive."""
+    there = [role for role in roles if role in splits]
+    maps = {role: job.mean_ap(variables, photos[role], splits[role]) for role in there}
+    return {role: mean_ap for role, mean_ap in maps.items() if mean_ap is not None}
+
+
+def _chosen_mix(
+    run_directory: RunDirectory,
+    splits: Mapping[str, Split],
+    tried: Mapping[str, Any] | None,
+    step: int,
+) -> float:
+    """The weight of the trained state in the best mixture, by val or by the trial's photos."""
+    if "val" in splits:
+        return mixtures.chosen_on_val(run_directory, step)
+    return (tried or {}).get("best_mix", mixtures.TRAINED)
 
 
 def _start(run_directory: RunDirectory) -> dict[str, float]:
     """The mAP of each split that was scored before the first step; metrics.jsonl has it."""
     first = next((line for line in run_directory.read_metrics() if line["step"] == 0), {})
-    ending = f"_map_{MAP_PROTOCOL}"
-    return {name.removesuffix(ending): m for name, m in first.items() if name.endswith(ending)}
+    names = {role: f"{role}_map_{MAP_PROTOCOL}" for role in ("val", "test")}
+    return {role: first[name] for role, name in names.items() if name in first}
 
 
 def _chosen(checkpoints: Checkpoints, last: TrainState, mesh: Mesh) -> TrainState:
