@@ -21,6 +21,7 @@ from sklearn.metrics import average_precision_score
 
 from tests.devkit import write_devkit
 from tests.tiny import write_weights
+from vtl import processes
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -76,7 +77,7 @@ def commands_of(page: Path) -> Iterator[list[str]]:
     lines += [span for span in spans if not re.fullmatch(verb, span)]
     for line in lines:
         words = shlex.split(line, comments=True)
-        for is_separator, group in itertools.groupby(words, key="&&".__eq__):
+        for is_separator, group in itertools.groupby(words, key=("&&", "&").__contains__):
             if not is_separator:
                 # Variables of the environment stand before the command.
                 command = list(itertools.dropwhile(re.compile("[A-Z_]+=").match, group))
@@ -138,7 +139,9 @@ def check(command: list[str], monkeypatch) -> None:
                 assert name in extras["optional-dependencies"]
             if "-c" in options:
                 assert (ROOT / options[options.index("-c") + 1]).is_file()
-        case ["pytest" | "source", *_] | ["python", "-m", "venv", *_]:
+        case ["srun", *_] | ["mpirun", *_]:
+            check(command[command.index("vtl") :], monkeypatch)
+        case ["pytest" | "source" | "export" | "[", *_] | ["python", "-m", "venv", *_]:
             pass
         case _:
             raise AssertionError("no test knows this command")
@@ -149,6 +152,9 @@ def parse_task(options: list[str], monkeypatch) -> None:
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "", flag_values=values, lock_config=True)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
+    for name, kind, *_ in processes.FLAGS:
+        define = flags.DEFINE_string if kind is str else flags.DEFINE_integer
+        define(name, None, "", flag_values=values)
     arguments = ["vtl", *(option.replace("=configs/", f"={ROOT}/configs/") for option in options)]
     # ml_collections looks there for the knobs.
     monkeypatch.setattr("sys.argv", arguments)

@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "untrusted": {"errors"},
     "schema": {"errors", "untrusted"},
     "disks": {"errors", "untrusted"},
-    "processes": {"errors", "stops", "untrusted"},
+    "processes": {"console", "errors", "stops", "untrusted"},
     "identity": {"errors", "schema", "untrusted"},
     "knobs": {"errors", "files", "untrusted"},
     "compile_cache": set(),

@@ -21,7 +21,7 @@ from absl import logging
 
 try:
     import fcntl
-except ImportError:  # Windows: what a killed process left behind stays there
+except ImportError:  # Windows: what a killed process left stays, and nothing is locked
     fcntl = None  # type: ignore[assignment]
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp", re.DOTALL)
@@ -186,6 +186,31 @@ def remove_litter(directory: Path, name: str | None = None) -> None:
                     temporary.unlink()
             finally:
                 os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Wait until no other process works on `path`, which need not exist, and keep them waiting.
+
+    For what one process makes and all use: each looks again, once it has waited, whether it is
+    there. The system ends the wait when the other ends, however that is. On a file system without
+    locks nobody waits, and False comes instead of True. On Windows nobody waits.
+    """
+    # The lock file stays: if it were deleted, two processes could hold locks on different files.
+    with path.with_name(f".{path.name}.lock").open("a") as file:
+        yield fcntl is None or _waited(file.fileno(), path)
+
+
+def _waited(descriptor: int, path: Path) -> bool:
+    """Whether it is locked now; False if it can't be."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        logging.warning("another process is busy with %s; waiting for it", path)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

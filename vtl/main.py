@@ -35,23 +35,12 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's directory; the default is runs/TASK_VARIANT."
 )
 
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "Of many processes: HOST:PORT of the first one."
-)
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Of many processes: how many.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of many processes: which this is, from 0.")
-_HEARTBEAT = flags.DEFINE_integer(
-    "heartbeat_seconds",
-    processes.HEARTBEAT_S,
-    "Of many processes: how long one may be silent before the others take it for dead.",
-    lower_bound=2,
-)
-_INITIALIZATION_TIMEOUT = flags.DEFINE_integer(
-    "initialization_timeout",
-    processes.INITIALIZATION_TIMEOUT_S,
-    "Of many processes: how many seconds they wait for each other at the start.",
-    lower_bound=1,
-)
+_OF_PROCESSES = {
+    name: flags.DEFINE_string(name, default, meaning)
+    if kind is str
+    else flags.DEFINE_integer(name, default, meaning, lower_bound=least)
+    for name, kind, default, meaning, least in processes.FLAGS
+}
 
 TASKS = {
     "classify": classify.run,
@@ -87,19 +76,17 @@ def main(argv: list[str]) -> None:
     logging.get_absl_handler().setFormatter(python_logging.Formatter("vtl: note: %(message)s"))
     config = _read_config()
     workdir = _WORKDIR.value or config_files.default_workdir(config.task, config.variant)
-    again = "run the same command again: it resumes"
+    refusals = disks.refusals(workdir, "run the same command again: it resumes")
     try:
-        with disks.refusals(workdir, again):
+        # Another process may stop this one while `as_one` waits to hear what broke.
+        with stops.interrupting(), processes.as_one(), refusals:
             check_choice("task", config.task, TASKS)
             check_choice("precision", config.precision, PRECISIONS)
             knobs.expand_paths(config)
+            _configure_jax()
             if not config.get("shard"):  # which is one process's, whatever else is there
-                _join()
-        # The other processes may stop this one while it hears in `as_one` what broke.
-        with stops.interrupting(), processes.as_one(), disks.refusals(workdir, again):
-            if processes.are_there():
-                console.say(processes.describe())
-            _set_up_jax()
+                processes.join({name: flag.value for name, flag in _OF_PROCESSES.items()})
+            _check_devices()
             with jax.default_matmul_precision(config.precision):
                 if config.task in TOGETHER:
                     TASKS[config.task](config, files.user_path(workdir))
@@ -116,30 +103,17 @@ def main(argv: list[str]) -> None:
         _leave(f"{what}; run the same command again to resume", stops.EXIT_STATUS)
 
 
-def _join() -> None:
-    """Join the other processes, where there are some."""
-    asked = processes.Place(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    place = processes.find_place(asked)
-    if place:
-        processes.start(
-            place,
-            heartbeat_s=_HEARTBEAT.value,
-            initialization_timeout_s=_INITIALIZATION_TIMEOUT.value,
-        )
-        console.outlive_readers()
-
-
-def _set_up_jax() -> None:
-    """Configure JAX for a run, whatever the environment says.
-
-    Raises:
-        UserError: there is no device to compute on.
-    """
+def _configure_jax() -> None:
+    """Configure JAX for a run, whatever the environment says, before it looks for devices."""
     compile_cache.use(files.cache_dir() / "xla")
     # A CPU would start a step before it frees the memory of the last one, and need it twice.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.config.update("jax_enable_x64", False)
     jax.config.update("jax_disable_jit", False)
+
+
+def _check_devices() -> None:
+    """Raise UserError if there is no device to compute on."""
     try:
         jax.devices()
     except Exception as error:  # JAX raises errors of many kinds here, even AssertionError

@@ -6,6 +6,7 @@ written once. Words between them go through the key-value store of JAX's coordin
 the first process holds, and arrays through collectives (Gloo on CPUs, NCCL on GPUs).
 """
 
+import argparse
 import ctypes
 import functools
 import importlib.util
@@ -26,13 +27,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax._src import distributed  # the key-value store has no public name
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vtl import stops
+from vtl import console, stops
 from vtl.errors import UserError
 from vtl.untrusted import printable, reason_of
 
@@ -49,6 +51,57 @@ STOPPED = "stopped; run the same command again to resume"
 _POLL_MS = 1000
 _GRACE_S = 10.0
 """How long a process may take to clear away what it has half done when another has ended."""
+
+
+class Flag(NamedTuple):
+    """An option of the commands that many processes may share: its type, default and meaning."""
+
+    name: str
+    type: type
+    default: Any
+    meaning: str
+    least: int | None = None
+
+
+FLAGS = (
+    Flag("coordinator", str, None, "Of many processes: HOST:PORT of the first one."),
+    Flag("num_processes", int, None, "Of many processes: how many."),
+    Flag("process_id", int, None, "Of many processes: which this is, from 0."),
+    Flag(
+        "heartbeat_seconds",
+        int,
+        HEARTBEAT_S,
+        "Of many processes: how long one may be silent before the others take it for dead.",
+        2,
+    ),
+    Flag(
+        "initialization_timeout",
+        int,
+        INITIALIZATION_TIMEOUT_S,
+        "Of many processes: how many seconds they wait for each other at the start.",
+        1,
+    ),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `FLAGS` to a parser."""
+    group = parser.add_argument_group("many processes", "see docs/clusters.md")
+    for name, kind, default, meaning, least in FLAGS:
+        help_text = meaning.removeprefix("Of many processes: ")
+        group.add_argument(
+            f"--{name}",
+            type=kind if least is None else functools.partial(_at_least, least),
+            default=default,
+            metavar="N" if kind is int else "HOST:PORT",
+            help=help_text if default is None else f"{help_text} The default is {default}.",
+        )
+
+
+def _at_least(least: int, text: str) -> int:
+    if int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
+    return int(text)
 
 
 class Place(NamedTuple):
@@ -93,11 +146,6 @@ def index() -> int:
 def count() -> int:
     """How many processes there are at work here."""
     return _job.count if _job and not _job.is_alone else 1
-
-
-def are_there() -> bool:
-    """Whether this process has joined others, be it as the only one."""
-    return _job is not None
 
 
 def is_first() -> bool:
@@ -189,6 +237,38 @@ def _local_gpus(environment: Mapping[str, str]) -> list[int] | None:
     return list(range(first, first + each))
 
 
+def join(flags: Mapping[str, Any]) -> None:
+    """Join the other processes, where there are some, by the values of `FLAGS`; say how many.
+
+    Raises:
+        UserError: as `find_place` and `start` do.
+    """
+    place = find_place(Place(*(flags[name] for name in Place._fields)))
+    if place:
+        start(
+            place,
+            heartbeat_s=flags["heartbeat_seconds"],
+            initialization_timeout_s=flags["initialization_timeout"],
+        )
+        console.outlive_readers()
+        console.say(describe())
+        _connect()
+
+
+def _connect() -> None:
+    """Have all devices exchange something, now that all processes are here.
+
+    Gloo gives up on processes that come to the first collective of their devices more than 30 s
+    apart, such as when only some must compile; it waits at later ones.
+    """
+    mesh = Mesh(np.array(jax.devices()), ("all",))
+    here = np.zeros(jax.local_device_count(), np.float32)
+    by_device = NamedSharding(mesh, PartitionSpec("all"))
+    flags = jax.make_array_from_process_local_data(by_device, here)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    jax.block_until_ready(jax.jit(jnp.sum, out_shardings=everywhere)(flags))
+
+
 def start(
     place: Place,
     *,
@@ -216,9 +296,9 @@ def start(
         "each."
     )
     _speak_before_abort(lambda: stops.leave(f"vtl: {lost}", sys.stderr, 1))
+    pool = ThreadPoolExecutor(1)  # for a stop is not heard within JAX's C++
     try:
-        # In a thread, for a stop is not heard within JAX's C++.
-        with _without_proxy(), ThreadPoolExecutor(1) as pool:
+        with _without_proxy():
             pool.submit(
                 jax.distributed.initialize,
                 *place,
@@ -228,6 +308,8 @@ def start(
             ).result()
     except Exception as error:  # of many kinds
         raise UserError(f"{lost} ({reason_of(error)})") from error
+    finally:
+        pool.shutdown(wait=False)
     state = distributed.global_state
     job = _job = _Job(state.process_id, state.num_processes, heartbeat_s)
     _speak_before_abort(lambda: _leave_now(job, _aborted(job)))
@@ -446,6 +528,7 @@ def broadcast(tree: Any) -> Any:
     """
     if count() == 1:
         return tree
+    barrier()  # see `_connect`: this is among other groups of devices
     leaves, structure = jax.tree.flatten(tree)
     arrays = [np.asarray(leaf) for leaf in leaves]
     flat = np.concatenate([np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in arrays])
@@ -457,6 +540,17 @@ def broadcast(tree: Any) -> Any:
         structure,
         [p.view(a.dtype).reshape(a.shape) for p, a in zip(parts, arrays, strict=True)],
     )
+
+
+def all_gather(tree: Any) -> Any:
+    """Every process's arrays, [processes, ...] for [...], in the order of processes.
+
+    They must have the same shapes and types in all.
+    """
+    if count() == 1:
+        return jax.tree.map(lambda array: array[None], tree)
+    barrier()
+    return multihost_utils.process_allgather(tree)
 
 
 class Vote:
@@ -512,7 +606,8 @@ def _gone(indices: list[int]) -> _Word:
 def _speak_before_abort(leave: Callable[[], NoReturn]) -> None:
     """Have this process `leave` with a message when JAX aborts it, from a thread of its own.
 
-    Python's own signal handlers come too late for that.
+    JAX does so where the first process is gone or was never there. Python's own signal handlers
+    come too late for that.
     """
     global _abort_handler
     _abort_handler = _ABORT_HANDLER(lambda number: leave())
@@ -608,8 +703,8 @@ def last_words(message: str, status: int) -> tuple[str, int]:
     return job.word or _Word(message, status)
 
 
-def finish() -> None:
-    """End this process, if it is one of many, with status 0 once all are done."""
+def finish(status: int = 0) -> None:
+    """End this process, if it is one of many, once all are done."""
     job = _job
     if job:
         done = Round("done")
@@ -617,7 +712,9 @@ def finish() -> None:
         done.hear(range(job.count))
         job.is_ending.set()
         _part(job)
-        stops.leave_quietly()  # Python's end would abort on the thread that waits in JAX's C++
+        stops.leave_quietly(
+            status
+        )  # Python's end would abort on the thread that waits in JAX's C++
 
 
 def _tell(job: _Job, word: _Word) -> None:

@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 from xml.etree import ElementTree
 
 import numpy as np
@@ -136,10 +138,48 @@ def test_it_is_written_once_and_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "draw_scene", draw_until_the_disk_is_full)
     with pytest.raises(UserError, match=r"demo's photos to .*: No space left on device\nSet VTL_"):
         demo.write_once(tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [f".{demo.NAME}.lock"]
     monkeypatch.setattr(demo, "SPLITS", {"train": 3, "val": 2, "test": 2})
     root = demo.write_once(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     assert demo.write_once(tmp_path) == root
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
     assert splits.find_root("demo", str(root)) == root
+
+
+DRAW = """
+import sys
+from pathlib import Path
+from vtl.data import demo
+draw, demo.SPLITS = demo.draw_scene, {"train": 3, "val": 2, "test": 2}
+def draw_and_wait(*arguments):
+    print("drawing", flush=True)
+    sys.stdin.readline()
+    return draw(*arguments)
+demo.draw_scene = draw_and_wait
+print(demo.write_once(Path(sys.argv[1])), flush=True)
+"""
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_one_of_two_processes_draws_it(tmp_path, is_killed):
+    def start():
+        return subprocess.Popen(
+            [sys.executable, "-c", DRAW, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    first = start()
+    assert first.stdout.readline() == "drawing\n"
+    second = start()
+    assert "is busy with" in second.stderr.readline()
+    if is_killed:
+        first.kill()
+    said = [process.communicate("\n" * 20, timeout=60)[0] for process in (first, second)]
+    root = f"{tmp_path / demo.NAME / 'VOCdevkit' / 'VOCdemo'}\n"
+    drawn = "drawing\n"
+    assert said == (["", drawn * 7 + root] if is_killed else [drawn * 6 + root, root])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".{demo.NAME}.lock", demo.NAME]

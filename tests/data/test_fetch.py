@@ -1,9 +1,13 @@
+import errno
 import hashlib
 import http.server
 import io
 import os
+import subprocess
+import sys
 import tarfile
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -243,6 +247,67 @@ def test_two_at_once_make_one_download(serve, tmp_path, monkeypatch):
         thread.join()
     assert paths == [tmp_path / "file.bin"] * 2
     assert paths[0].read_bytes() == BODY
+    assert mirror.requested_ranges == [None]
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from vtl.data.fetch import Download, fetch
+url, sha256, directory = sys.argv[1:]
+print(fetch(Download("file.bin", (url,), sha256=sha256), Path(directory)))
+"""
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_one_of_two_processes_fetches_and_the_next_goes_on_if_it_is_killed(
+    serve, tmp_path, is_killed
+):
+    gate = threading.Event()
+    mirror = serve(gate=gate)
+    command = [sys.executable, "-c", FETCH, mirror.url, SHA256, str(tmp_path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    first = subprocess.Popen(command, **pipes)
+    end = time.monotonic() + 60
+    while not mirror.requested_ranges:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    second = subprocess.Popen(command, **pipes)
+    assert "is busy with" in second.stderr.readline()
+    if is_killed:
+        first.kill()
+    else:
+        gate.set()
+    said = [process.communicate(timeout=60)[0] for process in (first, second)]
+    path = tmp_path / "file.bin"
+    assert said == ["" if is_killed else f"{path}\n", f"{path}\n"]
+    assert path.read_bytes() == BODY
+    assert mirror.requested_ranges == ([None, None] if is_killed else [None])
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [
+        ".file.bin.lock",
+        "file.bin",
+        "file.bin.verified",
+    ]
+
+
+def test_those_that_wait_do_not_hash_it_again(serve, tmp_path, monkeypatch):
+    fetch(download(serve().url), tmp_path)
+    monkeypatch.setattr(fetch_module, "file_digest", None)
+    monkeypatch.setattr(Path, "is_file", lambda path: path.name != "file.bin" or next(finds))
+    finds = iter([False, True, True])  # by the time that it has waited
+    assert fetch(download(), tmp_path) == tmp_path / "file.bin"
+
+
+def test_without_locks_each_has_a_part_file_of_its_own(serve, tmp_path, monkeypatch):
+    def has_none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", has_none)
+    of_another = tmp_path / "file.bin.part"
+    of_another.write_bytes(b"half")
+    mirror = serve()
+    assert fetch(download(mirror.url), tmp_path).read_bytes() == BODY
+    assert of_another.read_bytes() == b"half"
     assert mirror.requested_ranges == [None]
 
 

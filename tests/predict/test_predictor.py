@@ -16,8 +16,9 @@ from vtl.decisions import Decisions, answers, probabilities
 from vtl.errors import UserError
 from vtl.predict import __main__ as command
 from vtl.predict import predictor as predictor_module
+from vtl.predict.decoding import decoded_ahead
 from vtl.predict.photos import Photo
-from vtl.predict.predictor import Predictor, decoded_ahead, settings_of
+from vtl.predict.predictor import Predictor, settings_of
 from vtl.preprocessing import TORCHVISION
 from vtl.weights import __main__ as weights_command
 from vtl.weights import network, sources

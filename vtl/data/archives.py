@@ -5,8 +5,9 @@ import shutil
 import tarfile
 from pathlib import Path, PurePosixPath
 
-from vtl.data.fetch import local_failure, locked, progress_bar
+from vtl.data.fetch import local_failure, progress_bar
 from vtl.errors import UserError
+from vtl.files import locked
 from vtl.untrusted import open_plain, printable, reason_of
 
 MAX_MEMBERS = 1_000_000

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 
 from vtl.data import drawing
 from vtl.errors import UserError
-from vtl.files import remove_litter, whole_directory
+from vtl.files import locked, remove_litter, whole_directory
 from vtl.untrusted import reason_of
 
 VERSION = 1
@@ -63,6 +63,8 @@ class Digit(NamedTuple):
 def write_once(directory: Path) -> Path:
     """Write the demo's devkit into `directory` if it isn't there yet; returns its year's path.
 
+    Of several processes one draws it, and the others wait.
+
     Raises:
         UserError: it can't be written.
     """
@@ -70,9 +72,11 @@ def write_once(directory: Path) -> Path:
     if not target.exists():
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            remove_litter(directory)
-            with whole_directory(target) as unfinished:
-                write_devkit(unfinished / "VOCdevkit" / "VOCdemo")
+            with locked(target):
+                if not target.exists():
+                    remove_litter(directory)
+                    with whole_directory(target) as unfinished:
+                        write_devkit(unfinished / "VOCdevkit" / "VOCdemo")
         except OSError as error:
             raise UserError(
                 f"cannot write the demo's photos to {directory}: {reason_of(error)}\n"

@@ -2,12 +2,12 @@
 
 import contextlib
 import http.client
-import json
 import os
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -19,13 +19,8 @@ from tqdm import tqdm
 
 from vtl import disks
 from vtl.errors import FetchError, UserError
-from vtl.files import file_digest, file_sha256, write_json
+from vtl.files import file_digest, file_sha256, locked, write_json
 from vtl.untrusted import printable, read_json, reason_of
-
-try:
-    import fcntl
-except ImportError:  # Windows: nothing keeps two processes from fetching the same file at once
-    fcntl = None  # type: ignore[assignment]
 
 TIMEOUT_S = 30.0
 WINDOW_S = 60.0
@@ -64,7 +59,8 @@ def fetch(download: Download, directory: Path, *, instead: str = "") -> Path:
     A download that an earlier run left unfinished is resumed. The file gets its name only once its
     size and hash are right. A file that somebody put there by hand is checked on first use. If no
     complete hash is known, the hash of the first file is written beside it, and a file with another
-    hash is refused. `instead` tells people what to do if every mirror fails.
+    hash is refused. `instead` tells people what to do if every mirror fails. Of several processes
+    one fetches it, and the others wait; if that one ends too early, the next goes on.
 
     Raises:
         FetchError: every mirror failed, or VTL_OFFLINE is set.
@@ -72,19 +68,22 @@ def fetch(download: Download, directory: Path, *, instead: str = "") -> Path:
     """
     path = directory / download.filename
     try:
-        if not path.is_file():
-            directory.mkdir(parents=True, exist_ok=True)
-            with locked(path):
-                if not path.is_file():  # another process may have fetched it during the wait
-                    _fetch_from_mirrors(download, path, instead)
-        _check_finished(download, path)
+        if path.is_file():
+            _check_finished(download, path)
+            return path
+        directory.mkdir(parents=True, exist_ok=True)
+        with locked(path) as is_alone:
+            if not path.is_file():  # another process may have fetched it during the wait
+                own = "" if is_alone else f".{uuid.uuid4().hex}"
+                part = path.with_name(f"{path.name}{own}.part")
+                _fetch_from_mirrors(download, path, part, instead)
+            _check_finished(download, path)
     except OSError as error:
         raise local_failure(f"cannot read or write {path}", error) from error
     return path
 
 
-def _fetch_from_mirrors(download: Download, path: Path, instead: str) -> None:
-    part = path.with_name(path.name + ".part")
+def _fetch_from_mirrors(download: Download, path: Path, part: Path, instead: str) -> None:
     is_offline = os.environ.get("VTL_OFFLINE", "0") not in ("", "0")
     failures: dict[str, list[str]] = {"VTL_OFFLINE is set": []} if is_offline else {}
     for url in () if is_offline else download.urls:
@@ -299,7 +298,7 @@ def _check_finished(download: Download, path: Path) -> None:
     if difference:
         raise UserError(f"{path} is not the expected file: {difference}\n{remedy}")
     with contextlib.suppress(OSError):  # if nothing can be written, each use checks again
-        note.write_text(json.dumps(facts))
+        write_json(note, facts)
 
 
 def _read_note(note: Path) -> dict[str, Any]:
@@ -307,20 +306,6 @@ def _read_note(note: Path) -> dict[str, Any]:
         content = read_json(note, max_bytes=MAX_NOTE_BYTES)
         return content if isinstance(content, dict) else {}
     return {}
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Keep other processes from working on `path`, which need not exist, at the same time."""
-    # The lock file stays: if it were deleted, two processes could hold locks on different files.
-    with path.with_name(f".{path.name}.lock").open("a") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                logging.warning("another process is busy with %s; waiting for it", path)
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def progress_bar(description: str, total: int | None, initial: int = 0) -> tqdm:

@@ -8,7 +8,8 @@
 RUN is the directory of a finished run (a fine-tuning or a linear probe), a weight file, or the name
 of a source. Photos are files, folders with all that is below them, tables (CSV, TSV) that name
 some, and patterns in quotation marks. A photo that can't be read is a row that says why, and the
-exit status is then 1. What was stopped goes on where it was, by the same command.
+exit status is then 1. What was stopped goes on where it was, by the same command. Many processes
+share the photos out, and the first of them writes and prints.
 """
 
 from vtl import stops
@@ -20,9 +21,8 @@ import argparse
 import dataclasses
 import logging
 import sys
-from typing import NoReturn
 
-from vtl import compile_cache, disks, files
+from vtl import compile_cache, disks, files, processes
 from vtl.data import splits
 from vtl.errors import UserError
 from vtl.predict import errors_page, growing, likeliest, photos, table
@@ -34,20 +34,25 @@ from vtl.untrusted import printable
 def main(arguments: list[str] | None = None) -> int:
     """Predict; the exit status is 0 if every photo could be read."""
     options = _parse(arguments)
-    logging.basicConfig(format="vtl: note: %(message)s")
     try:
         place = options.output or options.errors_page or "a file"
-        with disks.refusals(place, "run the same command again"):
-            return _predict(options)
+        with processes.as_one(), disks.refusals(place, "run the same command again"):
+            status = _predict(options)
+            processes.finish(status)
+            return status
     except UserError as error:
-        _complain(str(error))
-        return 1
+        return _end(f"vtl: {error}", 1)
     except KeyboardInterrupt:
-        _leave(options)
+        again = "; run the same command again to go on" if options.output else ""
+        return _end(f"{stops.TOLD}{again}", stops.EXIT_STATUS)
 
 
 def _predict(options: argparse.Namespace) -> int:
     _check(options)
+    processes.join(vars(options))
+    logging.basicConfig(format="vtl: note: %(message)s")
+    if options.output:
+        growing.check_free(options.output, overwrite=options.overwrite)
     compile_cache.use(files.cache_dir() / "xla")
     predictor = Predictor.load(
         options.network, trunk=options.weights, uncalibrated=options.uncalibrated
@@ -62,12 +67,12 @@ def _predict(options: argparse.Namespace) -> int:
             stream = photos.stream(options.photos, options.root)
             tally = likeliest.show(predictor, stream, options.top)
     if tally.num_broken:
-        _complain(tally.complaint())
+        print(f"vtl: {tally.complaint()}", file=sys.stderr)
     return 1 if tally.num_broken else 0
 
 
 def _check(options: argparse.Namespace) -> None:
-    """What can be said before the network is read."""
+    """What can be said before anything is read."""
     if options.errors_page and (options.output or len(options.photos) > 1):
         raise UserError(
             "--errors-page takes one folder of labelled photos, and no -o\n"
@@ -77,7 +82,6 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError("--labels and --split say which labelled photos --errors-page=PAGE is of")
     if options.output:
         table.check_suffix(options.output)
-        growing.check_free(options.output, overwrite=options.overwrite)
 
 
 def _write(predictor: Predictor, options: argparse.Namespace) -> Tally:
@@ -115,9 +119,13 @@ def _write_page(predictor: Predictor, options: argparse.Namespace) -> Tally:
     return tally
 
 
-def _leave(options: argparse.Namespace) -> NoReturn:
-    again = "; run the same command again to go on" if options.output else ""
-    stops.leave(f"{stops.TOLD}{again}", sys.stderr)
+def _end(message: str, status: int) -> int:
+    """Print the message; a stop, and each of many processes, waits for no threads."""
+    message, status = processes.last_words(message, status)
+    if status == stops.EXIT_STATUS or processes.count() > 1:
+        stops.leave(message, sys.stderr, status)
+    print(message, file=sys.stderr)
+    return status
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -160,6 +168,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--split", choices=splits.ROLES, help="one of their splits, instead of all together"
     )
+    processes.add_arguments(parser)
     return parser.parse_args(arguments)
 
 
@@ -167,10 +176,6 @@ def _positive(text: str) -> int:
     if int(text) < 1:
         raise ValueError
     return int(text)
-
-
-def _complain(line: str) -> None:
-    print(f"vtl: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

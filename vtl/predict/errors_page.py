@@ -9,6 +9,7 @@ import jinja2
 import numpy as np
 
 import vtl
+from vtl import processes
 from vtl.data.split import Split
 from vtl.errors import UserError
 from vtl.evaluation import gallery
@@ -50,6 +51,8 @@ def write(
     """
     columns = wrong.columns_of(predictor, splits)
     mistakes, tally = wrong.find(predictor, splits, columns)
+    if not processes.is_first():  # which draws and writes it
+        return "", tally
     shown = wrong.chosen(mistakes, MOST_PICTURES)
     drawn = _drawn(predictor, splits, wrong.places_of(shown.values()))
     classes = next(iter(splits.values())).classes

@@ -1,5 +1,10 @@
-"""A file of predictions that grows beside the output, and goes on where it was stopped."""
+"""A file of predictions that grows beside the output, and goes on where it was stopped.
 
+Of many processes the first one writes it.
+"""
+
+import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -8,10 +13,11 @@ from typing import Any, BinaryIO
 from absl import logging
 from tqdm import tqdm
 
-from vtl import files
+from vtl import files, processes
 from vtl.errors import UserError
+from vtl.predict.decoding import is_full
 from vtl.predict.photos import Photo
-from vtl.predict.predictor import Prediction, is_full
+from vtl.predict.predictor import Prediction
 from vtl.predict.table import Rows
 from vtl.predict.tally import Tally
 from vtl.untrusted import printable, read_json
@@ -24,6 +30,7 @@ class _Differs(Exception):
     """What was written is not the beginning of what would be written now."""
 
 
+@processes.by_first
 def check_free(output: Path, *, overwrite: bool) -> None:
     """UserError if there is something at `output` that would be lost."""
     if os.path.lexists(output) and (output.is_dir() or not overwrite):
@@ -57,6 +64,8 @@ def write(
     Raises:
         OSError: it can't be written, or another process writes it.
     """
+    if not processes.is_first():
+        return _follow(photos, predict)
     output.parent.mkdir(parents=True, exist_ok=True)
     growing = output.with_name(f"unfinished_{output.name}")
     note = growing.with_name(f"{growing.name}.json")
@@ -68,6 +77,7 @@ def write(
             except _Differs as difference:
                 _set_aside(growing, difference)
                 continue
+            _tell(tally)
             if not file.tell():
                 files.write_json(note, made_of)
                 file.write(rows.header())
@@ -75,6 +85,26 @@ def write(
         files.finish(growing, output)
         note.unlink(missing_ok=True)
         return tally
+
+
+def _follow(photos: Photos, predict: Predict) -> Tally:
+    """As `write` in a process that writes nothing, but predicts its share."""
+    tally = Tally(**_tell(Tally()))
+    rest = itertools.islice(photos(), tally.num_kept, None)
+    for predictions in predict(rest):
+        _count(tally, predictions)
+    return tally
+
+
+@processes.by_first
+def _tell(kept: Tally) -> dict[str, Any]:
+    """The first process's tally, in all."""
+    return dataclasses.asdict(kept)
+
+
+def _count(tally: Tally, predictions: Iterable[Prediction]) -> None:
+    for prediction in predictions:
+        tally.count(prediction.name, prediction.problem)
 
 
 def _append(
@@ -91,8 +121,7 @@ def _append(
         for predictions in batches:
             file.write(b"".join(map(rows.line, predictions)))
             file.flush()
-            for prediction in predictions:
-                tally.count(prediction.name, prediction.problem)
+            _count(tally, predictions)
             progress.update(len(predictions))
 
 

@@ -2,10 +2,7 @@
 
 import dataclasses
 import functools
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +10,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vtl import decisions, files
+from vtl import decisions, files, processes
 from vtl.data import batches, images
 from vtl.errors import UserError
 from vtl.evaluation import one_label, outcome
+from vtl.predict import shares
+from vtl.predict.decoding import decoded_ahead, is_full
 from vtl.predict.photos import Photo
 from vtl.training import steps
 from vtl.training.state import by_batch, make_mesh, replicate
@@ -28,10 +27,6 @@ BATCH_SIZE = 32
 
 MAX_BATCH_SIZE = 1 << 16
 PRECISIONS = ("default", "high", "highest")
-
-
-_MOST_ROWS = 16
-"""Of a batch, in multiples of its size: broken photos take no place in it, but some memory."""
 
 
 class Prediction(NamedTuple):
@@ -80,7 +75,8 @@ def settings_of(name_or_path: str) -> Settings:
 class Predictor:
     """A network with a head, ready to look at photos.
 
-    `model` and `variables` are as `network.as_published` gives them; the variables are on the mesh.
+    `model` and `variables` are as `network.as_published` gives them; the variables are on the mesh,
+    which is of this process's devices.
     """
 
     weights: sources.Weights
@@ -102,7 +98,7 @@ class Predictor:
         weights = heads.load_network(name, trunk=trunk)
         if weights.architecture.num_classes is None:
             raise UserError(f"{printable(weights.path)} has no head, so it can't name classes")
-        settings, mesh = settings_of(name), make_mesh()
+        settings, mesh = settings_of(name), make_mesh(jax.local_devices())
         model, variables = network.as_published(weights)
         return cls(
             weights,
@@ -168,6 +164,9 @@ class Predictor:
     ) -> Iterator[list[Prediction]]:
         """The predictions of all photos in their order, a batch of legible ones at a time."""
         size = self._multiple(batch_size or self.settings.batch_size)
+        if processes.count() > 1:
+            yield from self._predict_together(photos, size)
+            return
         waiting: list[tuple[Photo, np.ndarray | str]] = []
         num_legible = 0
         for photo, pixels in decoded_ahead(photos, self.decode, ahead=size):
@@ -179,57 +178,47 @@ class Predictor:
         if waiting:
             yield self._predictions(waiting, size)
 
+    def _predict_together(self, photos: Iterable[Photo], size: int) -> Iterator[list[Prediction]]:
+        """As `predict`, with the batches shared out: all processes have all predictions."""
+        own = {"weights": self.weights.sha256, "batch size": size}
+        own |= dataclasses.asdict(self.settings) | {"calibrated": self.is_calibrated}
+        processes.check_same("networks", own)
+        shape = size, len(self.classes)
+        for batches_of_round in shares.rounds(photos, size, self.decode):
+            judged = np.zeros(shape, np.float32), np.zeros(shape, bool)
+            for batch in batches_of_round:
+                if batch.process == processes.index():
+                    pixels = shares.pixels(batch)
+                    for all_rows, rows in zip(judged, self.judge(pixels, size), strict=True):
+                        all_rows[: len(pixels)] = rows
+            probabilities, answers = processes.all_gather(judged)
+            for batch in batches_of_round:
+                owner = batch.process or 0
+                its = zip(probabilities[owner], answers[owner], strict=True)
+                yield _told(zip(batch.photos, batch.problems, strict=True), its)
+
     def _predictions(
         self, photos: list[tuple[Photo, np.ndarray | str]], size: int
     ) -> list[Prediction]:
         pixels = [each for _, each in photos if not isinstance(each, str)]
         judged = iter(zip(*self.judge(pixels, size), strict=True) if pixels else ())
-        found = []
-        for photo, each in photos:
-            if isinstance(each, str):
-                found.append(Prediction(photo.name, None, None, each))
-                continue
-            probabilities, answers = next(judged)
-            if np.isfinite(probabilities).all():
-                found.append(Prediction(photo.name, probabilities, answers))
-            else:
-                problem = "the network's output for it is not finite"
-                found.append(Prediction(photo.name, None, None, problem))
-        return found
+        problems = [(photo, each if isinstance(each, str) else "") for photo, each in photos]
+        return _told(problems, judged)
 
 
-def is_full(num_photos: int, num_legible: int, batch_size: int) -> bool:
-    """Whether a batch ends after so many photos, of which so many are legible."""
-    return num_legible in (0, batch_size) or num_photos >= _MOST_ROWS * batch_size
-
-
-def decoded_ahead(
-    photos: Iterable[Photo], decode: Callable[[Path], np.ndarray], *, ahead: int
-) -> Iterator[tuple[Photo, np.ndarray | str]]:
-    """Each photo with its pixels, or with what is wrong with it, in order.
-
-    Threads decode at most `ahead` photos, and one for each thread, beyond the one in use.
-    """
-
-    def decode_one(photo: Photo) -> np.ndarray | str:
-        if photo.problem:
-            return photo.problem
-        try:
-            return decode(photo.path)
-        except UserError as error:
-            return str(error)
-
-    num_threads = min(32, (os.cpu_count() or 1) + 4)
-    pool = ThreadPoolExecutor(num_threads, "decoding")
-    waiting: deque[tuple[Photo, Future[np.ndarray | str]]] = deque()
-    try:
-        for photo in photos:
-            waiting.append((photo, pool.submit(decode_one, photo)))
-            if len(waiting) > ahead + num_threads:
-                first, pixels = waiting.popleft()
-                yield first, pixels.result()
-        while waiting:
-            first, pixels = waiting.popleft()
-            yield first, pixels.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+def _told(
+    photos: Iterable[tuple[Photo, str]], judged: Iterator[tuple[np.ndarray, np.ndarray]]
+) -> list[Prediction]:
+    """The predictions of photos with what is wrong with each, and what was judged of the others."""
+    found = []
+    for photo, problem in photos:
+        if problem:
+            found.append(Prediction(photo.name, None, None, problem))
+            continue
+        probabilities, answers = next(judged)
+        if np.isfinite(probabilities).all():
+            found.append(Prediction(photo.name, probabilities, answers))
+        else:
+            problem = "the network's output for it is not finite"
+            found.append(Prediction(photo.name, None, None, problem))
+    return found

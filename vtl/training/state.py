@@ -1,6 +1,6 @@
 """The training state (arrays only), and the mesh it lives on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -39,9 +39,9 @@ def new_state(variables: dict[str, Any], optimizer: optax.GradientTransformation
     )
 
 
-def make_mesh() -> Mesh:
-    """One `data` axis over all devices; one device is a mesh of one."""
-    return Mesh(np.array(jax.devices()), ("data",))
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """One `data` axis over the devices, by default all; one device is a mesh of one."""
+    return Mesh(np.array(devices or jax.devices()), ("data",))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
