@@ -76,18 +76,16 @@ def main(argv: list[str]) -> None:
     logging.get_absl_handler().setFormatter(python_logging.Formatter("vtl: note: %(message)s"))
     config = _read_config()
     workdir = _WORKDIR.value or config_files.default_workdir(config.task, config.variant)
-    again = "run the same command again: it resumes"
+    refusals = disks.refusals(workdir, "run the same command again: it resumes")
     try:
-        with disks.refusals(workdir, again):
+        # Another process may stop this one while `as_one` waits to hear what broke.
+        with stops.interrupting(), processes.as_one(), refusals:
             check_choice("task", config.task, TASKS)
             check_choice("precision", config.precision, PRECISIONS)
             knobs.expand_paths(config)
             _configure_jax()
             if not config.get("shard"):  # which is one process's, whatever else is there
                 processes.join({name: flag.value for name, flag in _OF_PROCESSES.items()})
-        # The other processes may stop this one while it hears in `as_one` what broke.
-        with stops.interrupting(), processes.as_one(), disks.refusals(workdir, again):
-            processes.meet()
             _check_devices()
             with jax.default_matmul_precision(config.precision):
                 if config.task in TOGETHER:

@@ -238,7 +238,7 @@ def _local_gpus(environment: Mapping[str, str]) -> list[int] | None:
 
 
 def join(flags: Mapping[str, Any]) -> None:
-    """Join the other processes, where there are some, by the values of `FLAGS`.
+    """Join the other processes, where there are some, by the values of `FLAGS`; say how many.
 
     Raises:
         UserError: as `find_place` and `start` do.
@@ -251,17 +251,16 @@ def join(flags: Mapping[str, Any]) -> None:
             initialization_timeout_s=flags["initialization_timeout"],
         )
         console.outlive_readers()
+        console.say(describe())
+        _connect()
 
 
-def meet() -> None:
-    """Say how many processes have joined, and have their devices exchange something.
+def _connect() -> None:
+    """Have all devices exchange something, now that all processes are here.
 
     Gloo gives up on processes that come to the first collective of their devices more than 30 s
     apart, such as when only some must compile; it waits at later ones.
     """
-    if not _job:
-        return
-    console.say(describe())
     mesh = Mesh(np.array(jax.devices()), ("all",))
     here = np.zeros(jax.local_device_count(), np.float32)
     by_device = NamedSharding(mesh, PartitionSpec("all"))
@@ -297,10 +296,10 @@ def start(
         "each."
     )
     _speak_before_abort(lambda: stops.leave(f"vtl: {lost}", sys.stderr, 1))
+    pool = ThreadPoolExecutor(1)  # for a stop is not heard within JAX's C++
     try:
-        # In a thread, for a stop is not heard within JAX's C++.
         with _without_proxy():
-            connecting = ThreadPoolExecutor(1).submit(
+            connecting = pool.submit(
                 jax.distributed.initialize,
                 *place,
                 local_device_ids=_local_gpus(os.environ),
@@ -310,6 +309,8 @@ def start(
             connecting.result()
     except Exception as error:  # of many kinds
         raise UserError(f"{lost} ({reason_of(error)})") from error
+    finally:
+        pool.shutdown(wait=False)
     state = distributed.global_state
     job = _job = _Job(state.process_id, state.num_processes, heartbeat_s)
     _speak_before_abort(lambda: _leave_now(job, _aborted(job)))
@@ -528,7 +529,7 @@ def broadcast(tree: Any) -> Any:
     """
     if count() == 1:
         return tree
-    barrier()  # see `meet`: this is among other groups of devices
+    barrier()  # see `_connect`: this is among other groups of devices
     leaves, structure = jax.tree.flatten(tree)
     arrays = [np.asarray(leaf) for leaf in leaves]
     flat = np.concatenate([np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in arrays])

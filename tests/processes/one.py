@@ -33,6 +33,9 @@ def _slowed(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
 
 def main() -> None:
     """Run `vtl.main` as if by `python -m`."""
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # jobs in a shell's background ignore it
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     traces = open(os.environ["VTL_TEST_TRACES"], "w")  # noqa: SIM115 - for as long as it runs

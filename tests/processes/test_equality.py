@@ -97,9 +97,9 @@ def test_only_the_first_process_prints_and_writes(trained, num_processes):
     assert together.litter(Path(os.environ["VTL_CACHE"]) / "images") == []
 
 
-@pytest.mark.parametrize("num_processes", [1, 4])
+@pytest.mark.parametrize(("num_processes", "num_devices"), [(1, 2), (4, 1)])
 def test_another_number_of_processes_restores_the_same_arrays(
-    trained, photos, tmp_path, num_processes
+    trained, photos, tmp_path, num_processes, num_devices
 ):
     saved_by_two = trained[2][0]
     workdir = shutil.copytree(saved_by_two, tmp_path / "run")
@@ -110,7 +110,7 @@ def test_another_number_of_processes_restores_the_same_arrays(
         tmp_path / "again",
         [*OPTIONS, *photos, f"--workdir={workdir}"],
         num_processes=num_processes,
-        num_devices=3 - num_processes // 2,
+        num_devices=num_devices,
     )
     assert json.loads((workdir / "results.json").read_text())["resumed_from"] == NUM_STEPS
     model = (workdir / "model.safetensors").read_bytes()
