@@ -76,16 +76,20 @@ def main(argv: list[str]) -> None:
     logging.get_absl_handler().setFormatter(python_logging.Formatter("vtl: note: %(message)s"))
     config = _read_config()
     workdir = _WORKDIR.value or config_files.default_workdir(config.task, config.variant)
+    again = "run the same command again: it resumes"
     try:
-        with processes.as_one(), disks.refusals(workdir, "run the same command again: it resumes"):
+        with disks.refusals(workdir, again):
             check_choice("task", config.task, TASKS)
             check_choice("precision", config.precision, PRECISIONS)
             knobs.expand_paths(config)
             _configure_jax()
             if not config.get("shard"):  # which is one process's, whatever else is there
                 processes.join({name: flag.value for name, flag in _OF_PROCESSES.items()})
+        # The other processes may stop this one while it hears in `as_one` what broke.
+        with stops.interrupting(), processes.as_one(), disks.refusals(workdir, again):
+            processes.meet()
             _check_devices()
-            with stops.interrupting(), jax.default_matmul_precision(config.precision):
+            with jax.default_matmul_precision(config.precision):
                 if config.task in TOGETHER:
                     TASKS[config.task](config, files.user_path(workdir))
                 elif processes.is_first():
@@ -97,8 +101,8 @@ def main(argv: list[str]) -> None:
     except UserError as error:
         _give_up(str(error))
     except (Interrupted, KeyboardInterrupt) as stop:
-        again = "run the same command again to resume"
-        _leave(f"{str(stop) or 'stopped'}; {again}", stops.EXIT_STATUS)
+        what = str(stop) or "stopped"
+        _leave(f"{what}; run the same command again to resume", stops.EXIT_STATUS)
 
 
 def _configure_jax() -> None:

@@ -13,6 +13,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -237,7 +238,7 @@ def _local_gpus(environment: Mapping[str, str]) -> list[int] | None:
 
 
 def join(flags: Mapping[str, Any]) -> None:
-    """Join the other processes, where there are some, by the values of `FLAGS`; say how many.
+    """Join the other processes, where there are some, by the values of `FLAGS`.
 
     Raises:
         UserError: as `find_place` and `start` do.
@@ -250,16 +251,17 @@ def join(flags: Mapping[str, Any]) -> None:
             initialization_timeout_s=flags["initialization_timeout"],
         )
         console.outlive_readers()
-        console.say(describe())
-        _connect()
 
 
-def _connect() -> None:
-    """Have all devices exchange something, now that all processes are here.
+def meet() -> None:
+    """Say how many processes have joined, and have their devices exchange something.
 
     Gloo gives up on processes that come to the first collective of their devices more than 30 s
     apart, such as when only some must compile; it waits at later ones.
     """
+    if not _job:
+        return
+    console.say(describe())
     mesh = Mesh(np.array(jax.devices()), ("all",))
     here = np.zeros(jax.local_device_count(), np.float32)
     by_device = NamedSharding(mesh, PartitionSpec("all"))
@@ -297,14 +299,15 @@ def start(
     _speak_before_abort(lambda: stops.leave(f"vtl: {lost}", sys.stderr, 1))
     try:
         # In a thread, for a stop is not heard within JAX's C++.
-        with _without_proxy(), ThreadPoolExecutor(1) as pool:
-            pool.submit(
+        with _without_proxy():
+            connecting = ThreadPoolExecutor(1).submit(
                 jax.distributed.initialize,
                 *place,
                 local_device_ids=_local_gpus(os.environ),
                 initialization_timeout=initialization_timeout_s,
                 heartbeat_timeout_seconds=heartbeat_s,
-            ).result()
+            )
+            connecting.result()
     except Exception as error:  # of many kinds
         raise UserError(f"{lost} ({reason_of(error)})") from error
     state = distributed.global_state
@@ -327,7 +330,7 @@ def _without_proxy() -> Iterator[None]:
 
 
 def describe() -> str:
-    """As in `4 processes with 2 devices each`.
+    """As in `4 processes with 2 devices each`, or `1 process with 2 devices`.
 
     Raises:
         UserError: some have more than others.
@@ -335,7 +338,10 @@ def describe() -> str:
     each = jax.local_device_count()
     if any(number != each for number in gather(each)):
         raise UserError("every process needs as many devices as the others")
-    return f"{count()} processes with {each} device{'s' if each > 1 else ''} each"
+    devices = f"{each} device{'s' if each > 1 else ''}"
+    return (
+        f"{count()} processes with {devices} each" if count() > 1 else f"1 process with {devices}"
+    )
 
 
 # What is printed.
@@ -522,7 +528,7 @@ def broadcast(tree: Any) -> Any:
     """
     if count() == 1:
         return tree
-    barrier()  # see `_connect`: this is among other groups of devices
+    barrier()  # see `meet`: this is among other groups of devices
     leaves, structure = jax.tree.flatten(tree)
     arrays = [np.asarray(leaf) for leaf in leaves]
     flat = np.concatenate([np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in arrays])
@@ -608,6 +614,8 @@ def _speak_before_abort(leave: Callable[[], NoReturn]) -> None:
     ctypes.CDLL(None).signal(signal.SIGABRT, _abort_handler)
 
 
+_COLLECTIVES = re.compile("gloo|nccl", re.IGNORECASE)
+
 _ABORT_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
 _abort_handler: Any = None
 """It must last for as long as it may be called."""
@@ -634,7 +642,8 @@ def _end_with(job: _Job, word: _Word) -> None:
 
 
 def _leave_now(job: _Job, word: _Word) -> NoReturn:
-    job.last_words.acquire()  # and is never released: one thread speaks
+    # It is never released: one thread speaks. That may wait in JAX's C++, which waits for this one.
+    job.last_words.acquire(timeout=_GRACE_S + 1)
     stops.leave(word.message, _last_stream(job), word.status)
 
 
@@ -661,8 +670,9 @@ def as_one() -> Iterator[None]:
     except Exception as error:
         if not _job:
             raise
-        is_of_jax = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
-        if is_of_jax and _job.has_word.wait(_job.heartbeat_s + _GRACE_S):
+        is_of_jax = isinstance(error, jax.errors.JaxRuntimeError)
+        breaks = is_of_jax or _COLLECTIVES.search(str(error))  # some is a ValueError
+        if breaks and _job.has_word.wait(_job.heartbeat_s + _GRACE_S):
             raise KeyboardInterrupt from None
         traceback.print_exc()
         raise UserError(f"process {index()} failed: {reason_of(error)}") from error
