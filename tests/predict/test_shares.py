@@ -196,7 +196,7 @@ def test_the_table_is_that_of_one_process_also_after_kills(tiny, tmp_path):
         started = start(2, *arguments, slowly=True)
         unfinished = output.with_name("unfinished_p.csv")
         before = unfinished.stat().st_size if unfinished.exists() else 0
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while not unfinished.exists() or unfinished.stat().st_size <= before:
             assert time.monotonic() < end
             assert [process.poll() for process in started] == [None, None]
@@ -210,7 +210,7 @@ def test_the_table_is_that_of_one_process_also_after_kills(tiny, tmp_path):
             if number == signal.SIGKILL
             else "vtl: stopped; run the same command again to go on"
         )
-        assert said.strip().splitlines()[-1] == expected
+        assert said.strip().endswith(expected)  # perhaps beside a bar of progress
         assert not output.exists()
     (said, status), (silent, other) = ends_of(start(2, *arguments))
     assert (status, other, silent) == (1, 1, "")
