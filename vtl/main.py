@@ -87,6 +87,7 @@ def main(argv: list[str]) -> None:
             if not config.get("shard"):  # which is one process's, whatever else is there
                 processes.join({name: flag.value for name, flag in _OF_PROCESSES.items()})
             _check_devices()
+            processes.meet()
             with jax.default_matmul_precision(config.precision):
                 if config.task in TOGETHER:
                     TASKS[config.task](config, files.user_path(workdir))

@@ -49,6 +49,7 @@ _WORD = "vtl/word"
 STOPPED = "stopped; run the same command again to resume"
 
 _POLL_MS = 1000
+_TOKEN_S = 3600.0
 _GRACE_S = 10.0
 """How long a process may take to clear away what it has half done when another has ended."""
 
@@ -130,7 +131,9 @@ class _Job:
         self.is_logging = False
         self.word: _Word | None = None
         self.has_word = threading.Event()
+        self.last_round: Round | None = None
         self.is_ending = threading.Event()
+        self.ending = threading.Lock()
         self.gone: set[int] = set()
         self.last_words = threading.Lock()
 
@@ -226,10 +229,10 @@ def _local_gpus(environment: Mapping[str, str]) -> list[int] | None:
     JAX takes it for granted that there are as many tasks as GPUs, and each task sees all of them.
     """
     visible = environment.get("CUDA_VISIBLE_DEVICES", "")
-    tasks = environment.get("SLURM_TASKS_PER_NODE", "").partition("(")[0].partition(",")[0]
-    if "JAX_LOCAL_DEVICE_IDS" in environment or not visible or not tasks.isdigit():
+    num_tasks = _tasks_here(environment)
+    if "JAX_LOCAL_DEVICE_IDS" in environment or not visible or not num_tasks:
         return None
-    num_gpus, num_tasks = len(visible.split(",")), int(tasks)
+    num_gpus = len(visible.split(","))
     each = num_gpus // num_tasks
     if not each:  # each task sees its own
         return list(range(num_gpus))
@@ -237,8 +240,19 @@ def _local_gpus(environment: Mapping[str, str]) -> list[int] | None:
     return list(range(first, first + each))
 
 
+def _tasks_here(environment: Mapping[str, str]) -> int:
+    """How many tasks Slurm has on this node, of `2(x3),1` for four nodes; 0 if it doesn't say."""
+    text = environment.get("SLURM_STEP_TASKS_PER_NODE", environment.get("SLURM_TASKS_PER_NODE", ""))
+    counts = [
+        int(number)
+        for number, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
+        for _ in range(int(times or 1))
+    ]
+    return dict(enumerate(counts)).get(int(environment.get("SLURM_NODEID", 0)), 0)
+
+
 def join(flags: Mapping[str, Any]) -> None:
-    """Join the other processes, where there are some, by the values of `FLAGS`; say how many.
+    """Join the other processes, where there are some, by the values of `FLAGS`.
 
     Raises:
         UserError: as `find_place` and `start` do.
@@ -251,16 +265,17 @@ def join(flags: Mapping[str, Any]) -> None:
             initialization_timeout_s=flags["initialization_timeout"],
         )
         console.outlive_readers()
-        console.say(describe())
-        _connect()
 
 
-def _connect() -> None:
-    """Have all devices exchange something, now that all processes are here.
+def meet() -> None:
+    """Say how many processes have joined, and have all their devices exchange something.
 
     Gloo gives up on processes that come to the first collective of their devices more than 30 s
     apart, such as when only some must compile; it waits at later ones.
     """
+    if not _job:
+        return
+    console.say(describe())
     mesh = Mesh(np.array(jax.devices()), ("all",))
     here = np.zeros(jax.local_device_count(), np.float32)
     by_device = NamedSharding(mesh, PartitionSpec("all"))
@@ -316,7 +331,8 @@ def start(
     _speak_before_abort(lambda: _leave_now(job, _aborted(job)))
     if not is_first():
         _send_output_to(os.devnull, python_too=True)
-    threading.Thread(target=_watch, args=(job,), daemon=True).start()
+    for watch in (_listen, _watch):
+        threading.Thread(target=watch, args=(job,), daemon=True).start()
 
 
 @contextmanager
@@ -373,7 +389,8 @@ def _send_output_to(path: str | os.PathLike[str], *, python_too: bool) -> None:
 def log_to(directory: Path) -> None:
     """From here on what isn't for the terminal goes to process_INDEX.log in the run's directory."""
     if _job and not _job.is_logging:
-        with suppress(OSError):  # it may be on another machine's disk
+        with suppress(OSError):
+            directory.mkdir(parents=True, exist_ok=True)  # it may be on another machine's disk
             _job.is_logging = True
             _send_output_to(directory / f"process_{index()}.log", python_too=not is_first())
 
@@ -397,6 +414,11 @@ class Round:
         if _job:
             _job.client.key_value_set(f"{self._name}/{index()}", json.dumps(value))
 
+    def forget(self) -> None:
+        """Free what this process told; all have heard it."""
+        if _job:
+            _job.client.key_value_delete(f"{self._name}/{index()}")
+
     def hear(self, indices: Iterable[int], within_s: float | None = None) -> list[Any]:
         """What these processes tell; None for those that don't `within_s`, if that is given."""
         if not _job:
@@ -413,7 +435,11 @@ def gather(value: Any) -> list[Any]:
     assert _job
     everyone = Round(str(next(_job.numbers)))
     everyone.tell(value)
-    return everyone.hear(range(count()))
+    told = everyone.hear(range(count()))
+    if _job.last_round:  # which all have heard, for they have told something since
+        _job.last_round.forget()
+    _job.last_round = everyone
+    return told
 
 
 def barrier() -> None:
@@ -430,8 +456,8 @@ def check_same(what: str, facts: Mapping[str, Any]) -> None:
     first, *others = gather(dict(facts))
     for number, other in enumerate(others, start=1):
         for key in sorted(first.keys() | other.keys()):
-            here, there = (printable(str(told.get(key)), 40) for told in (first, other))
-            if here != there:
+            if first.get(key) != other.get(key):
+                here, there = (printable(str(told.get(key)), 100) for told in (first, other))
                 raise UserError(
                     f"process {number} has another {what} than process 0: {key} is {there} and not "
                     f"{here}\nStart all of them with one command, on the same photos and weights."
@@ -511,6 +537,10 @@ def sharing(directory: Path) -> list[int]:
     if count() == 1:
         return [index()]
     directory.mkdir(parents=True, exist_ok=True)
+    for left in directory.glob(".*.here"):  # by a process that was killed just then
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _TOKEN_S:
+                left.unlink()
     token = directory / f".{index()}.{uuid.uuid4().hex}.here"
     token.touch()
     try:
@@ -529,7 +559,7 @@ def broadcast(tree: Any) -> Any:
     """
     if count() == 1:
         return tree
-    barrier()  # see `_connect`: this is among other groups of devices
+    barrier()  # see `meet`: this is among other groups of devices
     leaves, structure = jax.tree.flatten(tree)
     arrays = [np.asarray(leaf) for leaf in leaves]
     flat = np.concatenate([np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in arrays])
@@ -581,21 +611,35 @@ class Vote:
 # How they end.
 
 
+def _listen(job: _Job) -> None:
+    """Hear at once that a process ends all."""
+    while not job.is_ending.is_set():
+        if word := _word_told(job, _POLL_MS):
+            return _end_with(job, word)
+    return None
+
+
 def _watch(job: _Job) -> None:
-    """Notice, within the heartbeat, that a process has ended all, or has died."""
+    """Notice, within the heartbeat, that a process has died; JAX waits for all that live to ask."""
     everyone = list(range(job.count))
     while not job.is_ending.is_set():
-        try:
-            word = _Word(**json.loads(job.client.blocking_key_value_get(_WORD, _POLL_MS)))
-            return _end_with(job, word)
-        except jax.errors.JaxRuntimeError as error:
-            if "DEADLINE_EXCEEDED" not in str(error):
-                return None  # JAX aborts: see `_speak_before_abort`
+        time.sleep(_POLL_MS / 1000)
         with suppress(jax.errors.JaxRuntimeError):
             job.gone |= set(everyone) - job.client.get_live_nodes(everyone).keys()
-            if job.gone and not job.is_ending.is_set():
-                return _end_with(job, _gone(sorted(job.gone)))
+            if job.gone:
+                # One that has ended all, and has left, isn't lost.
+                return _end_with(job, _word_told(job, 1) or _gone(sorted(job.gone)))
     return None
+
+
+def _word_told(job: _Job, within_ms: int) -> _Word | None:
+    """What a process ends all with, if one does."""
+    try:
+        return _Word(**json.loads(job.client.blocking_key_value_get(_WORD, within_ms)))
+    except jax.errors.JaxRuntimeError as error:
+        if "DEADLINE_EXCEEDED" not in str(error):
+            time.sleep(_POLL_MS / 1000)  # it passes, or JAX aborts: see `_speak_before_abort`
+        return None
 
 
 def _gone(indices: list[int]) -> _Word:
@@ -611,8 +655,9 @@ def _speak_before_abort(leave: Callable[[], NoReturn]) -> None:
     come too late for that.
     """
     global _abort_handler
-    _abort_handler = _ABORT_HANDLER(lambda number: leave())
-    ctypes.CDLL(None).signal(signal.SIGABRT, _abort_handler)
+    handler = _ABORT_HANDLER(lambda number: leave())
+    ctypes.CDLL(None).signal(signal.SIGABRT, handler)
+    _abort_handler = handler  # the one before may be called until here
 
 
 _COLLECTIVES = re.compile("gloo|nccl", re.IGNORECASE)
@@ -624,6 +669,8 @@ _abort_handler: Any = None
 
 def _aborted(job: _Job) -> _Word:
     """What it means that JAX aborts: the store is gone, which the first process holds."""
+    if job.word:
+        return job.word
     if is_first():
         return _Word("vtl: JAX has failed: see process_0.log in the run's directory", 1)
     job.gone.add(0)
@@ -632,12 +679,15 @@ def _aborted(job: _Job) -> _Word:
 
 def _end_with(job: _Job, word: _Word) -> None:
     """Have the main thread stop as if by Ctrl-C, and end it if it doesn't."""
-    if job.is_ending.is_set():
-        return
-    job.word = word
-    job.has_word.set()
-    if not stops.is_stopping():
-        os.kill(os.getpid(), signal.SIGINT)
+    with job.ending:
+        if job.is_ending.is_set() or job.has_word.is_set():
+            return
+        job.word = word
+        job.has_word.set()
+        if not stops.is_stopping():
+            # A shell's background job ignores Ctrl-C.
+            heard = (n for n in stops.NUMBERS if signal.getsignal(n) is not signal.SIG_IGN)
+            os.kill(os.getpid(), next(heard, signal.SIGTERM))
     time.sleep(_GRACE_S)
     _leave_now(job, word)
 
@@ -645,6 +695,7 @@ def _end_with(job: _Job, word: _Word) -> None:
 def _leave_now(job: _Job, word: _Word) -> NoReturn:
     # It is never released: one thread speaks. That may wait in JAX's C++, which waits for this one.
     job.last_words.acquire(timeout=_GRACE_S + 1)
+    _tell_parted(job)
     stops.leave(word.message, _last_stream(job), word.status)
 
 
@@ -666,7 +717,8 @@ def as_one() -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, stops.Interrupted):
+    except (UserError, stops.Interrupted, KeyboardInterrupt):
+        _end()
         raise
     except Exception as error:
         if not _job:
@@ -674,15 +726,33 @@ def as_one() -> Iterator[None]:
         is_of_jax = isinstance(error, jax.errors.JaxRuntimeError)
         breaks = is_of_jax or _COLLECTIVES.search(str(error))  # some is a ValueError
         if breaks and _job.has_word.wait(_job.heartbeat_s + _GRACE_S):
+            _end()
             raise KeyboardInterrupt from None
-        traceback.print_exc()
+        _end()
+        _print_traceback(_job)
         raise UserError(f"process {index()} failed: {reason_of(error)}") from error
+
+
+def _end() -> None:
+    """From here on nobody stops this process: it is about to end."""
+    if _job:
+        with _job.ending:
+            _job.is_ending.set()
+
+
+def _print_traceback(job: _Job) -> None:
+    """Where somebody sees it: until a process has a log of its own, that is the terminal."""
+    if is_first() or job.is_logging or _terminal is None:
+        traceback.print_exc()
+    else:
+        with os.fdopen(os.dup(_terminal), "w") as terminal:
+            traceback.print_exc(file=terminal)
 
 
 def stop_others() -> None:
     """Have the other processes stop, as this one is about to."""
     if _job:
-        _job.is_ending.set()
+        _end()
         _tell(_job, _Word(STOPPED, stops.EXIT_STATUS))
 
 
@@ -695,9 +765,9 @@ def last_words(message: str, status: int) -> tuple[str, int]:
     if not job:
         return message, status
     job.last_words.acquire()
-    job.is_ending.set()
-    if job.word is None:
-        _tell(job, _Word(message, status))
+    _end()
+    if job.word is None and not _tell(job, _Word(message, status)):
+        job.word = _word_told(job, _POLL_MS)
     _part(job)
     return job.word or _Word(message, status)
 
@@ -716,18 +786,29 @@ def finish(status: int = 0) -> None:
         )  # Python's end would abort on the thread that waits in JAX's C++
 
 
-def _tell(job: _Job, word: _Word) -> None:
-    with suppress(jax.errors.JaxRuntimeError):  # another was quicker
+def _tell(job: _Job, word: _Word) -> bool:
+    """End all with a word; False if another process was quicker."""
+    try:
         job.client.key_value_set(_WORD, json.dumps(word._asdict()))
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
+def _tell_parted(job: _Job) -> None:
+    if 0 in job.gone:  # and the store with it
+        return
+    with suppress(jax.errors.JaxRuntimeError):
+        job.client.key_value_set(f"vtl/parted/{job.index}", "")
 
 
 def _part(job: _Job) -> None:
     """The first process, which holds the store, leaves last."""
-    end = time.monotonic() + _GRACE_S
+    if not is_first():
+        _tell_parted(job)
+        return
+    end = time.monotonic() + _GRACE_S + 2  # the others have _GRACE_S
     with suppress(jax.errors.JaxRuntimeError):
-        if not is_first():
-            job.client.key_value_set(f"vtl/parted/{job.index}", "")
-            return
         for i in set(range(1, job.count)) - job.gone:
             left_ms = max(1, round(1000 * (end - time.monotonic())))
             job.client.blocking_key_value_get(f"vtl/parted/{i}", left_ms)

@@ -230,13 +230,17 @@ class RunDirectory:
                 "another directory"
             ) from error
 
-    @processes.by_first
     def compare(self, content: Mapping[str, Any]) -> None:
         """Refuse what is made of something else than `content`, as `begin` does, but at once.
 
         Raises:
-            UserError: the run was begun with other content.
+            UserError: the run was begun with other content, or another process has other content.
         """
+        processes.check_same("content", identity.flatten(content))
+        self._compare(content)
+
+    @processes.by_first
+    def _compare(self, content: Mapping[str, Any]) -> None:
         if self._made_of is None:
             return
         before = self._made_of["content"]

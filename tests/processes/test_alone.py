@@ -1,7 +1,5 @@
 """With one process nothing is started, and each function does at once what it says."""
 
-import threading
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -74,10 +72,17 @@ def test_errors_of_one_process_are_left_as_they_are():
         assert raised.value is error
 
 
+def test_what_differs_in_the_middle_of_a_long_text_differs(monkeypatch):
+    rules, others = (f"[['fc/.*', 1.0], {'x' * 90}{rate}{'x' * 90}]" for rate in (1, 2))
+    monkeypatch.setattr(processes, "gather", lambda facts: [facts, {**facts, "rules": others}])
+    with pytest.raises(UserError, match="process 1 has another config than process 0: rules"):
+        processes.check_same("config", {"seed": 0, "rules": rules})
+
+
 @pytest.fixture
 def told(monkeypatch):
     """A process of two that has heard that the other has ended."""
-    job = SimpleNamespace(index=1, count=2, heartbeat_s=0, has_word=threading.Event())
+    job = processes._Job(index=1, count=2, heartbeat_s=0)
     job.has_word.set()
     monkeypatch.setattr(processes, "_job", job)
 

@@ -118,6 +118,15 @@ def test_open_mpi_5_does_not_say_where_the_first_process_is():
             [2, 3],
         ),
         ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_TASKS_PER_NODE": "1(x2)"}, [0, 1]),
+        (
+            {
+                "CUDA_VISIBLE_DEVICES": "0,1,2,3",
+                "SLURM_TASKS_PER_NODE": "2(x2),4",
+                "SLURM_NODEID": "2",
+                "SLURM_LOCALID": "3",
+            },
+            [3],
+        ),
         ({"CUDA_VISIBLE_DEVICES": "3", "SLURM_TASKS_PER_NODE": "4", "SLURM_LOCALID": "3"}, [0]),
         (
             {

@@ -14,6 +14,7 @@ import os
 import threading
 import weakref
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -31,6 +32,7 @@ Decode = Callable[[int], np.ndarray]
 """The pixels uint8 [size, size, 3] of the photo in a row."""
 
 _CRC_DIGITS = 8
+_times_written: Counter[str] = Counter()
 _LAST_WORDS_S = 3.0
 """How long a stop waits to hear what the other processes of a team have decoded."""
 
@@ -186,9 +188,9 @@ def write_decoded(
     """
     turn = list(team).index(processes.index())
     rows = range(turn, shape[0], len(team))
-    names, reports, ends = (
-        processes.Round(f"{path.name}/{team[0]}/{of}") for of in ("file", "rows", "end")
-    )
+    _times_written[path.name] += 1
+    name = f"{path.name}/{_times_written[path.name]}/{team[0]}"
+    names, reports, ends = (processes.Round(f"{name}/{of}") for of in ("file", "rows", "end"))
     crcs = np.zeros(shape[0], np.uint32)
     is_kept = np.zeros(shape[0], bool)
     lock = threading.Lock()
@@ -202,10 +204,10 @@ def write_decoded(
             file = stack.enter_context(whole_file(path))
             file.write(header.getvalue())
             file.flush()
-            names.tell(file.name)
+            names.tell(Path(file.name).name)
         else:
             (name,) = names.hear(team[:1])
-            file = stack.enter_context(open(name, "r+b"))
+            file = stack.enter_context(path.with_name(name).open("r+b"))
 
         def keep(row: int, pixels: np.ndarray) -> None:
             crc = zlib.crc32(pixels.data)
@@ -223,6 +225,8 @@ def write_decoded(
 
         def tell(broken: Mapping[int, str]) -> None:
             file.flush()
+            if turn:  # the first reads it, maybe on another machine
+                os.fsync(file.fileno())
             reports.tell([crcs[rows].tolist(), is_kept[rows].tolist(), list(broken.items())])
 
         def hear(within_s: float | None = None) -> dict[int, str]:
@@ -238,13 +242,13 @@ def write_decoded(
         try:
             tell(for_each_photo(keep, rows))
             if turn:
-                os.fsync(file.fileno())
                 ends.hear(team[:1])
                 return
             broken = hear()
         except KeyboardInterrupt:
             with lock:
-                tell({})
+                with suppress(OSError):
+                    tell({})
                 if turn:
                     raise
                 processes.stop_others()

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,6 +29,9 @@ from vtl.preprocessing import RESIZE_RULES, Preprocessing
 from vtl.untrusted import printable, reason_of
 
 FORMAT_VERSION = 2
+
+_SHOWN_S = 60.0
+"""How long a network's file system may hide from one machine what another has written."""
 
 STRIP_PIXELS = 1 << 22
 """What is converted at once of a photo that isn't RGB, so that only the result takes memory."""
@@ -258,7 +262,8 @@ def decode_once(
     try:
         if not is_done:
             _check_free_space(target.parent, num_bytes)
-            remove_litter(target.parent)
+            if team[0] == processes.index():
+                remove_litter(target.parent)
             write_decoded(
                 target,
                 shape,
@@ -268,6 +273,10 @@ def decode_once(
                 team=team,
             )
         decoded = open_decoded(target, key, shape, decode)
+        end = time.monotonic() + (_SHOWN_S if len(team) > 1 else 0)
+        while decoded is None and time.monotonic() < end:
+            time.sleep(1)
+            decoded = open_decoded(target, key, shape, decode)
     except OSError as error:
         raise UserError(
             f"cannot write the {num_bytes:,} bytes of decoded photos to {directory}: "

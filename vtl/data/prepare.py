@@ -113,6 +113,7 @@ def prepare(
             before[role], photos[role] = splits[role].rows(legible), found.rows(legible)
     if is_shard:
         return Prepared(before, photos, broken, None, before)
+    processes.check_same("photos", {role: split.ids_sha256 for role, split in before.items()})
     pairs, is_shared = duplicates.find(before, photos)
     is_shared = processes.broadcast(is_shared)
     lines = duplicates.describe(pairs, before)

@@ -50,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _predict(options: argparse.Namespace) -> int:
     _check(options)
     processes.join(vars(options))
+    processes.meet()
     logging.basicConfig(format="vtl: note: %(message)s")
     if options.output:
         growing.check_free(options.output, overwrite=options.overwrite)

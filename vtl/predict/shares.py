@@ -43,8 +43,10 @@ def rounds(photos: Iterable[Photo], size: int, decode: Decode) -> Iterator[list[
     try:
         window = _Window(iter(photos), size, lambda photo: pool.submit(decoded, photo, decode))
         window.fill(in_all)
-        while window.photos:
+        while True:
             window.check()
+            if not window.photos:
+                return
             batches = window.take()
             window.fill(in_all if batches else len(window.photos) + in_all)
             yield batches

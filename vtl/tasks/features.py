@@ -53,8 +53,6 @@ def run(config: ConfigDict, workdir: Path) -> None:
             "weights is empty, and a random network's features are of no use: name some"
         )
     say(f"{network.describe(net.architecture)}, weights: {config.weights}")
-    variables = network.starting_variables(net.model, weights, head="zeros", seed=0)
-    variables = replicate(variables, mesh)
     feature_step = steps.make_feature_step(
         net.model,
         net.preprocessing,
@@ -69,6 +67,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
         "preprocessing": identity.json_sha256(dataclasses.asdict(net.preprocessing)),
     }
     run_directory.compare(content)  # before the photos are decoded, which takes long
+    variables = network.starting_variables(net.model, weights, head="zeros", seed=0)
+    variables = replicate(variables, mesh)
     of_shard = {}
     if shard:
         of_shard = {"shard": shard.record(splits, config.batch_size)}

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vtl import identity, knobs, processes
+from vtl import identity, knobs
 from vtl.console import say
 from vtl.data import prepare
 from vtl.data.batches import Images
@@ -131,15 +131,14 @@ def run(config: ConfigDict, workdir: Path) -> None:
         arrays = _gallery(job, splits[role], logits[role], photos[role], variables)
         if arrays:
             run_directory.write_arrays(f"gallery_{role}", arrays)
-    if processes.is_first():
-        network.save(
-            workdir / "model.safetensors",
-            variables,
-            net,
-            train.classes,
-            multi_label=not one_label_each,
-            decisions=decisions,
-        )
+    network.save(
+        workdir / "model.safetensors",
+        variables,
+        net,
+        train.classes,
+        multi_label=not one_label_each,
+        decisions=decisions,
+    )
     seconds["evaluate"] = time.perf_counter()
     run_directory.write_results(
         {

@@ -185,12 +185,13 @@ def run(
                 break
         # Without a step too: evaluating takes long.
         is_stopped = is_stopped or stop_is_agreed(interrupted.is_set(), at_once=True)
+        if is_stopped:  # not every process has had its signal yet, and none may cut off the save
+            if pending:
+                flush(int(train_state.step))
+            checkpoints.save(train_state)
+            checkpoints.wait()
+            processes.barrier()
     if is_stopped:
-        if pending:
-            flush(int(train_state.step))
-        checkpoints.save(train_state)
-        checkpoints.wait()
-        processes.barrier()  # whoever ends earlier would cut off the first one's saving
         raise Interrupted(f"stopped after step {int(train_state.step)}, which is saved")
     checkpoints.wait()
     return train_state

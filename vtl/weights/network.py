@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from vtl import processes
 from vtl.decisions import Decisions
 from vtl.errors import UserError, check_choice
 from vtl.models import HEAD
@@ -179,6 +180,7 @@ def _zeros(shapes: Any) -> Any:
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
 
+@processes.in_first
 def save(
     path: Path,
     variables: dict[str, Any],
