@@ -1,6 +1,5 @@
 """With one process nothing is started, and each function does at once what it says."""
 
-
 import jax
 import numpy as np
 import pytest
