@@ -433,6 +433,7 @@ def test_a_run_of_another_config_is_left_alone(finished, devkit, weights):
     assert snapshot(finished("head")) == before
 
 
+@pytest.mark.full
 def test_no_epoch_trains_nothing(finished, devkit, tmp_path):
     changes = {"weights": str(finished("scratch")), "head": "keep"} | AS_IT_IS
     config = make_config(devkit, **(TINY | changes | {"num_epochs": 0.0}))

@@ -161,6 +161,7 @@ print(demo.write_once(Path(sys.argv[1])), flush=True)
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("is_killed", [False, True])
 def test_one_of_two_processes_draws_it(tmp_path, is_killed):
     def start():

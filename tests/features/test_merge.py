@@ -111,6 +111,7 @@ def test_the_outcome_is_a_finished_run(farm, tmp_path, capsys):
     assert "is finished" in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_a_probe_takes_the_whole_and_no_shard(farm, tmp_path):
     path = merge([farm.root / "shards"], tmp_path / "merged")
     heads = []

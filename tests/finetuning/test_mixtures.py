@@ -156,6 +156,7 @@ def later_is_better(monkeypatch):
     monkeypatch.setattr(mixtures, "mean_ap_of", lambda *arguments: next(better) / 1000)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("later_is_better")
 def test_the_trial_chooses_a_mixture_and_the_outcome_is_of_it(devkit, weights, tmp_path, capsys):
     results = run(devkit, weights, tmp_path / "run")
@@ -185,6 +186,7 @@ def test_the_trial_chooses_a_mixture_and_the_outcome_is_of_it(devkit, weights, t
     assert f"after each pass, at best mixed with the start {at_best}\n" in out
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("later_is_better")
 def test_val_chooses_a_mixture_and_a_run_that_was_stopped_has_the_same(
     devkit, weights, tmp_path, monkeypatch

@@ -29,7 +29,7 @@ def weights(tmp_path_factory):
     return write_weights(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
 
 
-@pytest.fixture(scope="module", params=["sigmoid", "softmax"])
+@pytest.fixture(scope="module", params=["sigmoid", pytest.param("softmax", marks=pytest.mark.full)])
 def run(request, tmp_path_factory, weights):
     """A finished run, and the folder of its photos."""
     directory = tmp_path_factory.mktemp(request.param)

@@ -1,5 +1,6 @@
 """The order in which a split's images come, and how batches get onto the mesh."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
@@ -42,8 +43,9 @@ def train_order(num_steps: int, *, num_images: int, batch_size: int, seed: int) 
     return np.concatenate(passes)[: num_steps * batch_size].reshape(num_steps, batch_size)
 
 
+@functools.lru_cache(maxsize=2)
 def _order(number: int, num_images: int, seed: int) -> np.ndarray:
-    """The order [num_images] of one pass, counted from 0."""
+    """The order [num_images] of one pass, counted from 0; kept, for all of its steps need it."""
     return np.random.default_rng((seed, number)).permutation(num_images)
 
 
