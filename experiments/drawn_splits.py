@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import tables
+from experiments import partitions, tables
 from vtl.data import draw
 from vtl.data.photo_files import stem
-from vtl.data.splits import find_root, read_splits
 
 FRACTIONS = (0.7, 0.1, 0.2)
 
@@ -26,8 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", required=True)
     options = parser.parse_args()
-    names = {"train": "trainval", "test": "test"}
-    splits = read_splits(find_root("voc2012", options.root), names).values()
+    splits = partitions.sample_photos(options.root).values()
     labels = np.concatenate([np.asarray(split.labels) for split in splits])
     ids = [photo_id for split in splits for photo_id in split.ids]
     drawn = np.array(draw.drawn([stem(photo_id) for photo_id in ids], FRACTIONS))

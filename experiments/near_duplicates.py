@@ -26,7 +26,6 @@ from PIL import Image, ImageEnhance, ImageOps
 from experiments import partitions, tables
 from vtl.data import batches, duplicates, images
 from vtl.data.split import Split
-from vtl.data.splits import find_root, read_splits
 from vtl.training import steps
 from vtl.training.state import by_batch, make_mesh
 from vtl.weights import network
@@ -67,8 +66,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/partitions"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    names = {"train": "trainval", "test": "test"}
-    splits = read_splits(find_root("voc2012", options.root), names)
+    splits = partitions.sample_photos(options.root)
     every = partitions.features(partitions.BASELINE.size, splits, options)["average"][:, 0]
     originals = splits["test"].rows(np.linspace(0, len(splits["test"]) - 1, NUM_COPIED).astype(int))
     step = feature_step(options.weights)

@@ -85,8 +85,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/partitions"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    names = {"train": "trainval", "test": "test"}
-    splits = read_splits(find_root("voc2012", options.root), names)
+    splits = sample_photos(options.root)
     pooled = {size: features(size, splits, options) for size in SIZES}
     labels = np.concatenate([split.labels for split in splits.values()])
     parts = list(partitions(groups_of(splits)))
@@ -141,6 +140,11 @@ def compute(net: network.Network, splits: dict[str, Split]) -> Pooled:
         for batch, count in batches.eval_batches(photos[role], 32, sharding)
     ]
     return {name: np.concatenate([out[name] for out in outputs]) for name in head.POOLINGS}
+
+
+def sample_photos(root: str) -> dict[str, Split]:
+    """The two splits of the devkit of 1,200 photos, train and test."""
+    return read_splits(find_root("voc2012", root), {"train": "trainval", "test": "test"})
 
 
 def groups_of(splits: dict[str, Split]) -> np.ndarray:

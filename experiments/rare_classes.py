@@ -25,7 +25,6 @@ from configs import linear_probe as probe_config
 from experiments import grid, partitions, tables
 from vtl.data import deep_features
 from vtl.data.split import Split
-from vtl.data.splits import find_root, read_splits
 from vtl.evaluation import metrics
 from vtl.tasks import probe
 
@@ -67,7 +66,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/rare_classes"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    splits = read_splits(find_root("voc2012", options.root), {"train": "trainval", "test": "test"})
+    splits = partitions.sample_photos(options.root)
     whole, parts = joined(splits), list(partitions.partitions(partitions.groups_of(splits)))
     features = partitions.features(SIZE, splits, options)["average"][:, 0]
     columns, is_rare = classes_of(whole, parts)

@@ -21,7 +21,7 @@ from sklearn.metrics import average_precision_score
 
 from tests.devkit import write_devkit
 from tests.tiny import write_weights
-from vtl import processes
+from vtl import places
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -152,7 +152,7 @@ def parse_task(options: list[str], monkeypatch) -> None:
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "", flag_values=values, lock_config=True)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
-    for name, kind, *_ in processes.FLAGS:
+    for name, kind, *_ in places.FLAGS:
         define = flags.DEFINE_string if kind is str else flags.DEFINE_integer
         define(name, None, "", flag_values=values)
     arguments = ["vtl", *(option.replace("=configs/", f"={ROOT}/configs/") for option in options)]

@@ -17,7 +17,7 @@ ROOT = Path(vtl.__file__).parent
 
 BOTTOM = {
     *("errors", "files", "console", "preprocessing", "decisions", "stops", "untrusted", "schema"),
-    *("disks", "processes"),
+    *("disks", "places", "processes"),
 }
 EVERYTHING_BELOW_TASKS = BOTTOM | {
     *("models", "data", "weights", "identity", "knobs", "run_directory", "training", "evaluation"),
@@ -27,7 +27,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "untrusted": {"errors"},
     "schema": {"errors", "untrusted"},
     "disks": {"errors", "untrusted"},
-    "processes": {"console", "errors", "stops", "untrusted"},
+    "places": {"errors", "untrusted"},
+    "processes": {"console", "errors", "places", "stops", "untrusted"},
     "identity": {"errors", "schema", "untrusted"},
     "knobs": {"errors", "files", "untrusted"},
     "compile_cache": set(),

@@ -21,7 +21,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from vtl import compile_cache, config_files, console, disks, files, knobs, processes
+from vtl import compile_cache, config_files, console, disks, files, knobs, places, processes
 from vtl.errors import FetchError, UserError, check_choice
 from vtl.relu_study import task as relu_study
 from vtl.stops import Interrupted
@@ -39,7 +39,7 @@ _OF_PROCESSES = {
     name: flags.DEFINE_string(name, default, meaning)
     if kind is str
     else flags.DEFINE_integer(name, default, meaning, lower_bound=least)
-    for name, kind, default, meaning, least in processes.FLAGS
+    for name, kind, default, meaning, least in places.FLAGS
 }
 
 TASKS = {

@@ -13,10 +13,30 @@ from vtl.features import extract
 from vtl.training.state import by_batch, make_mesh
 
 
+def run_extract(photos, partial, name="photos", weights="a", stop_after=None):
+    """Mean colours; a stop comes after so many calls of the step, one of them eval_shape's."""
+    calls = []
+
+    def step(images):
+        calls.append(1)
+        if stop_after and len(calls) > stop_after:
+            raise KeyboardInterrupt
+        return jnp.mean(images.astype(jnp.float32), axis=(1, 2))
+
+    return extract.extract(
+        step,
+        photos,
+        partial,
+        photos_name=name,
+        batch_size=2,
+        sharding=by_batch(make_mesh()),
+        weights_sha256=weights,
+    )
+
+
 @pytest.mark.parametrize("change", ["weights", "photos", "fewer", "more"])
 def test_what_was_left_by_other_photos_or_weights_is_done_again(tmp_path, monkeypatch, change):
     """A run resumes only from features of the same photos and weights."""
-    mesh = make_mesh()
 
     def call(num_photos, value, weights="a", stop_after=None):
         photos = np.lib.format.open_memmap(
@@ -26,23 +46,8 @@ def test_what_was_left_by_other_photos_or_weights_is_done_again(tmp_path, monkey
             shape=(num_photos, 4, 4, 3),
         )
         photos[:] = value
-        calls = []
-
-        def step(images):
-            calls.append(1)
-            if stop_after and len(calls) > stop_after:
-                raise KeyboardInterrupt
-            return jnp.mean(images.astype(jnp.float32), axis=(1, 2))
-
-        return extract.extract(
-            step,
-            photos,
-            tmp_path / "unfinished",
-            photos_name=f"{num_photos}_{value}",
-            batch_size=2,
-            sharding=by_batch(mesh),
-            weights_sha256=weights,
-        )
+        partial = tmp_path / "unfinished"
+        return run_extract(photos, partial, f"{num_photos}_{value}", weights, stop_after)
 
     monkeypatch.setattr(extract, "BATCHES_BETWEEN_SAVES", 1)
     with pytest.raises(KeyboardInterrupt):
@@ -98,34 +103,16 @@ def test_what_can_t_be_believed_is_computed_again(tmp_path, monkeypatch, caplog,
     expected = np.repeat(np.arange(6, dtype=np.float32)[:, None], 3, axis=1)
     monkeypatch.setattr(extract, "BATCHES_BETWEEN_SAVES", 1)
 
-    def call(stop_after=None):
-        calls = []
-
-        def step(images):
-            calls.append(1)
-            if stop_after and len(calls) > stop_after:
-                raise KeyboardInterrupt
-            return jnp.mean(images.astype(jnp.float32), axis=(1, 2))
-
-        return extract.extract(
-            step,
-            photos,
-            tmp_path / "unfinished_train",
-            photos_name="photos",
-            batch_size=2,
-            sharding=by_batch(make_mesh()),
-            weights_sha256="a",
-        )
-
+    partial = tmp_path / "unfinished_train"
     with pytest.raises(KeyboardInterrupt):
-        call(stop_after=3)  # one call is eval_shape's
+        run_extract(photos, partial, stop_after=3)
     DAMAGES[damage](tmp_path / "unfinished_train.npy")
-    found, count = call()
+    found, count = run_extract(photos, partial)
     assert count == 6
     np.testing.assert_array_equal(found, expected)
     assert "computed again" in caplog.text
     # And what is whole is believed.
-    _, count = call()
+    _, count = run_extract(photos, partial)
     assert count == 0
 
 

@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from vtl.errors import UserError
-from vtl.processes import Place, _local_gpus, find_place
+from vtl.places import Place, find_place, local_gpus
 
 NOWHERE = Place(None, None, None)
 """What nobody asked for; as an answer, what JAX finds itself."""
@@ -139,4 +139,4 @@ def test_open_mpi_5_does_not_say_where_the_first_process_is():
     ],
 )
 def test_tasks_of_a_node_share_its_gpus(environment, gpus):
-    assert _local_gpus(environment) == gpus
+    assert local_gpus(environment) == gpus

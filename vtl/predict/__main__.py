@@ -22,7 +22,7 @@ import dataclasses
 import logging
 import sys
 
-from vtl import compile_cache, disks, files, processes
+from vtl import compile_cache, disks, files, places, processes
 from vtl.data import splits
 from vtl.errors import UserError
 from vtl.predict import errors_page, growing, likeliest, photos, table
@@ -169,7 +169,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--split", choices=splits.ROLES, help="one of their splits, instead of all together"
     )
-    processes.add_arguments(parser)
+    places.add_arguments(parser)
     return parser.parse_args(arguments)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from configs import finetune as finetune_config
 from experiments.speed import bench
-from vtl import processes
+from vtl import places, processes
 from vtl.data import batches
 from vtl.models.resnet import ResNet
 from vtl.preprocessing import TORCHVISION
@@ -39,9 +39,10 @@ def main() -> None:
     for name in ("depth", "batch_size", "side", "steps"):
         parser.add_argument(name, type=int)
     parser.add_argument("target", type=Path)
-    processes.add_arguments(parser)
+    places.add_arguments(parser)
     options = parser.parse_args()
     processes.join(vars(options))
+    processes.meet()
     memory.keep_freed_memory()
     setting = bench.Setting(options.batch_size, options.side)
     extract, train, all_reduced = compiled(options.depth, setting)
