@@ -534,6 +534,7 @@ def test_the_best_on_val_is_chosen(devkit, tmp_path, monkeypatch):
     assert_same_run(tmp_path / "interrupted", workdir, NUM_STEPS)
 
 
+@pytest.mark.full
 def test_the_start_may_be_the_best_on_val(finished, devkit, tmp_path):
     changes = {"weights": str(finished("scratch")), "head": "keep"} | AS_IT_IS
     # Trained at a rate that ruins it, and scored on the photos that it comes from.

@@ -109,6 +109,7 @@ def test_a_damaged_config_is_a_line(tmp_path, config):
         settings_of(str(tmp_path))
 
 
+@pytest.mark.full
 def test_a_probe_of_one_label_each_predicts_as_it_was_scored(tmp_path, weights):
     root, labels = tiny_runs.write_table(tmp_path, one_label=True)
     probe = tiny_runs.fit_probe(tmp_path, weights, root, labels)

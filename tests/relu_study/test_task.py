@@ -118,6 +118,7 @@ def test_a_second_start_prints_the_outcome(finished, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in workdir.iterdir()}
 
 
+@pytest.mark.full
 def test_a_killed_run_keeps_what_is_finished(finished, tmp_path, monkeypatch):
     workdir, results = finished
     killed = tmp_path / "run"
@@ -176,6 +177,7 @@ def test_odd_curves_are_named(finished, tmp_path, message):
     assert str(caught.value).startswith(str(path))
 
 
+@pytest.mark.full
 def test_damaged_curves_are_set_aside_and_measured_again(finished, tmp_path, capsys):
     workdir, results = finished
     damaged = tmp_path / "run"

@@ -94,6 +94,7 @@ def test_rows_are_the_photos_in_split_order(tmp_path, devkit, weights):
     assert not list((tmp_path / "run").glob("unfinished*"))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("pooling", ["maximum", "both", "cells"])
 def test_pooling_is_recorded_and_not_the_average(tmp_path, devkit, weights, pooling):
     config = make_config(devkit, weights, pooling=pooling, **{"data.image_size": 64})

@@ -153,6 +153,7 @@ def test_lbfgs_chooses_l2_on_train_and_reaches_scikit_learns_minimum(tmp_path):
     assert again["l2"] == results["l2"]
 
 
+@pytest.mark.full
 def test_a_grid_with_seeds_trains_at_once_and_records_each(tmp_path):
     path = write(tmp_path / "f.npz", make_arrays(num_train=200))
     changes = {"learning_rates": (1e-6, 0.3), "num_seeds": 3}
@@ -204,6 +205,7 @@ def test_l2_ignores_the_length_of_a_row(tmp_path):
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), one, atol=1e-5)
 
 
+@pytest.mark.full
 def test_classes_without_positives_are_named(tmp_path):
     arrays = make_arrays()
     arrays["Y_train"][:, 0] = 0

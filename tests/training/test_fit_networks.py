@@ -88,6 +88,7 @@ def test_the_perceptron_follows_pytorch(data, activation):
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "model",
     [

@@ -117,6 +117,7 @@ def test_what_is_frozen_stays_bit_identical_and_all_else_moves(batch_norm):
     assert int(state.step) == 3
 
 
+@pytest.mark.full
 def test_batch_norm_moves_every_statistic_if_all_trains():
     optimizer, step = make_step(ALL, "batch")
     state, _ = step(new_state(optimizer), make_batch())
