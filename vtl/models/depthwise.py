@@ -40,18 +40,21 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     default = functools.partial(ops.convolve_by_xla, stride=stride, padding=padding)
-    of_both = {"stride": stride, "padding": padding}
+    of_input = functools.partial(input_gradient, like=x, stride=stride, padding=padding)
+    of_kernel = functools.partial(
+        kernel_gradient, size=kernel.shape[0], stride=stride, padding=padding
+    )
     return (
         lax.platform_dependent(
             kernel,
             gradient,
-            cpu=functools.partial(input_gradient, like=x, **of_both),
+            cpu=of_input,
             default=functools.partial(ops.input_gradient, default, x),
         ),
         lax.platform_dependent(
             x,
             gradient,
-            cpu=functools.partial(kernel_gradient, size=kernel.shape[0], **of_both),
+            cpu=of_kernel,
             default=functools.partial(ops.kernel_gradient, default, kernel),
         ),
     )
@@ -64,8 +67,8 @@ def by_products(x: jax.Array, kernel: jax.Array, *, stride: int, padding: str) -
     """`convolve` as one loop over the output, which adds up K * K products."""
     size = kernel.shape[0]
     met = _met_by_tap(x, size, stride, padding)
-    total = sum(met[i, j] * kernel[i, j, 0].astype(jnp.float32) for i, j in met)
-    return total.astype(x.dtype)
+    products = [inputs * kernel[i, j, 0].astype(jnp.float32) for (i, j), inputs in met.items()]
+    return functools.reduce(jnp.add, products).astype(x.dtype)
 
 
 def _met_by_tap(

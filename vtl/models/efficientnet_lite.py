@@ -8,6 +8,7 @@ Source: tensorflow/tpu, models/official/efficientnet/lite/efficientnet_lite_buil
 squeeze-and-excitation, with ReLU6, and with a stem and a last convolution that don't grow.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Container
 from typing import NamedTuple
@@ -17,9 +18,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from vtl.models import HEAD, head
+from vtl.models import HEAD, architecture, head
 from vtl.models.layers import BatchNorm, Conv, conv_norm
-from vtl.models.ops import relu6
+from vtl.models.ops import PADDINGS, relu6
 
 
 class Stage(NamedTuple):
@@ -82,6 +83,66 @@ def _multiple_of_8(features: float) -> int:
     return rounded + 8 if rounded < 0.9 * features else rounded
 
 
+@dataclasses.dataclass(frozen=True)
+class Architecture(architecture.Architecture):
+    """An EfficientNet-Lite's size and width, and what the shapes of its tensors don't tell."""
+
+    family = "efficientnet_lite"
+    stages = (*(f"blocks_{i}" for i in range(len(STAGES))), "conv_head")
+    last_stage = r"(blocks_[56]_\d+|conv_head|bn2)/.*"
+
+    size: int
+    width: float = 1.0
+    padding: str = "same"
+    epsilon: float = EPSILON
+
+    @property
+    def title(self) -> str:  # noqa: D102
+        width = f" of width {self.width:g}" if self.width != 1 else ""
+        return f"EfficientNet-Lite{self.size}{width}"
+
+    @property
+    def details(self) -> str:  # noqa: D102
+        padding = {"same": "TensorFlow's", "torch": "torch's"}[self.padding]
+        return f"{padding} padding, eps {self.epsilon:g}"
+
+    @property
+    def batch_norm_epsilon(self) -> float:  # noqa: D102
+        return self.epsilon
+
+    @property
+    def num_channels(self) -> int:  # noqa: D102
+        return LAST
+
+    def module(self, dtype: DTypeLike) -> "EfficientNetLite":  # noqa: D102
+        return EfficientNetLite(**dataclasses.asdict(self), dtype=dtype)
+
+    def check(self) -> None:  # noqa: D102
+        super().check()
+        is_known = self.size in SIZES and self.padding in PADDINGS
+        if not is_known or not (0 < self.width < math.inf and 0 < self.epsilon < 1):
+            raise ValueError(f"there is no such EfficientNet-Lite: {self}")
+
+    def agrees_with(self, implied: architecture.Architecture) -> bool:
+        """Sizes 1 and 2 differ by their width alone, so that only the stages can be compared."""
+        return (
+            isinstance(implied, Architecture)
+            and self.num_classes == implied.num_classes
+            and stages_of(self.size, self.width) == stages_of(implied.size, implied.width)
+        )
+
+    def alternatives(self) -> dict[str, "Architecture"]:  # noqa: D102
+        found = {}
+        other = "torch" if self.padding == "same" else "same"
+        changed = dataclasses.replace(self, padding=other)
+        found[f"it looks like {changed.details}, not like {self.details}"] = changed
+        for epsilon in (EPSILON, 1e-5):
+            if not 0.5 < epsilon / self.epsilon < 2:
+                text = f"eps looks like {epsilon:g}, not {self.epsilon:g}"
+                found[text] = dataclasses.replace(self, epsilon=epsilon)
+        return found
+
+
 class Block(nn.Module):
     """An inverted bottleneck: 1x1 to more channels, a depthwise convolution, 1x1 to fewer.
 
@@ -137,7 +198,7 @@ class EfficientNetLite(nn.Module):
     """
 
     num_classes: int
-    size: int = 0
+    size: int
     width: float = 1.0
     padding: str = "same"
     epsilon: float = EPSILON
@@ -150,7 +211,7 @@ class EfficientNetLite(nn.Module):
     @nn.compact
     def __call__(
         self, images: jax.Array, *, norms_by_batch: Container[str]
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[jax.Array, architecture.Outputs]:
         """Normalised images [B, H, W, 3] -> logits [B, num_classes] float32, outputs by name.
 
         `norms_by_batch` holds the paths of the BatchNorms that normalise by the batch and update
@@ -158,14 +219,13 @@ class EfficientNetLite(nn.Module):
 
         The outputs are those of the `stem`, of each block (`blocks_0_0`, ...), of each stage
         (`blocks_0` to `blocks_6`) and of the last convolution, `conv_head`, all [B, h, w, C] in
-        `dtype`; of what the head sees, `maps` (the last convolution's), `views`
-        [B, 1 + regions * regions, D] float32, and of the first of these, the whole photo,
-        `features` [B, D]. jit drops what isn't used.
+        `dtype`; what the head gets, `seen`; of that, `views` [B, 1 + regions * regions, D] float32,
+        and of the first of these, the whole photo, `features` [B, D]. jit drops what isn't used.
         """
         conv = self.conv(STEM, 3, 2, self.dtype, padding=self.padding, name="conv_stem")
         norm = BatchNorm(STEM, self.epsilon, name="bn1")
         x = relu6(conv_norm(images.astype(self.dtype), conv, norm, norms_by_batch))
-        outputs = {"stem": x}
+        outputs: architecture.Outputs = {"stem": x}
         for index, stage in enumerate(stages_of(self.size, self.width)):
             for i in range(stage.blocks):
                 name = f"blocks_{index}_{i}"
@@ -185,6 +245,7 @@ class EfficientNetLite(nn.Module):
             outputs[f"blocks_{index}"] = x
         conv = self.conv(LAST, 1, 1, self.dtype, name="conv_head")
         x = relu6(conv_norm(x, conv, BatchNorm(LAST, self.epsilon, name="bn2"), norms_by_batch))
-        views = head.transformed(head.views(x, self.pooling, self.regions), self.transform)
-        outputs |= {"conv_head": x, "maps": x, "views": views, "features": views[:, 0]}
+        seen = head.Seen(x)
+        views = head.transformed(head.views(seen, self.pooling, self.regions), self.transform)
+        outputs |= {"conv_head": x, "seen": seen, "views": views, "features": views[:, 0]}
         return head.logits_of(nn.Dense(self.num_classes, name=HEAD)(views)), outputs

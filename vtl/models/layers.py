@@ -30,12 +30,11 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array, multiplier: jax.Array | float = 1.0) -> jax.Array:
         """x [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features]."""
         size, inputs = self.kernel_size, 1 if self.depthwise else x.shape[-1]
-        fan = "fan_in" if self.depthwise else "fan_out"  # a depthwise output feeds size * size
-        kernel = self.param(
-            "kernel",
-            nn.initializers.variance_scaling(2.0, fan, "normal"),
-            (size, size, inputs, self.features),
+        # By what an input goes to: of a depthwise kernel, all that its output comes from.
+        scaling = nn.initializers.variance_scaling(
+            2.0, "fan_in" if self.depthwise else "fan_out", "normal"
         )
+        kernel = self.param("kernel", scaling, (size, size, inputs, self.features))
         return self.convolve(x, kernel, multiplier)
 
     def convolve(self, x: jax.Array, kernel: jax.Array, multiplier: jax.Array | float) -> jax.Array:
