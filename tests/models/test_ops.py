@@ -7,7 +7,8 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from vtl.models.ops import convolve, convolve_blocks, max_pool, relu
+from vtl.models import depthwise
+from vtl.models.ops import PADDINGS, convolve, convolve_blocks, max_pool, relu, relu6
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -36,11 +37,24 @@ def test_the_relu_is_flaxs_with_its_gradient(dtype):
     np.testing.assert_array_equal(got_gradient(gradient)[0], want_gradient(gradient)[0])
 
 
-def in_float32(size, stride, image_size, dtype):
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_relu6_is_clipped_with_torchs_gradient(dtype):
+    """Torch's gradient at 0 and at 6 is 0; that of `jnp.clip` is a half."""
+    x = jnp.asarray([-np.inf, -3, -0.0, 0.0, 1e-30, 2, 5.75, 6, 7, np.inf, np.nan], dtype)
+    gradient = jnp.arange(1, 12, dtype=dtype)
+    got, pullback = jax.vjp(relu6, x)
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(np.float32(got), np.clip(np.float32(x), 0, 6))
+    inside = [False, False, False, False, True, True, True, False, False, False, False]
+    np.testing.assert_array_equal(pullback(gradient)[0], jnp.where(np.array(inside), gradient, 0))
+
+
+def in_float32(size, stride, image_size, dtype, padding="torch", groups=1):
     """Operands and a gradient in `dtype`, and XLA's output and gradients for them in float32."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, *image_size, 3)), dtype)
-    kernel = jnp.asarray(rng.normal(size=(size, size, 3, 4)), dtype)
+    features = 4 if groups == 1 else 3
+    kernel = jnp.asarray(rng.normal(size=(size, size, 3 // groups, features)), dtype)
     pad = size // 2
 
     def reference(x, kernel):
@@ -48,8 +62,9 @@ def in_float32(size, stride, image_size, dtype):
             x,
             kernel,
             (stride, stride),
-            [(pad, pad)] * 2,
+            "SAME" if padding == "same" else [(pad, pad)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
             precision="highest",
         )
 
@@ -84,6 +99,27 @@ each_image_and_dtype = pytest.mark.parametrize(
 def test_a_convolution_is_xlas_with_its_gradients(size, stride, image_size, dtype):
     (x, kernel, gradient), want = in_float32(size, stride, image_size, dtype)
     output, pullback = jax.vjp(lambda x, kernel: convolve(x, kernel, stride), x, kernel)
+    check_close((output, *pullback(gradient)), want, dtype)
+
+
+@pytest.mark.parametrize("image_size", [(1, 1), (7, 8), (12, 9)])
+@pytest.mark.parametrize("size", [3, 7])
+def test_a_convolution_may_pad_as_tensorflow(size, image_size):
+    (x, kernel, gradient), want = in_float32(size, 2, image_size, jnp.float32, "same")
+    output, pullback = jax.vjp(lambda x, kernel: convolve(x, kernel, 2, "same"), x, kernel)
+    check_close((output, *pullback(gradient)), want, jnp.float32)
+
+
+@each_image_and_dtype
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
+def test_a_depthwise_convolution_is_xlas_with_its_gradients(
+    size, stride, padding, image_size, dtype
+):
+    (x, kernel, gradient), want = in_float32(size, stride, image_size, dtype, padding, groups=3)
+    output, pullback = jax.vjp(
+        lambda x, kernel: depthwise.convolve(x, kernel, stride, padding), x, kernel
+    )
     check_close((output, *pullback(gradient)), want, dtype)
 
 

@@ -5,18 +5,21 @@ import re
 
 import jax
 import numpy as np
+from flax import linen as nn
 
+from vtl.models import efficientnet_lite, resnet
 from vtl.models.architecture import Architecture
-from vtl.models.resnet import STAGES, ResNet
 from vtl.weights import convert, network
 
 Outputs = dict[str, np.ndarray]
-"""stem (after the max-pool) and layerS_B [B, H, W, C], features [B, C], logits [B, classes]."""
+"""stem and each block [B, H, W, C], features [B, C], logits [B, classes], by our names."""
+_STAGES = {*resnet.STAGES, *efficientnet_lite.Architecture.stages[:-1]}
+"""What is the output of a block, too."""
 
 
 def build(
     tensors: dict[str, np.ndarray], architecture: Architecture, head: dict | None = None
-) -> tuple[ResNet, dict]:
+) -> tuple[nn.Module, dict]:
     """The network of a file's tensors, and its variables."""
     if head is not None:
         architecture = dataclasses.replace(architecture, num_classes=len(head["bias"]))
@@ -24,7 +27,7 @@ def build(
     return model, convert.to_variables(tensors, network.shapes_of(model), head=head)
 
 
-def outputs(model: ResNet, variables: dict, images: np.ndarray) -> Outputs:
+def outputs(model: nn.Module, variables: dict, images: np.ndarray) -> Outputs:
     """Normalised images [B, H, W, 3] -> every block's output, in float32 at full precision."""
 
     def apply(variables: dict, images: jax.Array) -> dict[str, jax.Array]:
@@ -32,14 +35,14 @@ def outputs(model: ResNet, variables: dict, images: np.ndarray) -> Outputs:
         blocks = {
             name: output
             for name, output in outputs.items()
-            if name not in (*STAGES, "seen", "views")
+            if name not in (*_STAGES, "seen", "views")
         }
         return blocks | {"logits": logits}
 
     with jax.default_matmul_precision("highest"):
         by_name = jax.jit(apply)(variables, images)
     # jit sorts names; a failure should name the first wrong block first.
-    ends = {"stem": 0, "features": 2, "logits": 3}
+    ends = {"stem": 0, "conv_head": 2, "features": 3, "logits": 4}
     names = sorted(by_name, key=lambda name: (ends.get(name, 1), _natural(name)))
     return {name: np.asarray(by_name[name]) for name in names}
 

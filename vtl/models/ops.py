@@ -1,52 +1,77 @@
-"""The operations that a network spends its time in: convolution, ReLU and max-pool.
+"""The operations that a network spends its time in: convolutions, ReLUs and max-pool.
 
 Each gives the same result as `jax.lax` and is faster on some platform; docs/performance.md has the
 measurements.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+PADDINGS = ("torch", "same")
+"""How a convolution pads: both sides by K // 2 as in torch, or as TensorFlow's SAME does.
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+They differ where the stride is 2 and the side even: there SAME pads the start by one less.
+"""
+
+
+def padding_of(side: int, size: int, stride: int, padding: str) -> tuple[int, int]:
+    """Zeros before and after a side of an image, for a kernel of odd `size`."""
+    if padding == "torch":
+        return size // 2, size // 2
+    total = max((math.ceil(side / stride) - 1) * stride + size - side, 0)
+    return total // 2, total - total // 2
+
+
+def paddings_of(x: jax.Array, size: int, stride: int, padding: str) -> list[tuple[int, int]]:
+    """`padding_of` the rows and the columns of x [B, H, W, C]."""
+    return [padding_of(side, size, stride, padding) for side in x.shape[1:3]]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: str = "torch") -> jax.Array:
     """x [B, H, W, C], kernel [K, K, C, F] -> [B, ceil(H / stride), ceil(W / stride), F].
 
-    Padded by K // 2. The output and gradients are XLA's own where nothing faster is known.
+    The output and gradients are XLA's own where nothing faster is known.
     """
-    return lax.platform_dependent(x, kernel, **_fastest(kernel, stride))
+    return lax.platform_dependent(x, kernel, **_fastest(kernel, stride, padding))
 
 
 Convolution = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def _fastest(kernel: jax.Array, stride: int) -> dict[str, Convolution]:
+def _fastest(kernel: jax.Array, stride: int, padding: str) -> dict[str, Convolution]:
     """The fastest way to convolve on each platform; `default` is XLA's own."""
-    ways: dict[str, Convolution] = {"default": functools.partial(_convolve, stride=stride)}
+    default = functools.partial(convolve_by_xla, stride=stride, padding=padding)
+    ways: dict[str, Convolution] = {"default": default}
     if kernel.shape[0] == 1:
         # XLA's CPU backend takes two to four times as long for the convolution. On a GPU, cuDNN's
         # convolution also adds the shortcut and applies the ReLU in the same pass.
         ways["cpu"] = functools.partial(convolve_points, stride=stride)
-    elif stride == 2 and kernel.shape[2] < 8:
+    elif stride == 2 and kernel.shape[2] < 8 and padding == "torch":
         ways["cuda"] = convolve_blocks
     return ways
 
 
+Saved = tuple[jax.Array, jax.Array]
+"""What a convolution's gradients need: its input and its kernel."""
+
+
 def _convolve_forward(
-    x: jax.Array, kernel: jax.Array, stride: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return convolve(x, kernel, stride), (x, kernel)
+    x: jax.Array, kernel: jax.Array, stride: int, padding: str
+) -> tuple[jax.Array, Saved]:
+    return convolve(x, kernel, stride, padding), (x, kernel)
 
 
 def _convolve_backward(
-    stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+    stride: int, padding: str, saved: Saved, gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    size, ways = kernel.shape[0], _fastest(kernel, stride)
+    size, ways = kernel.shape[0], _fastest(kernel, stride, padding)
     if (size, stride) == (1, 1):
         # On a GPU, too, the gradients of a 1x1 are faster as products. Not with a larger stride:
         # XLA's GPU compiler ends the process on such a product (openxla/xla#47381).
@@ -54,11 +79,11 @@ def _convolve_backward(
 
     input_gradients, kernel_gradients = {}, {}
     for platform, way in ways.items():
-        input_gradients[platform] = functools.partial(_input_gradient, way, x)
-        kernel_gradients[platform] = functools.partial(_kernel_gradient, way, kernel)
+        input_gradients[platform] = functools.partial(input_gradient, way, x)
+        kernel_gradients[platform] = functools.partial(kernel_gradient, way, kernel)
     if size > 1:
         kernel_gradients["cpu"] = functools.partial(
-            kernel_gradient_by_products, size=size, stride=stride
+            kernel_gradient_by_products, size=size, stride=stride, padding=padding
         )
     return (
         lax.platform_dependent(kernel, gradient, **input_gradients),
@@ -66,31 +91,38 @@ def _convolve_backward(
     )
 
 
-def _input_gradient(
+def input_gradient(
     way: Convolution, like: jax.Array, kernel: jax.Array, gradient: jax.Array
 ) -> jax.Array:
+    """The gradient of the input of `way`, in the shape of `like`, by JAX."""
     return jax.linear_transpose(lambda x: way(x, kernel), like)(gradient)[0]
 
 
-def _kernel_gradient(
+def kernel_gradient(
     way: Convolution, like: jax.Array, x: jax.Array, gradient: jax.Array
 ) -> jax.Array:
+    """The gradient of the kernel of `way`, in the shape of `like`, by JAX."""
     return jax.linear_transpose(lambda kernel: way(x, kernel), like)(gradient)[0]
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
-def _convolve(
-    x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int] | None = None
+def convolve_by_xla(x: jax.Array, kernel: jax.Array, stride: int, padding: str) -> jax.Array:
+    """`convolve` in XLA's own way; with a kernel [K, K, 1, C], each channel by itself."""
+    return _convolve_padded(x, kernel, stride, paddings_of(x, kernel.shape[0], stride, padding))
+
+
+def _convolve_padded(
+    x: jax.Array, kernel: jax.Array, stride: int, paddings: list[tuple[int, int]]
 ) -> jax.Array:
-    pad = kernel.shape[0] // 2
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
-        padding=[padding or (pad, pad)] * 2,
+        padding=paddings,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1] // kernel.shape[2],
     )
 
 
@@ -124,16 +156,16 @@ def convolve_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
     x = x.reshape(batch, rows, 2, columns, 2, channels).swapaxes(2, 3)
     kernel = kernel.reshape(taps, 2, taps, 2, channels, features).swapaxes(1, 2)
     blocks_before = (size // 2 + before) // 2
-    return _convolve(
+    return _convolve_padded(
         x.reshape(batch, rows, columns, -1),
         kernel.reshape(taps, taps, -1, features),
         stride=1,
-        padding=(blocks_before, taps - 1 - blocks_before),
+        paddings=[(blocks_before, taps - 1 - blocks_before)] * 2,
     )
 
 
 def kernel_gradient_by_products(
-    x: jax.Array, gradient: jax.Array, *, size: int, stride: int
+    x: jax.Array, gradient: jax.Array, *, size: int, stride: int, padding: str = "torch"
 ) -> jax.Array:
     """The gradient [size, size, C, F] of `convolve`'s kernel from its output's [B, h, w, F].
 
@@ -142,15 +174,16 @@ def kernel_gradient_by_products(
     `size` products, one per column of the kernel: the inputs that the column meets, of all the
     kernel's rows side by side, times the gradient shifted to that column.
     """
-    pad, zero = size // 2, jnp.zeros((), x.dtype)
+    (above, _), (left, _) = paddings_of(x, size, stride, padding)
+    zero = jnp.zeros((), x.dtype)
     height, width = (stride * n for n in gradient.shape[1:3])
-    below, beyond = height - x.shape[1] + pad, width - x.shape[2]
-    x = lax.pad(x, zero, [(0, 0, 0), (pad, below, 0), (0, beyond, 0), (0, 0, 0)])
+    below, beyond = height - x.shape[1] + size - 1 - above, width - x.shape[2]
+    x = lax.pad(x, zero, [(0, 0, 0), (above, below, 0), (0, beyond, 0), (0, 0, 0)])
     met_by_row = [x[:, i : i + height - stride + 1 : stride] for i in range(size)]
     rows = jnp.concatenate(met_by_row, axis=-1)  # [B, h, width, size * C]
     columns = []
     for j in range(size):
-        shift, phase = divmod(j - pad, stride)
+        shift, phase = divmod(j - left, stride)
         shifted = lax.pad(gradient, zero, [(0, 0, 0), (0, 0, 0), (shift, -shift, 0), (0, 0, 0)])
         inputs = rows[:, :, phase::stride].reshape(-1, rows.shape[-1])
         # The narrower factor comes first: a CPU multiplies so many rows faster that way.
@@ -177,6 +210,24 @@ def relu(x: jax.Array) -> jax.Array:
 def _relu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     out = relu(*primals)
     return out, jnp.where(out > 0, tangents[0], 0)
+
+
+@jax.custom_jvp
+def relu6(x: jax.Array) -> jax.Array:
+    """min(max(x, 0), 6) in the way of `relu`; the gradient at 0 and at 6 is 0, as in torch."""
+    return lax.platform_dependent(
+        x,
+        cpu=lambda x: jnp.where(x < 0, 0, jnp.where(x > 6, 6, x)),
+        default=lambda x: jnp.minimum(jnp.maximum(x, 0), 6),
+    )
+
+
+@relu6.defjvp
+def _relu6_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    out = relu6(*primals)
+    return out, jnp.where((out > 0) & (out < 6), tangents[0], 0)
 
 
 def max_pool(x: jax.Array) -> jax.Array:

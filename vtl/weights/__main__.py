@@ -63,7 +63,7 @@ def list_sources(options: argparse.Namespace) -> None:
 def _in_words(preprocessing: Preprocessing) -> str:
     kind = "other"
     for name, pixels in verify.PIXELS.items():
-        if pixels.scale == preprocessing.scale:
+        if verify.with_pixels(preprocessing, pixels) == preprocessing:
             kind = name
             break
     size = f"{preprocessing.crop_size}"

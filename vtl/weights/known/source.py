@@ -15,7 +15,7 @@ class Source:
 
     The accuracy is on ImageNet's validation set, except that of `demo`, which is on its own
     pictures (data/glyphs.py). None means that no figure for this preprocessing was found. A
-    download without a URL is a file of this package.
+    download without a URL is a file of this package, or of another one that pip installs.
     """
 
     download: fetch.Download
@@ -25,6 +25,8 @@ class Source:
     preprocessing: Preprocessing
     top1: float | None
     licence: str
+    package: str = ""
+    """Which package on PyPI holds the file, if another one does."""
 
     @property
     def size_bytes(self) -> int:
