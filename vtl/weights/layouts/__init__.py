@@ -4,9 +4,9 @@ from types import ModuleType
 
 from vtl.models.architecture import Architecture
 from vtl.weights.formats import WeightsFile
-from vtl.weights.layouts import resnet
+from vtl.weights.layouts import resnet, vit
 
-_LAYOUTS = (resnet,)
+_LAYOUTS = (vit, resnet)
 """The last is taken if none recognises a file, and says what is wrong with it."""
 
 
