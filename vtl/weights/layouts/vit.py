@@ -155,7 +155,14 @@ def recognises(keys: Collection[str]) -> bool:
 
 def assumed(file: WeightsFile) -> tuple[Preprocessing, str]:
     """How photos are prepared if nothing says so, and as whose."""
-    keys = [names.plain_name(key) for key in file.tensors]
+    how, whose = _assumed([names.plain_name(key) for key in file.tensors])
+    own = _read(file)[1]
+    # DINOv2 ended its training on photos of 518 pixels, and is evaluated on smaller ones.
+    size = how.crop_size if own.layer_scale else own.grid * own.patch
+    return how.override(image_size=size), whose
+
+
+def _assumed(keys: Collection[str]) -> tuple[Preprocessing, str]:
     if _has(keys, r"pre_layrnorm\.|norm_pre\.|ln_pre\."):
         return CLIP, "OpenAI's CLIP"
     if _has(keys, r"layer_scale1\.|ls1\."):
@@ -264,6 +271,16 @@ def canonical(file: WeightsFile) -> tuple[Tensors, Architecture]:
     Raises:
         UserError: the file holds unknown tensors, or tensors that make up no Vision Transformer.
     """
+    if beside := len(file.tensors) - len(_without_text(file)):
+        logging.info(
+            "%s: its image tower is read; %d tensors beside it, of texts, are not",
+            file.path,
+            beside,
+        )
+    return _read(file)
+
+
+def _read(file: WeightsFile) -> tuple[Tensors, Architecture]:
     tensors = names.unwrapped(_without_text(file), _BODY, file.path)
     how: dict[str, Any] = {}
     if _has(tensors, r"embeddings\."):
@@ -291,14 +308,7 @@ def _without_text(file: WeightsFile) -> dict[str, np.ndarray]:
     plain = {names.plain_name(key): tensor for key, tensor in file.tensors.items()}
     if not _has(plain, r"visual\.|vision_model\."):
         return plain
-    kept = {key: tensor for key, tensor in plain.items() if not _OF_TEXT.fullmatch(key)}
-    if len(kept) < len(plain):
-        logging.info(
-            "%s: its image tower is read; %d tensors beside it, of texts, are not",
-            file.path,
-            len(plain) - len(kept),
-        )
-    return kept
+    return {key: tensor for key, tensor in plain.items() if not _OF_TEXT.fullmatch(key)}
 
 
 def _split_query(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

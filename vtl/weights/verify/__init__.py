@@ -63,6 +63,12 @@ def verify(weights: sources.Weights) -> list[Finding]:
     if golden.is_known(weights):
         return [*findings, _golden(weights)]
     given = misfit.Reading(weights.preprocessing, weights.architecture)
+    if weights.architecture.batch_norm_epsilon is None:
+        text = (
+            f"a {weights.architecture.title} keeps no statistics of the photos it was trained on: "
+            f"whether it expects {describe(weights.preprocessing)} can't be checked"
+        )
+        return [*findings, Finding("note", text), *_names(weights, given)]
     best, behaviour = _behaviour(weights, given)
     if weights.classes:  # it may have been trained on pictures that are no photos
         return findings + _as_notes(behaviour)
