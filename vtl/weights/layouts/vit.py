@@ -348,10 +348,13 @@ def _architecture(tensors: Tensors, path: object) -> Architecture:
             raise UserError(f"{path}: {name} is missing")
         return tensors[f"params/{name}"].shape[axis]
 
+    def has(name: str) -> bool:
+        return f"params/{name}" in tensors
+
     if empty := [name for name, tensor in tensors.items() if not tensor.size]:
         raise UserError(f"{path}: {names.some(empty)} hold no numbers")
     width, places = shape("patch_embed/kernel", -1), shape("pos_embed", 1)
-    has_class = "params/cls_token" in tensors
+    has_class = has("cls_token")
     has_position = has_class and not _side(places)
     grid = _side(places - has_position)
     if not grid:
@@ -367,12 +370,12 @@ def _architecture(tensors: Tensors, path: object) -> Architecture:
         grid=grid,
         class_token=has_class,
         class_position=has_position,
-        registers=shape("reg_token", 1) if "params/reg_token" in tensors else 0,
-        pre_norm="params/norm_pre/scale" in tensors,
-        layer_scale="params/blocks_0/ls1" in tensors,
-        attention_pooling="params/attn_pool/latent" in tensors,
-        fc_norm="params/fc_norm/scale" in tensors,
-        epsilon=1e-5 if "params/norm_pre/scale" in tensors else 1e-6,
+        registers=shape("reg_token", 1) if has("reg_token") else 0,
+        pre_norm=has("norm_pre/scale"),
+        layer_scale=has("blocks_0/ls1"),
+        attention_pooling=has("attn_pool/latent"),
+        fc_norm=has("fc_norm/scale"),
+        epsilon=1e-5 if has("norm_pre/scale") else 1e-6,
     )
     made = dataclasses.replace(made, pooling=made.plain_pooling)
     head = tensors.get(f"params/{HEAD}/kernel")
