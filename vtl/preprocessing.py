@@ -90,6 +90,14 @@ CAFFE = Preprocessing(
 MICROSOFT = dataclasses.replace(TORCHVISION, interpolation="bicubic")
 """microsoft/resnet-50 on the Hugging Face hub."""
 
+CLIP = Preprocessing(
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
+    resize_size=224,
+    interpolation="bicubic",
+)
+"""OpenAI's CLIP."""
+
 LAB = dataclasses.replace(CAFFE, resize="squash")
 """The lab sheet's: Keras' pixels, and the photo squashed to a square."""
 

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vtl.models import efficientnet_lite, resnet
+from vtl.models import efficientnet_lite, resnet, vit
 from vtl.models.architecture import Architecture
 
 FAMILIES: dict[str, type[Architecture]] = {
-    family.Architecture.family: family.Architecture for family in (resnet, efficientnet_lite)
+    family.Architecture.family: family.Architecture for family in (resnet, efficientnet_lite, vit)
 }
 
 

@@ -66,7 +66,8 @@ def to_variables(
     ]
     if wrong:
         raise UserError(f"the weights do not fit the network: {some(wrong)}")
-    return traverse_util.unflatten_dict({tuple(k.split("/")): v for k, v in tensors.items()})
+    filled = traverse_util.unflatten_dict({tuple(k.split("/")): v for k, v in tensors.items()})
+    return {collection: {} for collection in shapes} | filled
 
 
 def from_variables(variables: dict[str, Any], architecture: Architecture) -> dict[str, np.ndarray]:

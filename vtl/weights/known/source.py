@@ -34,10 +34,12 @@ class Source:
         return self.download.size or 4 * self.parameters
 
 
-def hugging_face(model: str, *, sha256: str | None = None) -> fetch.Download:
+def hugging_face(
+    model: str, *, sha256: str | None = None, file: str = "model.safetensors"
+) -> fetch.Download:
     """A model's safetensors file on the Hugging Face hub or its mirror."""
     urls = tuple(
-        f"https://{host}/{model}/resolve/main/model.safetensors"
+        f"https://{host}/{model}/resolve/main/{file}"
         for host in ("huggingface.co", "hf-mirror.com")
     )
     name = f"{model.rpartition('/')[2]}.safetensors"

@@ -4,9 +4,9 @@ from types import ModuleType
 
 from vtl.models.architecture import Architecture
 from vtl.weights.formats import WeightsFile
-from vtl.weights.layouts import efficientnet_lite, resnet
+from vtl.weights.layouts import efficientnet_lite, resnet, vit
 
-_LAYOUTS = (efficientnet_lite, resnet)
+_LAYOUTS = (efficientnet_lite, vit, resnet)
 """The last is taken if none recognises a file, and says what is wrong with it."""
 
 

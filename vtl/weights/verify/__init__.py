@@ -79,9 +79,7 @@ def static(weights: sources.Weights) -> list[Finding]:
         elif name.endswith("/kernel") and np.ptp(tensor) == 0:
             findings.append(Finding("fault", f"{name} is {tensor.flat[0]:g} everywhere"))
     untouched = [
-        name
-        for name, norm in norms.items()
-        if "var" in norm and _is(norm["mean"], 0) and _is(norm["var"], 1)
+        name for name, norm in norms.items() if _is(norm["mean"], 0) and _is(norm["var"], 1)
     ]
     if untouched:
         which = "all" if len(untouched) == len(norms) else f"{len(untouched)} of {len(norms)}"
@@ -94,7 +92,7 @@ def static(weights: sources.Weights) -> list[Finding]:
             cause = "BatchNorm was folded into the convolutions, or its statistics were lost"
         text = f"mean 0 and variance 1 in {which} BatchNorms, from {untouched[0]} on: {cause}"
         findings.append(Finding(kind, text))
-    dead = sum(int(np.sum(norm["var"] == 0)) for norm in norms.values() if "var" in norm)
+    dead = sum(int(np.sum(norm["var"] == 0)) for norm in norms.values())
     if dead:
         findings.append(Finding("note", f"{dead} channels never varied in training"))
     return findings
@@ -103,9 +101,7 @@ def static(weights: sources.Weights) -> list[Finding]:
 def has_statistics(weights: sources.Weights) -> bool:
     """Whether BatchNorms recorded what their convolutions give."""
     norms = misfit.norms_of(weights.tensors).values()
-    return any(
-        "var" in norm and not (_is(norm["mean"], 0) and _is(norm["var"], 1)) for norm in norms
-    )
+    return any(not (_is(norm["mean"], 0) and _is(norm["var"], 1)) for norm in norms)
 
 
 def _is(tensor: np.ndarray, value: float) -> bool:

@@ -1,0 +1,421 @@
+"""Vision Transformers' weights: timm's names, facebookresearch's, transformers' and OpenAI's."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+from absl import logging
+from flax import traverse_util
+
+from vtl.errors import UserError
+from vtl.models import HEAD
+from vtl.models.vit import ACTIVATIONS, Architecture
+from vtl.preprocessing import CLIP, TORCHVISION, Preprocessing
+from vtl.weights.formats import WeightsFile
+from vtl.weights.layouts import names, rows
+from vtl.weights.layouts.names import Tensors
+from vtl.weights.layouts.rows import CONV, DENSE, VECTOR, Row, Turn, renamed
+from vtl.weights.statement import NotThisNetwork
+
+FAMILY = Architecture
+
+TOKENS = Turn(3, lambda t: t, lambda t: t)
+"""[1, T, D], as timm has them."""
+_TOKEN = Turn(1, lambda t: t[None, None], lambda t: t[0, 0])
+_TABLE = Turn(2, lambda t: t[None], lambda t: t[0])
+
+_BICUBIC = dataclasses.replace(TORCHVISION, interpolation="bicubic")
+_AUGREG = dataclasses.replace(_BICUBIC, mean=(0.5,) * 3, std=(0.5,) * 3, resize_size=248)
+
+_HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
+"""By width; all others have 64 channels a head."""
+
+
+def _layer(theirs: str, ours: str, turn: Turn = DENSE, part: tuple[int, int] = (0, 1)) -> list[Row]:
+    """A layer's kernel and bias."""
+    return [
+        Row(rf"{theirs}[._]weight", f"params/{ours}/kernel", turn, part),
+        Row(rf"{theirs}[._]bias", f"params/{ours}/bias", VECTOR, part),
+    ]
+
+
+def _norm(theirs: str, ours: str) -> list[Row]:
+    return [
+        Row(rf"{theirs}\.weight", f"params/{ours}/scale"),
+        Row(rf"{theirs}\.bias", f"params/{ours}/bias"),
+    ]
+
+
+_TIMM_BLOCK = r"blocks\.(\d+)"
+_TIMM = [
+    *_layer(r"patch_embed\.proj", "patch_embed", CONV),
+    Row(r"(cls_token|reg_token|pos_embed)", r"params/\1", TOKENS),
+    Row(r"register_tokens", "params/reg_token", TOKENS),
+    *_norm(rf"{_TIMM_BLOCK}\.(norm[12])", r"blocks_\1/\2"),
+    *_layer(rf"{_TIMM_BLOCK}\.(attn|mlp)\.(qkv|proj|fc1|fc2)", r"blocks_\1/\2/\3"),
+    Row(rf"{_TIMM_BLOCK}\.(ls[12])\.gamma", r"params/blocks_\1/\2"),
+    *_norm("(norm_pre|norm|fc_norm)", r"\1"),
+    Row(r"attn_pool\.latent", "params/attn_pool/latent", TOKENS),
+    *_layer(r"attn_pool\.(q|kv|proj)", r"attn_pool/\1"),
+    *_norm(r"attn_pool\.norm", "attn_pool/norm"),
+    *_layer(r"attn_pool\.mlp\.(fc[12])", r"attn_pool/mlp/\1"),
+    *_layer("head", HEAD),
+]
+
+_HF_BLOCK = r"(?:encoder\.)?layers?\.(\d+)"
+_TRANSFORMERS = [
+    *_layer(r"embeddings\.(?:patch_embeddings\.projection|patch_embedding)", "patch_embed", CONV),
+    Row(r"embeddings\.cls_token", "params/cls_token", TOKENS),
+    Row(r"embeddings\.class_embedding", "params/cls_token", _TOKEN),
+    Row(r"embeddings\.register_tokens", "params/reg_token", TOKENS),
+    Row(r"embeddings\.position_embeddings", "params/pos_embed", TOKENS),
+    Row(r"embeddings\.position_embedding\.weight", "params/pos_embed", _TABLE),
+    *_norm(rf"{_HF_BLOCK}\.(?:norm1|layernorm_before|layer_norm1)", r"blocks_\1/norm1"),
+    *_norm(rf"{_HF_BLOCK}\.(?:norm2|layernorm_after|layer_norm2)", r"blocks_\1/norm2"),
+    *(
+        row
+        for place, (short, long) in enumerate([("q", "query"), ("k", "key"), ("v", "value")])
+        for row in _layer(
+            rf"{_HF_BLOCK}\.(?:(?:attention|self_attn)\.{short}_proj|attention\.attention\.{long})",
+            r"blocks_\1/attn/qkv",
+            part=(place, 3),
+        )
+    ),
+    *_layer(
+        rf"{_HF_BLOCK}\.(?:attention\.(?:o_proj|output\.dense)|self_attn\.out_proj)",
+        r"blocks_\1/attn/proj",
+    ),
+    *_layer(rf"{_HF_BLOCK}\.(?:mlp\.fc1|intermediate\.dense)", r"blocks_\1/mlp/fc1"),
+    *_layer(rf"{_HF_BLOCK}\.(?:mlp\.fc2|output\.dense)", r"blocks_\1/mlp/fc2"),
+    Row(rf"{_HF_BLOCK}\.layer_scale([12])\.lambda1", r"params/blocks_\1/ls\2"),
+    *_norm(r"pre_layrnorm", "norm_pre"),
+    *_norm(r"(?:post_)?layernorm", "norm"),
+    Row(r"head\.probe", "params/attn_pool/latent", TOKENS),
+    *(
+        row
+        for place, theirs in enumerate(("query", "key", "value"))
+        for row in _layer(
+            rf"head\.attention\.{theirs}",
+            "attn_pool/q" if place == 0 else "attn_pool/kv",
+            part=(0, 1) if place == 0 else (place - 1, 2),
+        )
+    ),
+    *_layer(r"head\.attention\.out_proj", "attn_pool/proj"),
+    *_norm(r"head\.layernorm", "attn_pool/norm"),
+    *_layer(r"head\.mlp\.(fc[12])", r"attn_pool/mlp/\1"),
+    *_layer("classifier", HEAD),
+]
+
+_CLIP_BLOCK = r"transformer\.resblocks\.(\d+)"
+_OPENAI = [
+    Row(r"conv1\.weight", "params/patch_embed/kernel", CONV),
+    Row("class_embedding", "params/cls_token", _TOKEN),
+    Row("positional_embedding", "params/pos_embed", _TABLE),
+    *_norm("ln_pre", "norm_pre"),
+    *_norm(rf"{_CLIP_BLOCK}\.ln_([12])", r"blocks_\1/norm\2"),
+    *_layer(rf"{_CLIP_BLOCK}\.attn\.in_proj", r"blocks_\1/attn/qkv"),
+    *_layer(rf"{_CLIP_BLOCK}\.attn\.out_proj", r"blocks_\1/attn/proj"),
+    *_layer(rf"{_CLIP_BLOCK}\.mlp\.c_fc", r"blocks_\1/mlp/fc1"),
+    *_layer(rf"{_CLIP_BLOCK}\.mlp\.c_proj", r"blocks_\1/mlp/fc2"),
+    *_norm("ln_post", "norm"),
+]
+
+_BODY = re.compile(
+    r"(?:^|\.)("
+    rf"(?:{_TIMM_BLOCK}|{_HF_BLOCK})\.(?:norm[12]|layernorm_\w+|layer_norm[12])\.(?:weight|bias)"
+    rf"|{_CLIP_BLOCK}\.ln_[12]\.(?:weight|bias)"
+    r"|patch_embed\.proj\.weight|embeddings\.patch_embeddings?\.(?:projection\.)?weight)$"
+)
+"""What only a Vision Transformer has, from where its own name begins."""
+
+_OF_TEXT = re.compile(
+    r"(?:module\.)?(?:(?:text_model|text|transformer|token_embedding|ln_final)\..*"
+    r"|text_projection(?:\.weight)?|visual_projection\.weight|visual\.proj|positional_embedding"
+    r"|logit_scale|logit_bias|input_resolution|context_length|vocab_size)"
+)
+"""A text tower beside an image tower, and what takes both into a space of their own.
+
+CLIP's linear probes see the class token before that. Source: Radford et al. 2021, "Learning
+Transferable Visual Models", section A.3.
+"""
+
+_IGNORED = re.compile(
+    r"(?:.*\.)?(?:mask_token|embeddings\.position_ids|pooler\.dense\.(?:weight|bias))"
+)
+"""What pre-training had and nothing needs: BEiT-like masks, numbers of places, an unused pooler."""
+
+
+def recognises(keys: Collection[str]) -> bool:
+    """Whether tensors of these names may be a Vision Transformer's."""
+    return any(_BODY.search(names.plain_name(key)) for key in keys)
+
+
+def assumed(file: WeightsFile) -> tuple[Preprocessing, str]:
+    """How photos are prepared if nothing says so, and as whose."""
+    how, whose = _assumed([names.plain_name(key) for key in file.tensors])
+    own = _read(file)[1]
+    # DINOv2 ended its training on photos of 518 pixels, and is evaluated on smaller ones.
+    size = how.crop_size if own.layer_scale else own.grid * own.patch
+    return how.override(image_size=size), whose
+
+
+def _assumed(keys: Collection[str]) -> tuple[Preprocessing, str]:
+    if _has(keys, r"pre_layrnorm\.|norm_pre\.|ln_pre\."):
+        return CLIP, "OpenAI's CLIP"
+    if _has(keys, r"layer_scale1\.|ls1\."):
+        return _BICUBIC, "DINOv2"
+    if _has(keys, r"head\.probe|attn_pool\."):
+        return dataclasses.replace(_AUGREG, resize_size=224, resize="squash"), "SigLIP"
+    if _has(keys, r"(?:^|\.)head\.|embeddings\."):
+        return _AUGREG, "timm's AugReg"
+    return _BICUBIC, "DINO and MAE"
+
+
+def _has(keys: Collection[str], pattern: str) -> bool:
+    return any(re.search(rf"(?:^|\.)(?:{pattern})", key) for key in keys)
+
+
+def of_timm(
+    name: str, pool: str, arguments: dict[str, Any], implied: Architecture
+) -> dict[str, Any]:
+    """Fields of the architecture by timm's config; takes from its arguments what it understands.
+
+    Raises:
+        NotThisNetwork: it says another network.
+    """
+    if not re.match(r"(vit|deit|deit3|flexivit)_", name):
+        raise NotThisNetwork(f"{name!r}: another network than {implied.title}")
+    for told_by_tensors in (
+        *("img_size", "patch_size", "embed_dim", "depth", "mlp_ratio", "class_token", "pre_norm"),
+        *("reg_tokens", "no_embed_class", "init_values", "fc_norm", "dynamic_img_size"),
+    ):
+        arguments.pop(told_by_tensors, None)
+    if pool not in ("token", "avg", "map", ""):
+        raise NotThisNetwork(f"global_pool={pool!r}: vtl has none such")
+    found: dict[str, Any] = {"heads": arguments.pop("num_heads", implied.heads)}
+    if pool == "avg" and not implied.fc_norm:
+        found["pooling"] = "average"
+    if pool == "token" and implied.class_token:
+        found["pooling"] = "token"
+    activation = arguments.pop("act_layer", None)
+    if activation is None and "quickgelu" in name:
+        activation = "quick_gelu"
+    if activation is None and re.search("so400m_.*siglip|giantopt_.*siglip|patch32_siglip", name):
+        activation = "gelu_tanh"
+    if activation:
+        found["activation"] = _known_activation(activation)
+    return found
+
+
+_MODEL_TYPES = {
+    "vit": ("", 1e-12, "gelu"),
+    "dinov2": ("", 1e-6, "gelu"),
+    "dinov2_with_registers": ("", 1e-6, "gelu"),
+    "clip": ("vision_config", 1e-5, "quick_gelu"),
+    "clip_vision_model": ("", 1e-5, "quick_gelu"),
+    "siglip": ("vision_config", 1e-6, "gelu_pytorch_tanh"),
+    "siglip_vision_model": ("", 1e-6, "gelu_pytorch_tanh"),
+}
+"""Of transformers: where the image tower's config stands, and what is meant if it is silent."""
+
+
+def of_transformers(config: dict[str, Any], implied: Architecture) -> dict[str, Any]:
+    """Fields of the architecture by the config of Hugging Face's transformers.
+
+    Raises:
+        NotThisNetwork: it says another network.
+    """
+    kind = config.get("model_type")
+    if kind not in _MODEL_TYPES:
+        raise NotThisNetwork(f"model_type={kind!r}: another network than {implied.title}")
+    place, epsilon, activation = _MODEL_TYPES[kind]
+    config = config.get(place) or {} if place else config
+    expected = {
+        "hidden_size": implied.width,
+        "num_hidden_layers": implied.depth,
+        "patch_size": implied.patch,
+        "num_channels": 3,
+        "qkv_bias": True,
+        "use_swiglu_ffn": False,
+    }
+    for key, value in expected.items():
+        if config.get(key, value) != value:
+            raise NotThisNetwork(
+                f"{key}={config[key]!r}, and its tensors fit a {implied.title} of {value!r}"
+            )
+    heads = config.get("num_attention_heads", implied.heads)
+    if type(heads) is not int or heads < 1 or implied.width % heads:
+        raise NotThisNetwork(f"num_attention_heads={heads!r}, and it is {implied.width} wide")
+    return {
+        "heads": heads,
+        "epsilon": float(config.get("layer_norm_eps", epsilon)),
+        "activation": _known_activation(config.get("hidden_act", activation)),
+    }
+
+
+def _known_activation(name: Any) -> str:
+    ours = "gelu_tanh" if name == "gelu_pytorch_tanh" else name
+    if ours not in ACTIVATIONS:
+        raise NotThisNetwork(f"an activation {name!r}: vtl has {', '.join(ACTIVATIONS)}")
+    return str(ours)
+
+
+def canonical(file: WeightsFile) -> tuple[Tensors, Architecture]:
+    """A file's tensors under our names and in our layout, and the architecture they imply.
+
+    Of a model of images and texts this is the image tower.
+
+    Raises:
+        UserError: the file holds unknown tensors, or tensors that make up no Vision Transformer.
+    """
+    if beside := len(file.tensors) - len(_without_text(file)):
+        logging.info(
+            "%s: its image tower is read; %d tensors beside it, of texts, are not",
+            file.path,
+            beside,
+        )
+    return _read(file)
+
+
+def _read(file: WeightsFile) -> tuple[Tensors, Architecture]:
+    tensors = names.unwrapped(_without_text(file), _BODY, file.path)
+    how: dict[str, Any] = {}
+    if _has(tensors, r"embeddings\."):
+        table, tensors = _TRANSFORMERS, _split_query(tensors)
+        how["resampling"] = "antialias" if "embeddings.register_tokens" in tensors else "plain"
+        if "pre_layrnorm.weight" in tensors:
+            how["activation"] = "quick_gelu"
+        elif "head.probe" in tensors:
+            how["activation"] = "gelu_tanh"
+        elif "layernorm.weight" in tensors and not _has(tensors, r"layer_scale1\."):
+            how["epsilon"] = 1e-12
+    elif "class_embedding" in tensors:
+        table = _OPENAI
+        how |= {"resampling": "antialias", "activation": "quick_gelu"}
+    else:
+        table = _TIMM
+        if "mask_token" in tensors and "register_tokens" not in tensors:  # DINOv2's own
+            how["resampling"] = "offset"
+    ours = renamed(tensors, table, kind="a Vision Transformer", path=file.path, ignored=_IGNORED)
+    ours = _position_folded(ours)
+    return ours, dataclasses.replace(_architecture(ours, file.path), **how)
+
+
+def _without_text(file: WeightsFile) -> dict[str, np.ndarray]:
+    plain = {names.plain_name(key): tensor for key, tensor in file.tensors.items()}
+    if not _has(plain, r"visual\.|vision_model\."):
+        return plain
+    return {key: tensor for key, tensor in plain.items() if not _OF_TEXT.fullmatch(key)}
+
+
+def _split_query(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The attention pooling's in_proj, which torch's own attention has, as three layers."""
+    split = dict(tensors)
+    for leaf in ("weight", "bias"):
+        whole = split.pop(f"head.attention.in_proj_{leaf}", None)
+        if whole is not None:
+            parts = np.array_split(np.asarray(whole), 3)
+            for part, tensor in zip(("query", "key", "value"), parts, strict=True):
+                split[f"head.attention.{part}.{leaf}"] = tensor
+    return split
+
+
+def _position_folded(tensors: Tensors) -> Tensors:
+    """The class token with its position in it where there are registers, as timm has them."""
+    positions, token = tensors.get("params/pos_embed"), tensors.get("params/cls_token")
+    if positions is None or token is None or "params/reg_token" not in tensors:
+        return tensors
+    if positions.shape[-1] != token.shape[-1] or not _side(positions.shape[1] - 1):
+        return tensors
+    return tensors | {
+        "params/cls_token": token + positions[:, :1],
+        "params/pos_embed": positions[:, 1:],
+    }
+
+
+def _side(area: int) -> int:
+    """The side of a square of so many patches; 0 if there is none."""
+    side = math.isqrt(max(area, 0))
+    return side if side * side == area else 0
+
+
+def _architecture(tensors: Tensors, path: object) -> Architecture:
+    def shape(name: str, axis: int) -> int:
+        if f"params/{name}" not in tensors:
+            raise UserError(f"{path}: {name} is missing")
+        return tensors[f"params/{name}"].shape[axis]
+
+    def has(name: str) -> bool:
+        return f"params/{name}" in tensors
+
+    if empty := [name for name, tensor in tensors.items() if not tensor.size]:
+        raise UserError(f"{path}: {names.some(empty)} hold no numbers")
+    width, places = shape("patch_embed/kernel", -1), shape("pos_embed", 1)
+    has_class = has("cls_token")
+    has_position = has_class and not _side(places)
+    grid = _side(places - has_position)
+    if not grid:
+        raise UserError(f"{path}: {places} position embeddings are of no square of patches")
+    blocks = {m[1] for key in tensors if (m := re.match(r"params/blocks_(\d+)/", key))}
+    made = Architecture(
+        num_classes=None,
+        width=width,
+        depth=len(blocks),
+        heads=_HEADS.get(width, max(width // 64, 1)),
+        patch=shape("patch_embed/kernel", 0),
+        mlp_width=shape("blocks_0/mlp/fc1/kernel", -1),
+        grid=grid,
+        class_token=has_class,
+        class_position=has_position,
+        registers=shape("reg_token", 1) if has("reg_token") else 0,
+        pre_norm=has("norm_pre/scale"),
+        layer_scale=has("blocks_0/ls1"),
+        attention_pooling=has("attn_pool/latent"),
+        fc_norm=has("fc_norm/scale"),
+        epsilon=1e-5 if has("norm_pre/scale") else 1e-6,
+    )
+    made = dataclasses.replace(made, pooling=made.plain_pooling)
+    head = tensors.get(f"params/{HEAD}/kernel")
+    if head is not None:
+        token = "token" if has_class or made.plain_pooling == "token" else "average"
+        poolings = {width: token, 2 * width: "token_average" if has_class else "both"}
+        if head.shape[0] not in poolings:
+            raise UserError(f"{path}: its head takes {head.shape[0]} numbers, a token has {width}")
+        made = dataclasses.replace(made, num_classes=head.shape[1], pooling=poolings[head.shape[0]])
+    try:
+        made.check()
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    return made
+
+
+_PUBLISHED = [
+    (r"params/patch_embed/kernel", "patch_embed.proj.weight", CONV),
+    (r"params/patch_embed/bias", "patch_embed.proj.bias", VECTOR),
+    (r"params/(cls_token|reg_token|pos_embed)", r"\1", TOKENS),
+    (r"params/attn_pool/latent", "attn_pool.latent", TOKENS),
+    (r"params/blocks_(\d+)/(ls[12])", r"blocks.\1.\2.gamma", VECTOR),
+    (rf"params/{HEAD}/kernel", "head.weight", DENSE),
+    (rf"params/{HEAD}/bias", "head.bias", VECTOR),
+    (r"params/blocks_(\d+)/(norm[12])/scale", r"blocks.\1.\2.weight", VECTOR),
+    (r"params/blocks_(\d+)/(norm[12])/bias", r"blocks.\1.\2.bias", VECTOR),
+    (r"params/blocks_(\d+)/(\w+)/(\w+)/kernel", r"blocks.\1.\2.\3.weight", DENSE),
+    (r"params/blocks_(\d+)/(\w+)/(\w+)/bias", r"blocks.\1.\2.\3.bias", VECTOR),
+    (r"params/attn_pool/mlp/(\w+)/kernel", r"attn_pool.mlp.\1.weight", DENSE),
+    (r"params/attn_pool/mlp/(\w+)/bias", r"attn_pool.mlp.\1.bias", VECTOR),
+    (r"params/attn_pool/(\w+)/kernel", r"attn_pool.\1.weight", DENSE),
+    (r"params/attn_pool/norm/scale", "attn_pool.norm.weight", VECTOR),
+    (r"params/attn_pool/(\w+)/bias", r"attn_pool.\1.bias", VECTOR),
+    (r"params/(\w+)/scale", r"\1.weight", VECTOR),
+    (r"params/(\w+)/bias", r"\1.bias", VECTOR),
+]
+"""Ours -> timm's."""
+
+
+def published(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Our variables under timm's names and in its layout."""
+    flat = traverse_util.flatten_dict(variables, sep="/")
+    return rows.published({key: np.asarray(leaf) for key, leaf in flat.items()}, _PUBLISHED)
