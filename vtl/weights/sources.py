@@ -17,7 +17,7 @@ from vtl.errors import UserError
 from vtl.models import HEAD
 from vtl.preprocessing import CAFFE, TORCHVISION, Preprocessing
 from vtl.untrusted import printable
-from vtl.weights import convert, formats, metadata, stated, suggest
+from vtl.weights import convert, extracts, formats, frameworks, metadata, stated, suggest
 from vtl.weights.formats import safetensors
 
 
@@ -184,6 +184,8 @@ class Weights:
     given_by: str = "the file itself"
     """What says how photos are prepared: that, a config beside or inside it, or what is known."""
     decisions: Decisions | None = None
+    left_out: tuple[str, ...] = ()
+    """What of the file was left out, as lines for people."""
 
     def record(self, preprocessing: Preprocessing) -> dict[str, Any]:
         """What `results.json` and the meta of features record about the weights."""
@@ -203,9 +205,30 @@ def load(name_or_path: str, *, must_work: bool = True) -> Weights:
         UserError: no such source or file, a failed download, a file that is no ResNet, or one
             that holds NaN or infinity below its head.
     """
-    path = locate(name_or_path)
-    file = formats.read(path)
-    tensors, implied = convert.canonical(file)
+    return of(name_or_path, formats.survey(locate(name_or_path)), must_work=must_work)
+
+
+def of(
+    name: str,
+    contents: formats.Contents,
+    *,
+    must_work: bool = True,
+    selection: extracts.Selection = extracts.WHOLE,
+) -> Weights:
+    """As `load`, of a file's contents, and of these only what `selection` names.
+
+    Raises:
+        UserError: as `load` and `extracts.take`; it ends on the command that would work, if one is
+            known.
+    """
+    path = contents.path
+    try:
+        taken = extracts.take(contents, selection)
+        file = taken.file
+        tensors, implied = convert.canonical(file)
+    except UserError as error:
+        lines = frameworks.remedies(contents, error, selection)
+        raise UserError("\n".join([str(error), *lines])) from error
     sha256 = _sha256(path)
     meta, given_by = metadata.read_network(file, implied), "the file itself"
     if meta is None:
@@ -214,7 +237,7 @@ def load(name_or_path: str, *, must_work: bool = True) -> Weights:
         body = {k: v for k, v in tensors.items() if not k.startswith(f"params/{HEAD}/")}
         convert.check_finite(body, meta.architecture.epsilon, path)
     return Weights(
-        name=name_or_path,
+        name=name,
         path=path,
         sha256=sha256,
         tensors=tensors,
@@ -226,6 +249,7 @@ def load(name_or_path: str, *, must_work: bool = True) -> Weights:
         format=file.format,
         dtypes=file.dtypes,
         decisions=meta.decisions,
+        left_out=tuple(extracts.summary(taken, selection)),
     )
 
 
