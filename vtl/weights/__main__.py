@@ -98,8 +98,9 @@ def inspect(options: argparse.Namespace) -> None:
     seen = frameworks.look(contents)
     try:
         weights = sources.of(options.file, contents, must_work=False)
-    except UserError:
-        _print_lines({"file": contents.path, "format": contents.format})
+    except UserError as error:
+        reason = str(error).splitlines()[0].removeprefix(f"{contents.path}: ")
+        _print_lines({"file": contents.path, "format": contents.format, "as it is": reason})
         _print_seen(contents, seen)
         if all(found.complaint for found in seen.networks):
             raise

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from vtl.errors import UserError
 from vtl.untrusted import printable
-from vtl.weights import convert, extracts, layouts
+from vtl.weights import convert, extracts, families, layouts
 from vtl.weights.extracts import Selection
 from vtl.weights.formats import Contents
-from vtl.weights.formats.untrusted import MAX_TENSORS
+from vtl.weights.formats.untrusted import MAX_TENSORS, Tensors
 
 
 class Framework(NamedTuple):
@@ -265,10 +265,18 @@ def _tried(
     selection = Selection(key, prefix, drop)
     complaint = ""
     try:
+        # A network of another family may become one of ours by what is dropped.
+        families.refuse_others(_all_under(contents, key, prefix), contents.path)
         convert.canonical(extracts.take(contents, selection).file)
     except UserError as error:
         complaint = str(error).splitlines()[0].removeprefix(f"{contents.path}: ")
     return Found(selection, len(rests), is_evaluated, complaint, tuple(unknown))
+
+
+def _all_under(contents: Contents, key: str, prefix: str) -> Tensors:
+    names = {name: layouts.plain_name(name) for name in contents.entries[key].names}
+    kept = {name: p.removeprefix(prefix) for name, p in names.items() if p.startswith(prefix)}
+    return contents.take(key, kept).tensors
 
 
 def command(path: object, selection: Selection) -> str:
