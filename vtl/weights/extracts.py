@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 from vtl.errors import UserError
 from vtl.untrusted import printable
-from vtl.weights import layouts, metadata
+from vtl.weights import metadata
 from vtl.weights.formats import Contents, WeightsFile
 from vtl.weights.formats.contents import some_keys
+from vtl.weights.layouts.names import plain_name
 
 
 class Selection(NamedTuple):
@@ -54,11 +55,11 @@ def take(contents: Contents, selection: Selection) -> Taken:
         )
     key = _key(contents, selection.key)
     entry = contents.entries[key]
-    prefix, dropped_by = layouts.plain_name(selection.prefix), _pattern(selection.drop)
+    prefix, dropped_by = plain_name(selection.prefix), _pattern(selection.drop)
     kept: dict[str, str] = {}
     outside, dropped = [], []
     for name in (*entry.names, *entry.others):
-        plain = layouts.plain_name(name)
+        plain = plain_name(name)
         if not plain.startswith(prefix):
             outside.append(name)
         elif dropped_by and dropped_by.match(plain, len(prefix)):

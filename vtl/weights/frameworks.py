@@ -14,10 +14,12 @@ from typing import NamedTuple
 
 from vtl.errors import UserError
 from vtl.untrusted import printable
-from vtl.weights import convert, extracts, families, layouts
+from vtl.weights import convert, extracts
 from vtl.weights.extracts import Selection
 from vtl.weights.formats import Contents
 from vtl.weights.formats.untrusted import MAX_TENSORS, Tensors
+from vtl.weights.layouts import akin
+from vtl.weights.layouts.names import plain_name
 
 
 class Framework(NamedTuple):
@@ -219,7 +221,7 @@ def _joined(key: str, name: str) -> str:
 
 def _prefixes(keys: Iterable[str]) -> Iterator[tuple[str, Family]]:
     """What stands before the names of each network among those of tensors, and its family."""
-    names = sorted(map(layouts.plain_name, keys))
+    names = sorted(map(plain_name, keys))
     for family in _FAMILIES:
         for name in names:
             if name.endswith(family.stem):
@@ -241,7 +243,7 @@ def _tried(
 ) -> Found:
     """A network, with what must be dropped for it to be read."""
     entry = contents.entries[key]
-    plain = map(layouts.plain_name, entry.names)
+    plain = map(plain_name, entry.names)
     rests = [name.removeprefix(prefix) for name in plain if name.startswith(prefix)]
     inner = {p.removeprefix(prefix).partition(".")[0] for p in others if p.startswith(prefix)}
     drops: dict[str, None] = {}
@@ -259,14 +261,14 @@ def _tried(
             drops[re.escape(part)] = None
         else:
             unknown[part] = None
-    values = map(layouts.plain_name, entry.others)
+    values = map(plain_name, entry.others)
     drops |= {re.escape(v.removeprefix(prefix)): None for v in values if v.startswith(prefix)}
     drop = "|".join((*drops, *map(re.escape, unknown)))
     selection = Selection(key, prefix, drop)
     complaint = ""
     try:
         # A network of another family may become one of ours by what is dropped.
-        families.refuse_others(_all_under(contents, key, prefix), contents.path)
+        akin.refuse_others(_all_under(contents, key, prefix), contents.path)
         convert.canonical(extracts.take(contents, selection).file)
     except UserError as error:
         complaint = str(error).splitlines()[0].removeprefix(f"{contents.path}: ")
@@ -274,7 +276,7 @@ def _tried(
 
 
 def _all_under(contents: Contents, key: str, prefix: str) -> Tensors:
-    names = {name: layouts.plain_name(name) for name in contents.entries[key].names}
+    names = {name: plain_name(name) for name in contents.entries[key].names}
     kept = {name: p.removeprefix(prefix) for name, p in names.items() if p.startswith(prefix)}
     return contents.take(key, kept).tensors
 

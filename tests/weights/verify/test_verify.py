@@ -16,8 +16,9 @@ from flax import traverse_util
 
 from tests.weights.test_sample_photos import WEIGHTS as REAL
 from vtl.models import layers
+from vtl.models.resnet import Architecture
 from vtl.preprocessing import CAFFE, TORCHVISION, normalise
-from vtl.weights import convert, network, sources, verify, watched
+from vtl.weights import network, sources, verify, watched
 from vtl.weights.verify import golden, misfit, pictures
 
 SMALL = TORCHVISION.override(image_size=64)
@@ -26,7 +27,7 @@ LEAVES = ("params/{}/scale", "params/{}/bias", "batch_stats/{}/mean", "batch_sta
 
 def good(epsilon=1e-5, kernel_scale=1.0, padding="torch"):
     """A ResNet-50 of an eighth of the width that knows its photos, and oranges by their colour."""
-    architecture = convert.Architecture(50, 0.125, "v1.5", epsilon, 1000)
+    architecture = Architecture(50, 0.125, "v1.5", epsilon, num_classes=1000)
     model = network.make_model(architecture)
     variables = jax.tree.map(np.array, network.initialise(model, 0))
     tensors = {"/".join(k): v for k, v in traverse_util.flatten_dict(variables).items()}
@@ -124,7 +125,7 @@ def network_():
 def test_good_weights_have_no_fault(network_):
     findings = verify.verify(network_)
     assert [f.kind for f in findings] == ["good", "good"]
-    for fact in ("RGB/255 with torchvision's mean and std", "stride v1.5", "eps 1e-05"):
+    for fact in ("RGB/255 with torchvision's mean and std", "v1.5 stride", "eps 1e-05"):
         assert fact in findings[0].text
     assert int(findings[1].text.split()[1]) >= 9
 
@@ -227,7 +228,7 @@ def test_top_missing(network_):
 
 @pytest.mark.full
 def test_never_trained():
-    model = network.make_model(convert.Architecture(18, 0.125, "v1.5", 1e-5, 10))
+    model = network.make_model(Architecture(18, 0.125, "v1.5", 1e-5, num_classes=10))
     tensors = traverse_util.flatten_dict(network.initialise(model, 0), sep="/")
     weights = dataclasses.replace(good_static(), tensors=jax.tree.map(np.asarray, tensors))
     assert faults(weights) == [
@@ -236,7 +237,7 @@ def test_never_trained():
 
 
 def good_static():
-    architecture = convert.Architecture(18, 0.125, "v1.5", 1e-5, 10)
+    architecture = Architecture(18, 0.125, "v1.5", 1e-5, num_classes=10)
     return sources.Weights(
         "x", None, "0", {}, architecture, SMALL, None, False, "safetensors", ("float32",)
     )

@@ -14,9 +14,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from vtl.models.resnet import DEPTHS, EPSILON
+from vtl.models.architecture import Architecture
 from vtl.preprocessing import CAFFE, TORCHVISION, Preprocessing, normalise
-from vtl.weights import convert, layouts, network, sources
+from vtl.weights import network, sources
 from vtl.weights.verify import golden, misfit, pictures
 
 PIXELS = {
@@ -62,8 +62,7 @@ def verify(weights: sources.Weights) -> list[Finding]:
         return findings
     if golden.is_known(weights):
         return [*findings, _golden(weights)]
-    architecture = weights.architecture
-    given = misfit.Reading(weights.preprocessing, architecture.variant, architecture.epsilon)
+    given = misfit.Reading(weights.preprocessing, weights.architecture)
     best, behaviour = _behaviour(weights, given)
     if weights.classes:  # it may have been trained on pictures that are no photos
         return findings + _as_notes(behaviour)
@@ -124,7 +123,7 @@ def _is(tensor: np.ndarray, value: float) -> bool:
 # What it does with photos
 
 
-def _alternatives(reading: misfit.Reading, depth: int) -> dict[str, misfit.Reading]:
+def _alternatives(reading: misfit.Reading) -> dict[str, misfit.Reading]:
     """What else the file could be, in words -> how to read it then; one change at a time."""
     given, alternatives = reading.preprocessing, {}
     for name, pixels in PIXELS.items():
@@ -135,18 +134,11 @@ def _alternatives(reading: misfit.Reading, depth: int) -> dict[str, misfit.Readi
     exchanged = _other_channels(given)
     text = f"runs best as {exchanged.channels.upper()}, not as {given.channels.upper()}"
     alternatives[text] = reading._replace(preprocessing=exchanged)
-    if DEPTHS[depth].bottleneck:
-        other = "v1" if reading.variant == "v1.5" else "v1.5"
-        where = {"v1": "the first 1x1", "v1.5": "the 3x3"}[other]
-        text = f"stride looks like {other}'s, in {where} convolution, not like {reading.variant}'s"
-        alternatives[text] = reading._replace(variant=other)
+    for text, architecture in reading.architecture.alternatives().items():
+        alternatives[text] = reading._replace(architecture=architecture)
     other = "same" if reading.padding == "torch" else "torch"
     text = f"padding looks like {_PADDINGS[other]}, not like {_PADDINGS[reading.padding]}"
     alternatives[text] = reading._replace(padding=other)
-    for epsilon in (1e-3, EPSILON["v1.5"]):
-        if not 0.5 < epsilon / reading.epsilon < 2:
-            text = f"eps looks like {epsilon:g}, not {reading.epsilon:g}"
-            alternatives[text] = reading._replace(epsilon=epsilon)
     return alternatives
 
 
@@ -185,7 +177,7 @@ def _behaviour(
     while True:
         tried = {
             text: (reading, misfit.misfits(weights, reading))
-            for text, reading in _alternatives(best, weights.architecture.depth).items()
+            for text, reading in _alternatives(best).items()
         }
         text = min(tried, key=lambda text: misfit.mean(tried[text][1]))
         reading, other_layers = tried[text]
@@ -199,12 +191,13 @@ def _behaviour(
         text = f"its statistics fit photos in no preprocessing that vtl knows (misfit {least:.2f})"
         findings.append(Finding("fault", text))
     elif outlier:
-        text = f"{layouts.norm_after(outlier)}'s statistics are not what {outlier} gives on photos"
+        norm = misfit.norm_by_conv(weights.architecture)[outlier]
+        text = f"{norm}'s statistics are not what {outlier} gives on photos"
         findings.append(Finding("fault", text))
     elif not findings:
         text = (
             f"its BatchNorm statistics fit photos as {describe(given.preprocessing)}, "
-            f"stride {given.variant}, eps {given.epsilon:g} (misfit {least:.2f})"
+            f"{given.architecture.details} (misfit {least:.2f})"
         )
         findings.append(Finding("good", text))
     return best, findings
@@ -225,7 +218,7 @@ def _swapped(weights: sources.Weights, layers: dict[str, misfit.Misfit]) -> str 
     outlier = _outlier(layers)
     if outlier is None:
         return None
-    layer, norm = layers[outlier], layouts.norm_after(outlier)
+    layer, norm = layers[outlier], misfit.norm_by_conv(weights.architecture)[outlier]
     distances = {
         name: misfit.distance(layer.log_measured, tensors["var"])
         for name, tensors in misfit.norms_of(weights.tensors).items()
@@ -250,7 +243,7 @@ def _golden(weights: sources.Weights) -> Finding:
 
 @functools.cache
 def _log_probs(
-    architecture: convert.Architecture,
+    architecture: Architecture,
 ) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
     model = network.make_model(architecture)
     return jax.jit(lambda v, x: jax.nn.log_softmax(model.apply(v, x, norms_by_batch=())[0]))
@@ -263,14 +256,13 @@ def _names(weights: sources.Weights, reading: misfit.Reading) -> list[Finding]:
         return [Finding("note", text)]
     given = reading.preprocessing
     exchanged = _other_channels(given)
-    architecture = dataclasses.replace(
-        weights.architecture, variant=reading.variant, epsilon=reading.epsilon
-    )
     variables = network.as_published(weights)[1]
     fruit, classes = pictures.fruit(NUM_FRUIT, given.crop_size)
 
     def log_probs(preprocessing: Preprocessing) -> np.ndarray:
-        return np.asarray(_log_probs(architecture)(variables, normalise(fruit, preprocessing)))
+        return np.asarray(
+            _log_probs(reading.architecture)(variables, normalise(fruit, preprocessing))
+        )
 
     rows = np.arange(NUM_FRUIT)
     as_given = log_probs(given)
