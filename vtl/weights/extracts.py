@@ -7,17 +7,17 @@ from vtl.errors import UserError
 from vtl.untrusted import printable
 from vtl.weights import metadata
 from vtl.weights.formats import Contents, WeightsFile
-from vtl.weights.formats.contents import some_keys
+from vtl.weights.formats.contents import OUTERMOST, some_keys
 from vtl.weights.layouts.names import plain_name
 
 
 class Selection(NamedTuple):
     """What is taken of a file; the default is all of its one network.
 
-    `key` names an entry of `Contents`. `prefix` is what stands before the network's names; others
-    are left out. `drop` is a regular expression of names that are left out, too: it matches one or
-    more whole parts of a name from the prefix on, as `fc` does of `fc.0.weight` and not of
-    `fc1.weight`.
+    `key` names an entry of `Contents`, "." the outermost dict. `prefix` is what stands before the
+    network's names; others are left out. `drop` is a regular expression of names that are left out,
+    too: it matches one or more whole parts of a name from the prefix on, as `fc` does of
+    `fc.0.weight` and not of `fc1.weight`.
     """
 
     key: str = ""
@@ -83,10 +83,12 @@ def take(contents: Contents, selection: Selection) -> Taken:
 def _key(contents: Contents, key: str) -> str:
     if not key:
         return contents.only()
+    if key == OUTERMOST:
+        key = ""
     if key not in contents.entries:
         raise UserError(
-            f"{printable(contents.path)}: --key={printable(key, 60)} is no dict of tensors there; "
-            f"these are: {some_keys(contents.networks())}"
+            f"{printable(contents.path)}: --key={printable(key, 60) or OUTERMOST} is no dict of "
+            f"tensors there; these are: {some_keys(contents.networks())}"
         )
     return key
 

@@ -17,6 +17,7 @@ from vtl.untrusted import printable
 from vtl.weights import convert, extracts
 from vtl.weights.extracts import Selection
 from vtl.weights.formats import Contents
+from vtl.weights.formats.contents import OUTERMOST
 from vtl.weights.formats.untrusted import MAX_TENSORS, Tensors
 from vtl.weights.layouts import akin
 from vtl.weights.layouts.names import plain_name
@@ -152,8 +153,9 @@ class Found(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Its key and prefix."""
-        return _joined(self.selection.key, self.selection.prefix)
+        """Its key and prefix, for people."""
+        place = _joined(self.selection.key.rstrip(OUTERMOST), self.selection.prefix).rstrip(".")
+        return printable(place, 60) or "the network"
 
 
 class Seen(NamedTuple):
@@ -255,16 +257,17 @@ def _tried(
             is_deep = leaf.count(".") > (part == "classifier")
             if _HEADS.fullmatch(part) and (projects or is_deep):
                 drops[part] = None
-        elif pattern := next((p for p in (*_DROPS, _HEADS.pattern) if re.fullmatch(p, part)), ""):
+        elif pattern := next((p for p in _DROPS if re.fullmatch(p, part)), ""):
             drops[pattern] = None
-        elif part in inner:
+        elif part in inner or _HEADS.fullmatch(part):
             drops[re.escape(part)] = None
         else:
             unknown[part] = None
     values = map(plain_name, entry.others)
     drops |= {re.escape(v.removeprefix(prefix)): None for v in values if v.startswith(prefix)}
     drop = "|".join((*drops, *map(re.escape, unknown)))
-    selection = Selection(key, prefix, drop)
+    is_alone = len(contents.networks()) == 1
+    selection = Selection(key or ("" if is_alone else OUTERMOST), prefix, drop)
     complaint = ""
     try:
         # A network of another family may become one of ours by what is dropped.
@@ -301,15 +304,14 @@ def remedies(contents: Contents, error: UserError, tried: Selection) -> list[str
         all_of_them = f"vtl weights inspect {shlex.quote(str(contents.path))}"
         return [lines[0], f"{len(lines) - 1} others: {all_of_them}"]
     if not lines and networks and networks[0].complaint.partition(":")[0] not in str(error):
-        return [f"{printable(networks[0].place, 60)} alone: {networks[0].complaint}"]
+        return [f"{networks[0].place} alone: {networks[0].complaint}"]
     return lines
 
 
 def reason(network: Found) -> str:
     """When a network is the one to take."""
-    place = printable(network.place, 60) or "the network"
     if network.unknown:
         parts = ", ".join(printable(part, 40) for part in network.unknown[:3])
         more = ", …" if len(network.unknown) > 3 else ""
-        return f"{place} without {parts}{more}, if they are no part of it"
-    return f"{place}, which its authors evaluate" if network.is_evaluated else place
+        return f"{network.place} without {parts}{more}, if they are no part of it"
+    return network.place + (", which its authors evaluate" if network.is_evaluated else "")

@@ -12,6 +12,9 @@ from vtl.errors import UserError
 from vtl.untrusted import printable
 from vtl.weights.formats.untrusted import Tensors, check_count, errors_of
 
+OUTERMOST = "."
+"""What people call the entry without a key, where there are others."""
+
 
 @dataclass(frozen=True)
 class WeightsFile:
@@ -61,7 +64,11 @@ class Contents:
     def networks(self) -> dict[str, Entry]:
         """The entries that may be networks: a tenth as many tensors are no second one."""
         most = max((len(entry.names) for entry in self.entries.values()), default=0)
-        return {key: entry for key, entry in self.entries.items() if 10 * len(entry.names) > most}
+        return {
+            key: entry
+            for key, entry in self.entries.items()
+            if most == 0 or 10 * len(entry.names) > most
+        }
 
     def only(self) -> str:
         """The key of the one network; UserError if there are several."""
@@ -99,7 +106,7 @@ class Contents:
 
 def some_keys(keys: Collection[str]) -> str:
     """The first four, for a message."""
-    shown = [printable(key, 60) or "the outermost" for key in [*keys][:4]]
+    shown = [printable(key, 60) or f"{OUTERMOST} (the outermost)" for key in [*keys][:4]]
     more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
     return ", ".join(shown) + more
 

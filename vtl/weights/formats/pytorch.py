@@ -164,7 +164,7 @@ class _Found(NamedTuple):
 
 def _found(loaded: Any) -> _Found:
     """The dicts of tensors, in the file's order; an optimizer keeps its own under numbers, not
-    names. A dict around others is one if it holds more tensors than each of them.
+    names. A dict around others is one if it holds half as many tensors as each of them.
     """
     found = _Found([], {})
     seen: set[int] = set()
@@ -188,7 +188,7 @@ def _found(loaded: Any) -> _Found:
             for name, inner in value.items()
             if isinstance(name, str) and isinstance(inner, Tensor)
         }
-        if len(tensors) > below:
+        if 2 * len(tensors) > below:
             found.dicts.insert(place, _Inner(key, value, tensors))
         return max(below, len(tensors))
 
