@@ -32,7 +32,16 @@ from vtl.predict import likeliest, photos
 from vtl.predict.predictor import Predictor
 from vtl.preprocessing import Preprocessing
 from vtl.untrusted import open_plain, printable, reading
-from vtl.weights import metadata, network, sources, summary, verify
+from vtl.weights import (
+    extracts,
+    formats,
+    frameworks,
+    metadata,
+    network,
+    sources,
+    summary,
+    verify,
+)
 
 MOST_NAMES = 100
 """Class names that are shown."""
@@ -83,7 +92,17 @@ def fetch_sources(options: argparse.Namespace) -> None:
 
 def inspect(options: argparse.Namespace) -> None:
     """What a file holds, and what is unusual about it."""
-    weights = sources.load(options.file, must_work=False)
+    contents = formats.survey(sources.locate(options.file))
+    seen = frameworks.look(contents)
+    try:
+        weights = sources.of(options.file, contents, must_work=False)
+    except UserError as error:
+        reason = str(error).splitlines()[0].removeprefix(f"{contents.path}: ")
+        _print_lines({"file": contents.path, "format": contents.format, "as it is": reason})
+        _print_seen(contents, seen)
+        if all(found.complaint for found in seen.networks):
+            raise
+        return
     architecture, tensors = weights.architecture, weights.tensors
     statistics = sum(t.size for name, t in tensors.items() if name.startswith("batch_stats"))
     parameters = sum(t.size for t in tensors.values()) - statistics
@@ -107,10 +126,30 @@ def inspect(options: argparse.Namespace) -> None:
         lines["thresholds"] = f"by {printable(own.rule)}, chosen on {printable(own.chosen_on)}"
     if not architecture.has_plain_head:
         lines["head"] = network.describe_head(architecture)
-    for what, value in lines.items():
-        print(f"{what + ':':<15}{value}")
+    _print_lines(lines)
+    _print_seen(contents, seen if seen.frameworks else frameworks.NOTHING)
     for finding in verify.static(weights):
         print(f"{_MARKS[finding.kind]} {finding.text}")
+
+
+def _print_lines(lines: dict[str, object]) -> None:
+    for what, value in lines.items():
+        print(f"{what + ':':<15}{value}")
+
+
+def _print_seen(contents: formats.Contents, seen: frameworks.Seen) -> None:
+    """The training that wrote a file, and for each network in it the command that takes it out."""
+    lines: dict[str, object] = {}
+    if seen.frameworks:
+        lines["saved by"] = seen.names
+    if contents.skipped:
+        lines["not read"] = f"{_some(contents.skipped)} (nothing of it was run)"
+    for key, count in contents.lists.items():
+        lines["no names"] = f"{printable(key, 60)}, a list of {count} tensors"
+    _print_lines(lines)
+    for found in seen.networks:
+        print(f"{frameworks.reason(found)} ({found.num_tensors} tensors):")
+        print(f"    {found.complaint or frameworks.command(contents.path, found.selection)}")
 
 
 def _kind(weights: sources.Weights) -> str:
@@ -130,7 +169,9 @@ def _describe(p: Preprocessing) -> str:
 
 def convert(options: argparse.Namespace) -> None:
     """Write safetensors under torchvision's names, with what belongs to the weights inside."""
-    weights = sources.load(options.file)
+    selection = extracts.Selection(options.key, options.prefix, options.drop)
+    contents = formats.survey(sources.locate(options.file))
+    weights = sources.of(options.file, contents, selection=selection)
     network.as_published(weights)  # UserError if tensors are missing or misshapen
     preprocessing, architecture = weights.preprocessing, weights.architecture
     if options.preprocessing:
@@ -153,6 +194,8 @@ def convert(options: argparse.Namespace) -> None:
         )
     except OverflowError as error:
         raise UserError(f"cannot write {options.output}: {error}") from error
+    for line in weights.left_out:
+        print(line)
     print(f"{options.output}: {options.output.stat().st_size:,} bytes")
 
 
@@ -272,6 +315,20 @@ def _epsilon(text: str) -> float:
 
 def _add_convert_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("-o", "--output", required=True, type=files.user_path, metavar="OUT")
+    command.add_argument(
+        "--key", default="", help="of the dict that holds the network, such as teacher"
+    )
+    command.add_argument(
+        "--prefix",
+        default="",
+        help="what stands before the network's names, such as module.; others are left out",
+    )
+    command.add_argument(
+        "--drop",
+        default="",
+        metavar="PATTERN",
+        help="a regular expression of names to leave out: `fc|queue` drops fc.0.weight and queue",
+    )
     command.add_argument("--dtype", choices=("float32", "float16"), default="float32")
     command.add_argument("--preprocessing", choices=verify.PIXELS, help="instead of the file's")
     command.add_argument("--channels", choices=("rgb", "bgr"), help="instead of the file's")

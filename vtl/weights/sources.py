@@ -20,7 +20,16 @@ from vtl.models import HEAD
 from vtl.models.architecture import Architecture
 from vtl.preprocessing import Preprocessing
 from vtl.untrusted import printable
-from vtl.weights import convert, formats, layouts, metadata, stated, suggest
+from vtl.weights import (
+    convert,
+    extracts,
+    formats,
+    frameworks,
+    layouts,
+    metadata,
+    stated,
+    suggest,
+)
 from vtl.weights.formats import safetensors
 from vtl.weights.known import SOURCES, Source
 from vtl.weights.layouts.names import Tensors
@@ -46,6 +55,8 @@ class Weights:
     given_by: str = "the file itself"
     """What says how photos are prepared: that, a config beside or inside it, or what is known."""
     decisions: Decisions | None = None
+    left_out: tuple[str, ...] = ()
+    """What of the file was left out, as lines for people."""
 
     def record(self, preprocessing: Preprocessing) -> dict[str, Any]:
         """What `results.json` and the meta of features record about the weights."""
@@ -65,9 +76,30 @@ def load(name_or_path: str, *, must_work: bool = True) -> Weights:
         UserError: no such source or file, a failed download, a file of no network, or one
             that holds NaN or infinity below its head.
     """
-    path = locate(name_or_path)
-    file = formats.read(path)
-    tensors, implied = convert.canonical(file)
+    return of(name_or_path, formats.survey(locate(name_or_path)), must_work=must_work)
+
+
+def of(
+    name: str,
+    contents: formats.Contents,
+    *,
+    must_work: bool = True,
+    selection: extracts.Selection = extracts.WHOLE,
+) -> Weights:
+    """As `load`, of a file's contents, and of these only what `selection` names.
+
+    Raises:
+        UserError: as `load` and `extracts.take`; it ends on the command that would work, if one is
+            known.
+    """
+    path = contents.path
+    try:
+        taken = extracts.take(contents, selection)
+        file = taken.file
+        tensors, implied = convert.canonical(file)
+    except UserError as error:
+        lines = frameworks.remedies(contents, error, selection)
+        raise UserError("\n".join([str(error), *lines])) from error
     sha256 = _sha256(path)
     meta, given_by = metadata.read_network(file, implied), "the file itself"
     if meta is None:
@@ -76,7 +108,7 @@ def load(name_or_path: str, *, must_work: bool = True) -> Weights:
         body = {k: v for k, v in tensors.items() if not k.startswith(f"params/{HEAD}/")}
         convert.check_finite(body, meta.architecture.batch_norm_epsilon, path)
     return Weights(
-        name=name_or_path,
+        name=name,
         path=path,
         sha256=sha256,
         tensors=tensors,
@@ -88,6 +120,7 @@ def load(name_or_path: str, *, must_work: bool = True) -> Weights:
         format=file.format,
         dtypes=file.dtypes,
         decisions=meta.decisions,
+        left_out=tuple(extracts.summary(taken, selection)),
     )
 
 

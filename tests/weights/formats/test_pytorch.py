@@ -1,7 +1,6 @@
 import io
 import pickle
 import re
-import struct
 import subprocess
 import sys
 import zipfile
@@ -12,68 +11,22 @@ import numpy as np
 import pytest
 
 from tests.weights.files import KEPT, assert_same, normal, refusal, saved
+from tests.weights.formats.pickles import (
+    call,
+    legacy_layout,
+    named,
+    state_dict,
+    storage,
+    tensor,
+    value,
+    zip_layout,
+)
 from vtl.errors import UserError
+from vtl.untrusted import printable
 from vtl.weights import formats
 from vtl.weights.formats import pytorch
 
 # By hand: what the reader meets in hostile files, and where torch isn't installed
-
-
-def value(plain):
-    return pickle.dumps(plain, protocol=2)[2:-1]
-
-
-def named(name):
-    module, _, attribute = name.rpartition(".")
-    return f"c{module}\n{attribute}\n".encode()
-
-
-def call(name, *arguments):
-    return named(name) + b"(" + b"".join(arguments) + b"tR"
-
-
-def storage(key, numel, kind="Float"):
-    return (b"(" + value("storage") + named(f"torch.{kind}Storage") + value(key) + value("cpu")) + (
-        value(numel) + b"tQ"
-    )
-
-
-def tensor(key, numel, shape, stride, offset=0, kind="Float"):
-    described = [storage(key, numel, kind), value(offset), value(shape), value(stride)]
-    hooks = call("collections.OrderedDict")
-    return call("torch._utils._rebuild_tensor_v2", *described, value(False), hooks)
-
-
-def state_dict(**tensors):
-    items = b"".join(value(name.replace("__", ".")) + code for name, code in tensors.items())
-    return call("collections.OrderedDict") + b"(" + items + b"u"
-
-
-def zip_layout(code, storages=None, root="archive/", compression=zipfile.ZIP_STORED, extra=None):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as archive:
-        archive.writestr(f"{root}data.pkl", b"\x80\x02" + code + b".")
-        for key, data in (storages or {}).items():
-            archive.writestr(f"{root}data/{key}", data)
-        for name, data in (extra or {}).items():
-            archive.writestr(root + name, data)
-    return buffer.getvalue()
-
-
-def legacy_layout(code, storages=None, little_endian=True, counts=None):
-    """`storages` holds float32 data by key; `counts` replaces the element counts before them."""
-    storages = storages or {}
-    parts = [
-        pickle.dumps(pytorch._MAGIC, protocol=2),
-        pickle.dumps(1001, protocol=2),
-        pickle.dumps({"little_endian": little_endian}, protocol=2),
-        b"\x80\x02" + code + b".",
-        pickle.dumps(list(storages), protocol=2),
-    ]
-    for key, data in storages.items():
-        parts += [struct.pack("<q", (counts or {}).get(key, len(data) // 4)), data]
-    return b"".join(parts)
-
 
 LAYOUTS = pytest.mark.parametrize("layout", [zip_layout, legacy_layout])
 
@@ -156,12 +109,16 @@ def test_torch_checkpoint_is_unwrapped(tmp_path, layout, wrapper):
     [
         (
             b"}(" + value("model") + state_dict(w=W) + value("ema") + state_dict(w=W) + b"u",
-            "holds several dicts of tensors: checkpoint['model'], checkpoint['ema']; torch.save",
+            "holds several dicts of tensors: model, ema; `vtl weights convert` takes one by --key",
         ),
         (W, "holds no dict of tensors; save model.state_dict()"),
         (value({"epoch": 3}), "holds no dict of tensors; save model.state_dict()"),
         (state_dict(w=W, epoch=value(3)), "entry 'epoch' is of type int, not a tensor"),
-        (b"}" + value(3) + W + b"s", "entry '3' is of type Tensor"),
+        (b"}" + value(3) + W + b"s", "holds no dict of tensors; save model.state_dict()"),
+        (
+            state_dict(w=W, args=call("argparse.Namespace")),
+            "entry 'args' is argparse.Namespace, not a tensor",
+        ),
     ],
 )
 def test_torch_other_contents(tmp_path, code, message):
@@ -198,19 +155,22 @@ class Runs:
 )
 def test_torch_pickle_may_ask_for_nothing_else(tmp_path, monkeypatch, layout, code, asked):
     monkeypatch.chdir(tmp_path)
-    message = refusal(saved(tmp_path, layout(code)))
-    assert f"asks for {asked}" in message
-    assert message.endswith(
-        "; only tensors and plain values are read; save model.state_dict() alone"
-    )
+    data = {"0": bytes(4)} if b"Storage" in code and b"_rebuild" in code else {}
+    message = refusal(saved(tmp_path, layout(code, data)))
+    assert f"holds no dict of tensors (asks for {asked}" in message
+    assert message.endswith("; only tensors and plain values are read); save model.state_dict()")
+    beside = b"}(" + value("args") + code + value("state_dict") + state_dict(w=W) + b"u"
+    contents = formats.survey(saved(tmp_path, layout(beside, {"0": b"\0\0\x80?"})))
+    assert_same(contents.whole().tensors, {"w": np.ones(1, np.float32)})
+    assert any(printable(name).startswith(asked) for name in contents.skipped)
     assert not (tmp_path / "owned").exists()
 
 
 def test_torch_refusal_in_full(tmp_path):
     path = saved(tmp_path, zip_layout(call("builtins.eval", value("1"))))
     assert refusal(path) == (
-        f"{path}: asks for builtins.eval; only tensors and plain values are read; save "
-        "model.state_dict() alone"
+        f"{path}: holds no dict of tensors (asks for builtins.eval; only tensors and plain values "
+        "are read); save model.state_dict()"
     )
 
 
@@ -315,9 +275,9 @@ def test_torch_tuples_that_double_are_never_walked(tmp_path, layout, wrapped):
 def test_torch_dicts_made_of_one_list_do_not_add_up(tmp_path):
     pairs = b"](" + (b"(" + value("k") + b"Nt") * 3 + b"eq\x05"
     made = b"0" + call("collections.OrderedDict", b"h\x05")
-    loaded, _ = pytorch.unpickle(io.BytesIO(b"\x80\x02" + pairs + made * 2 + b"."))
-    assert loaded == {}
-    too_many = named("collections.Counter") + b"(" + b"N" * 99 + b"tR"
+    loaded = pytorch.unpickle(io.BytesIO(b"\x80\x02" + pairs + made * 2 + b"."))
+    assert loaded.value == {}
+    too_many = named("collections.OrderedDict") + b"(" + b"N" * 99 + b"tR"
     assert "calls a function in a way" in refusal(saved(tmp_path, zip_layout(too_many)))
 
 
@@ -353,7 +313,6 @@ def test_torch_state_dicts_further_down(tmp_path):
     for code in (
         inside(("checkpoint", inside(("model", network), ("optimizer", optimizer), epoch))),
         inside(("a", inside(("b", inside(("c", network)))))),
-        inside(("model", network), ("ema", inside(("module", network), ("decay", W)))),
         inside(("meter", inside(("mean", W))), ("model", network)),
         inside(("best", W), ("checkpoint", inside(("best", W), ("model", network)))),
     ):
@@ -361,7 +320,10 @@ def test_torch_state_dicts_further_down(tmp_path):
         assert len(formats.read(path).tensors) == 20
     twice = inside(("model", network), ("model_ema", network[:-1] + b"u"))
     message = refusal(saved(tmp_path, zip_layout(twice, {"0": bytes(4)})))
-    assert "checkpoint['model'], checkpoint['model_ema']; torch.save the one" in message
+    assert "holds several dicts of tensors: model, model_ema; " in message
+    average = inside(("model", network), ("ema", inside(("module", network), ("decay", W))))
+    message = refusal(saved(tmp_path, zip_layout(average, {"0": bytes(4)})))
+    assert "holds several dicts of tensors: model, ema.module; " in message
 
 
 @pytest.mark.parametrize(
@@ -370,7 +332,7 @@ def test_torch_state_dicts_further_down(tmp_path):
         ("torch._utils._rebuild_qtensor", "holds a quantised network (asks for"),
         ("torch._utils._rebuild_sparse_tensor", "holds sparse tensors (asks for"),
         ("__main__.Net", "is a whole module (asks for __main__.Net); save model.state_dict()"),
-        ("argparse.Namespace", "asks for argparse.Namespace; only tensors and plain values"),
+        ("argparse.Namespace", "no dict of tensors (asks for argparse.Namespace; only tensors"),
     ],
 )
 def test_torch_what_is_no_plain_tensor_is_named(tmp_path, name, what):

@@ -6,60 +6,40 @@ one exception: an index of safetensors names shards, which lie beside it.
 """
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-
-import ml_dtypes
-import numpy as np
 
 from vtl.errors import UserError
 from vtl.untrusted import open_plain
 from vtl.weights.formats import keras_h5, pytorch, safetensors
-from vtl.weights.formats.untrusted import (
-    EXPECTED,
-    Tensors,
-    check_count,
-    check_present,
-    errors_of,
-    open_zip,
-)
+from vtl.weights.formats.contents import Contents, Entry, WeightsFile
+from vtl.weights.formats.untrusted import EXPECTED, Tensors, errors_of, open_zip
 
-_Read = tuple[str, Tensors, dict[str, str]]
-"""Format, tensors as they are stored, metadata."""
+__all__ = ["Contents", "Entry", "WeightsFile", "files_of", "read", "survey"]
 
 
-@dataclass(frozen=True)
-class WeightsFile:
-    """What a weight file holds.
-
-    `format` is "safetensors", "torch", "keras_legacy_h5" or "keras3_weights_h5".
-    """
-
-    path: Path
-    format: str
-    tensors: Tensors
-    metadata: dict[str, str]
-    dtypes: tuple[str, ...] = ()
-    """The floating-point types in the file, such as ("float16", "float32")."""
-
-
-def read(path: str | Path) -> WeightsFile:
-    """Reads a weight file, recognised by its content and never by its extension.
+def survey(path: str | Path) -> Contents:
+    """Everything in a weight file, recognised by its content and never by its extension.
 
     A safetensors file may come in shards; `path` is then that of their index, a JSON file.
-    Tensors keep their names, except that Keras' ":0" and one dict around all of PyTorch's
-    ({"state_dict": ...}) are taken off, and that Keras 3's go by their layer's own name, if the
-    file has it. float16 and bfloat16 come out as float32, every other type as it is; arrays may be
-    read-only views.
-    Raises UserError for a file that isn't one of weights, is incomplete, or wants code to be run.
+    Raises UserError for a file that isn't one of weights, is incomplete, or holds no dict of
+    tensors.
     """
     path = Path(path)
     with errors_of(path):
-        format, stored, metadata = _READERS[_recognise(path)](path)
-        check_count("tensors", len(stored))
-        tensors = {name: _widen(array) for name, array in stored.items()}
-        dtypes = {a.dtype.name for a in stored.values() if a.dtype.kind == "f" or _is_half(a)}
-    return WeightsFile(path, format, tensors, metadata, tuple(sorted(dtypes)))
+        return _READERS[_recognise(path)](path)
+
+
+def read(path: str | Path) -> WeightsFile:
+    """Reads a weight file of one network.
+
+    Tensors keep their names, except that Keras' ":0" and the dicts around PyTorch's
+    ({"state_dict": ...}) are taken off, and that Keras 3's go by their layer's own name, if the
+    file has it. float16 and bfloat16 come out as float32, every other type as it is; arrays may be
+    read-only views.
+    Raises UserError as `survey` does, for a file of several networks, and for values that are no
+    tensors.
+    """
+    return survey(path).whole()
 
 
 def files_of(path: str | Path) -> list[Path]:
@@ -70,19 +50,6 @@ def files_of(path: str | Path) -> list[Path]:
     path = Path(path)
     with errors_of(path):
         return [path, *safetensors.shards_of(path)[0]] if _recognise(path) == "index" else [path]
-
-
-def _widen(array: np.ndarray) -> np.ndarray:
-    """The array in native byte order, half precision as float32; UserError if it isn't numbers."""
-    if _is_half(array):
-        return array.astype(np.float32)
-    if array.dtype.kind not in "fiub":
-        raise UserError(f"holds values of type {array.dtype}; expected numbers")
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
-
-
-def _is_half(array: np.ndarray) -> bool:
-    return array.dtype in (np.float16, ml_dtypes.bfloat16)
 
 
 _PACKED = {
@@ -140,30 +107,28 @@ def _recognise(path: Path) -> str:
     raise UserError(f"{what}; {EXPECTED}")
 
 
-def _read_torch(path: Path) -> _Read:
-    tensors = pytorch.read(path)
-    # They may overlap, and each is widened by itself.
-    halves = sum(array.nbytes for array in tensors.values() if _is_half(array))
-    check_present("list of half-precision tensors", halves, path.stat().st_size)
-    return "torch", tensors, {}
+def _of_one(path: Path, format: str, tensors: Tensors, metadata: dict[str, str]) -> Contents:
+    """What a file of one dict of tensors holds."""
+    entry = Entry(tuple(tensors), {}, lambda names: {name: tensors[name] for name in names})
+    return Contents(path, format, {"": entry}, metadata)
 
 
-def _read_keras(path: Path) -> _Read:
-    return keras_h5.read(path)
+def _read_keras(path: Path) -> Contents:
+    return _of_one(path, *keras_h5.read(path))
 
 
-def _read_zip(path: Path) -> _Read:
+def _read_zip(path: Path) -> Contents:
     with open_plain(path) as file:
         is_keras = keras_h5.ARCHIVED in open_zip(file).namelist()
-    return _read_keras(path) if is_keras else _read_torch(path)
+    return _read_keras(path) if is_keras else pytorch.survey(path)
 
 
-def _read_safetensors(path: Path) -> _Read:
-    return "safetensors", *safetensors.read(path)
+def _read_safetensors(path: Path) -> Contents:
+    return _of_one(path, "safetensors", *safetensors.read(path))
 
 
-def _read_index(path: Path) -> _Read:
-    return "safetensors", *safetensors.read_index(path)
+def _read_index(path: Path) -> Contents:
+    return _of_one(path, "safetensors", *safetensors.read_index(path))
 
 
 _READERS = {
@@ -171,5 +136,5 @@ _READERS = {
     "index": _read_index,
     "hdf5": _read_keras,
     "zip": _read_zip,
-    "pickle": _read_torch,
+    "pickle": pytorch.survey,
 }

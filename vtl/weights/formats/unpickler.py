@@ -1,10 +1,12 @@
 """The pickles of torch.save as plain values: a pickle is a program, of which only data is read.
 
-`torch.load(weights_only=True)` admits the same: tensors, and plain values beside them. What has no
-bearing on tensors (a Counter, a device, a scalar of NumPy) becomes an `Inert` and is dropped.
+Tensors, dicts, lists and plain values are read. Whatever else a pickle asks for by name, be it a
+class, a function or a module, is never looked up: an `Inert` stands for it, for what it would
+return, and for the objects made of it.
 """
 
 import io
+import itertools
 import pickle
 import pickletools
 import re
@@ -23,11 +25,12 @@ MAX_OPCODES = 500_000
 """A ResNet-152 with an optimizer's state takes some 100,000."""
 
 _MAX_ARGUMENTS = 16
+_MOST_OPCODES = 1000
 _OPCODES = {
     opcode.name: ord(opcode.code)
     for opcode in pickletools.opcodes
     # What torch.save never writes, or sets aside as many bytes as the file says it should.
-    if not re.match(r"EXT|INST|OBJ|NEWOBJ_EX|PERSID|DUP|BYTEARRAY8|.*_BUFFER", opcode.name)
+    if not re.match(r"EXT|INST|OBJ|PERSID|DUP|BYTEARRAY8|.*_BUFFER", opcode.name)
 }
 
 STORAGES = {
@@ -67,10 +70,11 @@ class Tensor(NamedTuple):
 
 
 class Inert:
-    """Stands for a value that is of no use here; whatever a pickle does to it changes nothing."""
+    """Stands for a class, a function or an object; whatever a pickle does to it changes nothing."""
 
-    def __init__(self, *_: Any) -> None:
-        pass
+    def __init__(self, name: str) -> None:
+        """`name` is what the pickle asks for."""
+        self.name = name
 
     def __setstate__(self, state: Any) -> None:
         """Drop the state."""
@@ -98,15 +102,15 @@ class _Dict(dict[Any, Any]):
 
     def __setitem__(self, key: Any, value: Any) -> None:
         """A key that is no plain value goes by its identity: nobody asks for it."""
-        super().__setitem__(key if type(key) in _KEYS else Inert(), value)
+        super().__setitem__(key if type(key) in _KEYS else Inert("a key"), value)
 
     def __setstate__(self, state: Any) -> None:
         """Drop the `_metadata` attribute that Module.state_dict hangs on its dict."""
 
 
 _KEYS = (str, int, bool, float, bytes, type(None))
-_INERT = re.compile(
-    r"collections\.(Counter|defaultdict)"
+_HARMLESS = re.compile(
+    r"collections\.Counter"
     r"|builtins\.(set|bytearray|complex|dict|list|int|float)|_codecs\.encode"
     r"|numpy\.dtype|numpy\._?core\.multiarray\.scalar|numpy\.dtypes\.\w+DType"
     r"|torch\.(Size|device|per_(tensor|channel)_\w+)|torch\.serialization\._get_layout"
@@ -114,7 +118,7 @@ _INERT = re.compile(
 )
 """Names that torch.load calls safe, and a few as harmless, of which no tensor is made."""
 
-_REFUSED = {
+_KNOWN = {
     r"torch\._utils\._rebuild_qtensor|torch\.\w*Q\w*Storage|torch\.ao\..+": (
         "holds a quantised network (asks for {}); vtl needs the network of floats that it was made "
         "from"
@@ -126,7 +130,18 @@ _REFUSED = {
         "is a whole module (asks for {}); save model.state_dict() instead"
     ),
 }
-"""What is not read, by the name that it asks for -> what to say."""
+"""What holds networks and isn't read, by the name that it asks for -> what to say."""
+
+
+def complaint(names: Iterable[str]) -> str:
+    """What to say of a network that is not read as one of these was asked for, the first that is
+    known; "" if none is.
+    """
+    for name in names:
+        for pattern, reason in _KNOWN.items():
+            if re.fullmatch(pattern, name, re.DOTALL):
+                return reason.format(name)
+    return ""
 
 
 def _ordered_dict(pairs: Any = None) -> _Dict:
@@ -140,10 +155,14 @@ def _ordered_dict(pairs: Any = None) -> _Dict:
     return made
 
 
-def _tensor_of_another_type(function: Any, type_: Any, arguments: Any, state: Any) -> Tensor:
+def _tensor_of_another_type(
+    function: Any, type_: Any, arguments: Any, state: Any
+) -> Tensor | Inert:
     """A tensor that carries attributes, which go."""
+    if isinstance(function, Inert):
+        return function
     tensor = function(*arguments)
-    if not isinstance(tensor, Tensor):
+    if not isinstance(tensor, Tensor | Inert):
         raise UserError("describes a tensor in a way PyTorch doesn't; refused")
     return tensor
 
@@ -163,14 +182,24 @@ def _constructors() -> dict[str, Callable[..., Any] | str]:
         "torch.nn.parameter.Parameter": "Parameter",
         **{f"torch.{storage}": storage for storage in STORAGES},
         "collections.OrderedDict": lambda *pairs: _ordered_dict(*pairs),
+        "collections.defaultdict": lambda *_: _Dict(),
     }
 
 
-def unpickle(file: BinaryIO) -> tuple[Any, dict[str, Storage]]:
-    """The next pickle of the file and the storages it names; the file is left behind it.
+class Unpickled(NamedTuple):
+    """What a pickle describes, the storages that it names, and what of it is not read."""
+
+    value: Any
+    storages: dict[str, Storage]
+    skipped: tuple[str, ...]
+    """Names that it asks for, in order, less those of harmless values."""
+
+
+def unpickle(file: BinaryIO) -> Unpickled:
+    """The next pickle of the file, which is left behind it.
 
     Raises:
-        UserError: it asks for more than data, or for more than a list of tensors needs.
+        UserError: it does what torch.save's never do, or is larger than a list of tensors.
     """
     start = file.tell()
     for count, (opcode, _, _) in enumerate(pickletools.genops(file)):
@@ -181,7 +210,23 @@ def unpickle(file: BinaryIO) -> tuple[Any, dict[str, Storage]]:
     size = file.tell() - start
     file.seek(start)
     unpickler = _Unpickler(io.BytesIO(file.read(size)))
-    return unpickler.load(), unpickler.storages
+    value = unpickler.load()
+    skipped = (name for name in unpickler.inert if not _HARMLESS.fullmatch(name))
+    return Unpickled(value, unpickler.storages, tuple(skipped))
+
+
+def first_names(file: BinaryIO) -> list[str]:
+    """What a pickle asks for first, as `module name`, read without being built."""
+    texts: list[str] = []
+    names = []
+    for opcode, argument, _ in itertools.islice(pickletools.genops(file), _MOST_OPCODES):
+        if opcode.name == "GLOBAL":
+            names.append(str(argument))
+        elif opcode.name == "STACK_GLOBAL":
+            names.append(" ".join(texts))
+        elif isinstance(argument, str):
+            texts = [*texts[-1:], argument]
+    return names
 
 
 # Python's interpreter, of which opcodes can be left out. The one in C hashes any key, and a tuple
@@ -196,6 +241,7 @@ class _Unpickler(pickle._Unpickler):
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file, encoding="utf-8")
         self.storages: dict[str, Storage] = {}
+        self.inert: dict[str, Inert] = {}
         self._constructors = _constructors()
 
     def _load_empty_dict(self) -> None:
@@ -206,35 +252,35 @@ class _Unpickler(pickle._Unpickler):
         self.append(_Dict.of(zip(items[::2], items[1::2], strict=True)))
 
     def _load_reduce(self) -> None:
-        arguments = self.stack.pop()
+        arguments, called = self.stack.pop(), self.stack.pop()
+        if isinstance(called, Inert):
+            self.append(called)
+            return
         if not isinstance(arguments, tuple) or len(arguments) > _MAX_ARGUMENTS:
             raise UserError("calls a function in a way PyTorch doesn't; refused")
-        self.append(self.stack.pop()(*arguments))
+        self.append(called(*arguments))
+
+    def _load_newobj_ex(self) -> None:
+        del self.stack[-2:]
+        if not isinstance(self.stack[-1], Inert):
+            raise UserError("makes an object in a way PyTorch doesn't; refused")
 
     def _load_set(self) -> None:
-        self.append(Inert())
+        self.append(Inert("a set"))
 
     def _load_frozenset(self) -> None:
         self.pop_mark()
-        self.append(Inert())
+        self.append(Inert("a set"))
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a global; UserError for most."""
+        """What stands for a global: nothing is imported."""
         asked = f"{module.replace('__builtin__', 'builtins')}.{name}"
         if asked in self._constructors:
             return self._constructors[asked]
-        if _INERT.fullmatch(asked):
-            return Inert
-        for pattern, reason in _REFUSED.items():
-            if re.fullmatch(pattern, asked, re.DOTALL):
-                raise UserError(reason.format(asked))
-        raise UserError(
-            f"asks for {asked}; only tensors and plain values are read; save model.state_dict() "
-            "alone"
-        )
+        return self.inert.setdefault(asked, Inert(asked))
 
-    def persistent_load(self, pid: Any) -> Storage:
-        """The storage that a tensor's description names."""
+    def persistent_load(self, pid: Any) -> Storage | Inert:
+        """The storage that a tensor's description names, or a module's class."""
         match pid:
             # The legacy layout ends on None, where it once kept views of storages.
             case ("storage", str(type_), str(key), _, int(numel), *view) if (
@@ -243,6 +289,10 @@ class _Unpickler(pickle._Unpickler):
                 storage = Storage(type_, key, numel)
                 if self.storages.setdefault(key, storage) == storage:
                     return storage
+            case ("module", Inert() as class_, *_):
+                return class_
+            case ("storage", Inert(name=name), *_):
+                raise UserError(complaint([name]) or f"holds numbers of type {name}; refused")
         raise UserError("describes a storage in a way PyTorch doesn't; refused")
 
     _OWN: ClassVar[dict[str, Callable[["_Unpickler"], None]]] = {
@@ -250,6 +300,7 @@ class _Unpickler(pickle._Unpickler):
         "DICT": _load_dict,
         "REDUCE": _load_reduce,
         "NEWOBJ": _load_reduce,
+        "NEWOBJ_EX": _load_newobj_ex,
         "EMPTY_SET": _load_set,
         "FROZENSET": _load_frozenset,
     }

@@ -16,6 +16,7 @@ _BY_NAME = {
     r"(stages\.0\.blocks\.0\.norm1\.|conv2_block1_preact_bn/).+": (
         "BatchNorm before its convolution ({}): ResNet v2 is not supported"
     ),
+    r"attnpool\..+": "attention in place of the mean ({}): CLIP's ResNets are not supported",
     r"onnx::.+": (
         "names of an ONNX export ({}), which folds BatchNorm into the convolutions; vtl needs the "
         "unfolded network, as model.state_dict() has it"
