@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vtl.models import HEAD
 from vtl.models.architecture import Architecture
 from vtl.models.resnet import EPSILON
 from vtl.preprocessing import Preprocessing, normalise
@@ -110,13 +111,9 @@ def mean(layers: dict[str, Misfit]) -> float:
 
 def norms_of(tensors: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """BatchNorm's path -> its scale, bias, mean and var, in the file's order."""
-    norms: dict[str, dict[str, np.ndarray]] = {
-        key.removeprefix("batch_stats/").removesuffix("/var"): {}
-        for key in tensors
-        if key.endswith("/var")
-    }
+    norms: dict[str, dict[str, np.ndarray]] = {}
     for key, tensor in tensors.items():
         module, _, leaf = key.partition("/")[2].rpartition("/")
-        if module in norms:
-            norms[module][leaf] = tensor
+        if leaf in ("scale", "mean", "var") or (leaf == "bias" and module != HEAD):
+            norms.setdefault(module, {})[leaf] = tensor
     return norms
