@@ -7,9 +7,10 @@ import numpy as np
 from flax import traverse_util
 
 from vtl.decisions import Decisions
-from vtl.models.resnet import EPSILON, Architecture, ResNet
+from vtl.models import architecture
+from vtl.models.resnet import EPSILON, Architecture
 from vtl.preprocessing import TORCHVISION, Preprocessing
-from vtl.weights import sources
+from vtl.weights import network, sources
 
 NUM_CLASSES = 5
 CLASSES = ("cat", "dog|wolf", "emu", "`ox`", "<b>")
@@ -17,6 +18,8 @@ SIDE = 72
 """The last stage has 3 x 3 points, after halves that were rounded up."""
 
 PIXELS = dataclasses.replace(TORCHVISION, resize_size=80, crop_size=SIDE)
+SCALES = (0.3, 0.9)
+"""Of norms, at random between these."""
 DECISIONS = Decisions(
     slopes=(2.0, 0.5, 1.0, 3.0, 0.7),
     intercepts=(0.3, -1.0, 0.0, 0.5, 2.0),
@@ -32,19 +35,22 @@ def save(
     depth: int = 18,
     width: float = 0.125,
     variant: str = "v1.5",
+    architecture: architecture.Architecture | None = None,
     preprocessing: Preprocessing = PIXELS,
+    scales: tuple[float, float] = SCALES,
     multi_label: bool = True,
     decisions: Decisions | None = None,
     **head,
 ):
-    """A random network with BatchNorm statistics of its own, as a file; returns the path."""
-    architecture = Architecture(
+    """A random network with BatchNorm statistics of its own, as a file; returns the path.
+
+    It is a ResNet, if there is no other `architecture`.
+    """
+    architecture = architecture or Architecture(
         depth, width, variant, EPSILON[variant], num_classes=NUM_CLASSES, **head
     )
-    model = ResNet(**dataclasses.asdict(architecture))
-    shapes = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), np.zeros((1, 64, 64, 3)), norms_by_batch=())
-    )
+    model = network.make_model(architecture)
+    shapes = network.shapes_of(model)
     rng = np.random.default_rng(0)
 
     def fill(path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -52,7 +58,7 @@ def save(
         if name == "kernel":
             fan_in = np.prod(leaf.shape[:-1])
             return rng.normal(0, np.sqrt(2 / fan_in), leaf.shape).astype(np.float32)
-        low, high = {"scale": (0.3, 0.9), "var": (0.5, 2)}.get(name, (-0.3, 0.3))
+        low, high = {"scale": scales, "var": (0.5, 2)}.get(name, (-0.3, 0.3))
         return rng.uniform(low, high, leaf.shape).astype(np.float32)
 
     variables = traverse_util.path_aware_map(fill, shapes)

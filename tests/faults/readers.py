@@ -122,13 +122,14 @@ def _head(directory: Path) -> None:
 
 
 def _read_head(directory: Path) -> Any:
+    from vtl.models.resnet import Architecture
     from vtl.preprocessing import TORCHVISION
 
     return heads.load(
         directory,
         classes=("a", "b"),
         weights_sha256="0" * 64,
-        num_channels=8,
+        architecture=Architecture(18, 1 / 64, "v1.5", 1e-5, num_classes=None),
         preprocessing=TORCHVISION,
     )
 

@@ -18,6 +18,7 @@ from vtl.data import deep_features, images
 from vtl.data.split import Split
 from vtl.errors import UserError
 from vtl.files import write_npz
+from vtl.models.resnet import Architecture
 from vtl.preprocessing import TORCHVISION
 from vtl.report import run_files
 from vtl.training.checkpoint import Checkpoints
@@ -105,7 +106,7 @@ def read_head(directory: Path) -> Any:
         directory,
         classes=CLASSES,
         weights_sha256="0" * 64,
-        num_channels=8,
+        architecture=Architecture(18, 1 / 64, "v1.5", 1e-5, num_classes=None),
         preprocessing=TORCHVISION,
     )
 

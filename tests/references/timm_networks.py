@@ -1,36 +1,15 @@
 """timm's networks, which ours are compared with, and their outputs under our names."""
 
-import contextlib
 import re
-import sys
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-_OPERATIONS = torch.library.Library("torchvision", "FRAGMENT")
+from tests.references import torchvision
 
-
-def _import_torchvision() -> None:
-    """Import it whatever PyTorch it was built for.
-
-    PyPI's wheels are built for CUDA. Beside a PyTorch for CPUs they can't load their operations,
-    which no network here needs, and then fail to describe two of them.
-    """
-    with contextlib.suppress(RuntimeError):
-        import torchvision  # noqa: F401
-
-        return
-    for operation in ("nms", "qnms"):
-        _OPERATIONS.define(
-            f"{operation}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        )
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]
-
-
-_import_torchvision()
+torchvision.load()
 
 from timm.models import efficientnet  # noqa: E402
 

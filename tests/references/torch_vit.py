@@ -1,28 +1,10 @@
 """timm's and transformers' Vision Transformers: what ours is compared with."""
 
 import contextlib
-import importlib
 from collections.abc import Iterator
 
 import numpy as np
 import torch
-
-
-def load_torchvision() -> None:
-    """Import torchvision, also where it was built for CUDA and PyTorch was not.
-
-    It then lacks its compiled operators and fails to describe two of them. timm and transformers
-    import all of it, and no Vision Transformer uses an operator of it.
-    """
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:
-        for name in ("nms", "qnms"):
-            _OPERATORS.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        importlib.import_module("torchvision")
-
-
-_OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
 
 
 def randomised(model: torch.nn.Module) -> torch.nn.Module:

@@ -22,9 +22,9 @@ torch = pytest.importorskip("torch")
 if any(importlib.util.find_spec(name) is None for name in ("timm", "torchvision", "transformers")):
     pytest.skip("timm, torchvision or transformers is missing", allow_module_level=True)
 
-from tests.references import torch_vit  # noqa: E402
+from tests.references import torch_vit, torchvision  # noqa: E402
 
-torch_vit.load_torchvision()
+torchvision.load()
 
 SIZE, PATCH, WIDTH, DEPTH, CLASSES = 32, 8, 128, 4, 5
 
@@ -180,7 +180,7 @@ def test_the_text_tower_is_left_out():
 
 
 def test_openais_and_dinov2s_own_names_are_read_as_timm_reads_them():
-    torch_vit.load_torchvision()
+    torchvision.load()
     from timm.models import vision_transformer as reference
 
     names = {

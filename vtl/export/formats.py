@@ -123,12 +123,14 @@ def to_torch(weights: Weights, output: Path) -> Made:
     Raises:
         UserError: torchvision's ResNets can't compute it.
     """
-    bodies.of(weights).check_torch(weights)
+    body = bodies.of(weights)
+    body.check_torch(weights)
+    package = body.torch_usage(weights).package
     suffix, own = output.suffix.lower(), weights.architecture
     mean, std = torch_file.mean_and_std(weights.preprocessing)
     head = "" if own.has_plain_head else torch_head.text(own)
     notes = [
-        "torchvision reads it by load_state_dict; timm from a folder with this file as "
+        f"{package} reads it by load_state_dict; timm also from a folder with this file as "
         "model.safetensors and the config.json beside it, as in "
         f"timm.create_model('local-dir:FOLDER', pretrained=True, num_classes={own.num_classes}).",
         f"Pixels are RGB from 0 to 1, mean {usage.rounded(mean)}, std {usage.rounded(std)}.",
@@ -137,7 +139,7 @@ def to_torch(weights: Weights, output: Path) -> Made:
         notes.append("Its logits are calibrated: slopes and intercepts are in the last layer.")
     if head:
         notes.append(
-            "torchvision and timm average the last stage's maps, this network doesn't: compute its "
+            f"{package} averages the last stage's maps, this network doesn't: compute its "
             "logits with the function head(maps, fc) in the lines below."
         )
     return Made(
@@ -146,11 +148,7 @@ def to_torch(weights: Weights, output: Path) -> Made:
             torch_file.content(weights, suffix, {}), suffix, weights
         ),
         runtime=torch_file.runtime,
-        usage={
-            "PyTorch": usage.torch(
-                output, weights, bodies.of(weights).torch_model(weights), mean, std, head
-            )
-        },
+        usage={"PyTorch": usage.torch(output, weights, body.torch_usage(weights), mean, std, head)},
         notes=tuple(notes),
         config=torch_file.timm_config(weights),
     )

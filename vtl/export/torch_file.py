@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from vtl.export import bodies, torch_head
+from vtl.export import bodies
 from vtl.export.graph import package
 from vtl.export.reference import BATCH, Outputs, Predict, joined
 from vtl.models import HEAD
@@ -18,6 +18,9 @@ from vtl.preprocessing import Preprocessing
 from vtl.weights import convert, metadata
 from vtl.weights.formats import safetensors
 from vtl.weights.sources import Weights, class_names
+
+_HOW = ("pool_size", "first_conv", "classifier")
+"""What a family's config says of timm's `pretrained_cfg`."""
 
 ByChannel = tuple[float, float, float]
 
@@ -111,8 +114,7 @@ def timm_config(weights: Weights) -> dict[str, Any]:
         "mean": list(mean),
         "std": list(std),
         "num_classes": own.num_classes,
-        "classifier": HEAD,
-        **{key: of_family.pop(key) for key in ("pool_size", "first_conv") if key in of_family},
+        **{key: of_family.pop(key) for key in _HOW if key in of_family},
     }
     return {
         "num_classes": own.num_classes,
@@ -144,18 +146,15 @@ def predictor(data: bytes, suffix: str, weights: Weights) -> Predict:
     else:
         state = package("safetensors.torch").load(data)
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in mean_and_std(weights.preprocessing))
-    head, maps_of = torch_head.function(weights.architecture), bodies.of(weights).torch_maps
+    logits_of = bodies.of(weights).torch_logits(torch, state, weights)
     activation = torch.sigmoid if weights.multi_label else lambda x: torch.softmax(x, 1)
-
-    def dense(x: Any) -> Any:
-        return torch.nn.functional.linear(x, state[f"{HEAD}.weight"], state[f"{HEAD}.bias"])
 
     def predict(images: np.ndarray) -> Outputs:
         parts = []
         for start in range(0, len(images), BATCH):
             pixels = torch.tensor(images[start : start + BATCH]).permute(0, 3, 1, 2) / 255
             with torch.no_grad():
-                logits = head(maps_of(torch, state, (pixels - mean) / std, weights), dense)
+                logits = logits_of((pixels - mean) / std)
                 parts.append(Outputs(activation(logits).numpy(), logits.numpy()))
         return joined(parts)
 

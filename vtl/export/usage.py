@@ -1,9 +1,22 @@
 """A few lines of Python that prepare a photo and run an exported file."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from vtl.preprocessing import Preprocessing
 from vtl.weights.sources import Weights
+
+
+class TorchUsage(NamedTuple):
+    """How a program in PyTorch has a network of a family, in Python."""
+
+    package: str
+    make: str
+    """Makes `model`."""
+    body: str
+    """The last stage's maps of `x`."""
+    last_layer: str
+
 
 PHOTO = "PHOTO.jpg"
 """What the lines call the user's photo."""
@@ -68,26 +81,29 @@ def stablehlo(path: Path, preprocessing: Preprocessing) -> str:
 def torch(
     path: Path,
     weights: Weights,
-    model: str,
+    own: TorchUsage,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     head: str,
 ) -> str:
-    """In torchvision: `model` makes the network, `head` is the text of head(maps, fc), or ""."""
+    """In PyTorch; `head` is the text of head(maps, fc), or "" if the package has it."""
+    architecture = weights.architecture
+    is_wider = architecture.num_features != architecture.num_channels
     if path.suffix == ".pth":
         load = [f"state = torch.load({str(path)!r}, weights_only=True)"]
     else:
         load = ["from safetensors.torch import load_file", f"state = load_file({str(path)!r})"]
     logits = "logits = model(x)"
     if head:
-        logits = "logits = head(torch.nn.Sequential(*list(model.children())[:-2])(x), model.fc)"
+        logits = f"logits = head({own.body}, {own.last_layer})"
     activation = "torch.sigmoid(logits)" if weights.multi_label else "torch.softmax(logits, 1)"
     return _text(
-        "import numpy as np, torch, torchvision",
+        f"import numpy as np, torch, {own.package}",
         *([head.rstrip()] if head else []),
         *pixels(weights.preprocessing),
         *load,
-        f"model = {model}.eval()",
+        f"model = {own.make}.eval()",
+        *([f"{own.last_layer} = {_dense(weights)}"] if is_wider else []),
         "model.load_state_dict(state)",
         "x = torch.tensor(np.asarray(photo)).permute(2, 0, 1)[None] / 255",
         f"mean, std = torch.tensor({rounded(mean)}), torch.tensor({rounded(std)})",
@@ -95,6 +111,12 @@ def torch(
         f"with torch.no_grad():\n    {logits}",
         f"probabilities = {activation}",
     )
+
+
+def _dense(weights: Weights) -> str:
+    """A last layer for the features of a head that sees more than one of a channel."""
+    own = weights.architecture
+    return f"torch.nn.Linear({own.num_features}, {own.num_classes})"
 
 
 def rounded(numbers: tuple[float, ...]) -> list[float]:

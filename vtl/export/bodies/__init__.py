@@ -3,10 +3,10 @@
 from types import ModuleType
 
 from vtl.errors import UserError
-from vtl.export.bodies import resnet
+from vtl.export.bodies import efficientnet_lite, resnet, vit
 from vtl.weights.sources import Weights
 
-_BODIES = (resnet,)
+_BODIES = (resnet, efficientnet_lite, vit)
 
 
 def of(weights: Weights) -> ModuleType:

@@ -1,13 +1,16 @@
 """ResNet below its head: as an ONNX graph, and as torchvision and timm compute it."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from vtl.errors import UserError
+from vtl.export import torch_head
+from vtl.export.bodies.norms import folded, with_epsilon
 from vtl.export.graph import Graph, Seen
-from vtl.export.onnx_conv import add_conv, folded
+from vtl.export.onnx_nodes import add_conv
+from vtl.export.usage import TorchUsage
+from vtl.models import HEAD
 from vtl.models.resnet import DEPTHS, EPSILON, STAGES, Architecture
 from vtl.weights.layouts.names import Tensors
 from vtl.weights.sources import Weights
@@ -82,21 +85,25 @@ def torch_architecture(weights: Weights) -> Architecture:
 
 def torch_tensors(weights: Weights) -> Tensors:
     """With another epsilon than torchvision's in the variances."""
-    epsilon = _own(weights).epsilon
-    if epsilon == TORCH_EPSILON:
-        return dict(weights.tensors)
-    return {
-        name: (tensor.astype(np.float64) + (epsilon - TORCH_EPSILON)).astype(np.float32)
-        if name.endswith("/var")
-        else tensor
-        for name, tensor in weights.tensors.items()
-    }
+    return with_epsilon(weights.tensors, _own(weights).epsilon, TORCH_EPSILON)
 
 
-def torch_model(weights: Weights) -> str:
-    """The Python that makes torchvision's module."""
+def torch_usage(weights: Weights) -> TorchUsage:
+    """What the user's own program says."""
     own = _own(weights)
-    return f"torchvision.models.resnet{own.depth}(num_classes={own.num_classes})"
+    make = f"torchvision.models.resnet{own.depth}(num_classes={own.num_classes})"
+    body = "torch.nn.Sequential(*list(model.children())[:-2])(x)"
+    return TorchUsage("torchvision", make, body, "model.fc")
+
+
+def torch_logits(torch: Any, state: dict[str, Any], weights: Weights) -> Callable[[Any], Any]:
+    """Normalised photos [N, 3, S, S] -> logits [N, K], with torch alone."""
+    head = torch_head.function(weights.architecture)
+
+    def dense(x: Any) -> Any:
+        return torch.nn.functional.linear(x, state[f"{HEAD}.weight"], state[f"{HEAD}.bias"])
+
+    return lambda x: head(torch_maps(torch, state, x, weights), dense)
 
 
 def timm_config(weights: Weights) -> dict[str, Any]:
@@ -107,6 +114,7 @@ def timm_config(weights: Weights) -> dict[str, Any]:
         "global_pool": "avg",
         "pool_size": [side] * 2,
         "first_conv": "conv1",
+        "classifier": HEAD,
     }
 
 
