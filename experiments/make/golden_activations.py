@@ -1,13 +1,14 @@
-"""Write tests/golden/resnet50_blocks.npz: the activations of PyTorch's ResNet-50 for two images.
+"""Write tests/golden/*_blocks.npz: the activations of PyTorch's networks for two images.
 
     python -m experiments.make.golden_activations
 
-A ResNet-50 v1.5 of a quarter of the width sees noise and a photo; tests/references/recipe.py draws
-its weights. Of every block the file keeps 64 activations at seeded positions, the largest absolute
-one and the mean. tests/models/test_golden.py compares our network with it without PyTorch. Takes a
-few seconds on a CPU and needs the extra `parity`.
+A ResNet-50 v1.5 and timm's EfficientNet-Lite0, both of a quarter of the width, see noise and a
+photo; tests/references/recipe.py draws their weights. Of every block the file keeps 64 activations
+at seeded positions, the largest absolute one and the mean. tests/models/test_golden.py compares our
+networks with it without PyTorch. Takes a few seconds on a CPU and needs the extra `parity`.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ import numpy as np
 
 from tests.references import recipe
 
-PATH = Path(__file__).resolve().parents[2] / "tests" / "golden" / "resnet50_blocks.npz"
+GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden"
+PATHS = {
+    network: GOLDEN / f"{network}_blocks.npz" for network in ("resnet50", "efficientnet_lite0")
+}
 WIDTH = 0.25
 NUM_CLASSES = 20
 SEED = 2016
@@ -35,10 +39,19 @@ def checksum(tensors: dict[str, np.ndarray]) -> float:
 
 
 def main() -> None:
-    """Run the reference and write the file."""
+    """Run the references and write the files."""
+    from tests.references import timm_networks, torch_resnet
+
+    resnet = torch_resnet.TorchResNet(50, NUM_CLASSES, WIDTH)
+    write(PATHS["resnet50"], resnet, torch_resnet.outputs)
+    lite = timm_networks.efficientnet_lite(0, NUM_CLASSES, WIDTH)
+    write(PATHS["efficientnet_lite0"], lite, timm_networks.outputs)
+
+
+def write(path: Path, model: Any, outputs_of: Callable[[Any, Any], dict[str, np.ndarray]]) -> None:
+    """Draw a model's weights and write what its blocks give, as `outputs_of` has it."""
     from tests.references import torch_resnet
 
-    model = torch_resnet.TorchResNet(50, NUM_CLASSES, WIDTH)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tensors = recipe.random_state_dict(shapes, SEED)
     torch_resnet.load_arrays(model, tensors)
@@ -46,14 +59,14 @@ def main() -> None:
     inputs = {"noise": recipe.noise(1, SIZE, SEED), "photo": recipe.photo("china.jpg", SIZE)[None]}
     golden: dict[str, Any] = {"photo": inputs["photo"], "checksum": checksum(tensors)}
     for kind, images in inputs.items():
-        outputs = torch_resnet.outputs(model, torch_resnet.normalised(images))
+        outputs = outputs_of(model, torch_resnet.normalised(images))
         for name, output in outputs.items():
             golden[f"{kind}/{name}/sample"] = output.ravel()[positions(name, output.size)]
             golden[f"{kind}/{name}/max"] = np.abs(output).max()
             golden[f"{kind}/{name}/mean"] = output.mean(dtype=np.float64)
-    PATH.parent.mkdir(exist_ok=True)
-    np.savez_compressed(PATH, **golden)
-    print(f"{PATH}: {PATH.stat().st_size:,} bytes")
+    path.parent.mkdir(exist_ok=True)
+    np.savez_compressed(path, **golden)
+    print(f"{path}: {path.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from experiments.speed import processes
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 NUM_CLASSES = 20
-PACKAGES = ("jax", "jaxlib", "torch", "keras", "onnxruntime", "openvino")
+PACKAGES = ("jax", "jaxlib", "torch", "timm", "keras", "onnxruntime", "openvino")
 EVALUATION = "evaluation"
 REGIMES: dict[str, tuple[str, str]] = {
     "training, everything, BatchNorm frozen": (".*", "frozen"),
@@ -27,6 +27,15 @@ REGIMES: dict[str, tuple[str, str]] = {
     "training, head": (r"fc.*", "frozen"),
 }
 """Name -> what trains, as a regex of a parameter's path, and what the BatchNorms do there."""
+
+NETWORKS = ("resnet50", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+
+
+def steps_of(network: str) -> tuple[str, ...]:
+    """The names of a network's steps; parts of one alone are trained of a ResNet only."""
+    whole = [name for name, (pattern, _) in REGIMES.items() if pattern == ".*"]
+    return (EVALUATION, *(REGIMES if network == "resnet50" else whole))
+
 
 Step = Callable[[], None]
 """Takes `Setting.in_flight` steps on the batch, and returns when they are done."""
@@ -40,6 +49,8 @@ class Setting:
 
     batch_size: int
     image_size: int
+    network: str = "resnet50"
+    """One of `NETWORKS`."""
     dtype: str = "float32"
     """Of the activations: float32, or bfloat16 in the way that each framework's users have it."""
     tf32: bool = False
@@ -61,6 +72,7 @@ class Setting:
     def columns(self) -> dict[str, object]:
         """The setting as columns of a table."""
         return {
+            "network": self.network,
             "batch_size": self.batch_size,
             "image_size": self.image_size,
             "dtype": self.dtype,

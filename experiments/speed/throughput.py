@@ -9,7 +9,8 @@ else the machine does slows all alike. The first call, which compiles, is timed 
 keeps freed memory, as a fine-tuning does; with GLIBC_TUNABLES in the environment the others do,
 too. A training on a GPU does not wait for a step before it begins the next: measure that with
 `--in-flight=10`. With `--dtype=bfloat16` ours computes in it, and the others by autocast or their
-mixed precision. A ratio is our rate over theirs: above 1 ours is faster. Writes
+mixed precision. With `--network=efficientnet_lite0` the peer is timm in PyTorch, and a batch of 32
+is what users take. A ratio is our rate over theirs: above 1 ours is faster. Writes
 experiments/speed/throughput.csv.
 """
 
@@ -25,11 +26,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from configs import finetune as finetune_config
 from experiments import tables
 from experiments.speed import bench, workers
 from vtl import console
+from vtl.models.efficientnet_lite import EfficientNetLite
 from vtl.models.resnet import ResNet
 from vtl.preprocessing import TORCHVISION
 from vtl.training import memory, optim, steps
@@ -43,11 +46,21 @@ PEERS: dict[str, tuple[str, dict[str, Any]]] = {
     "onnxruntime": ("onnx_steps", {}),
 }
 """Peer -> the module of experiments/speed/peers that makes its steps, and its options."""
+OF_ANY_NETWORK = ("pytorch", "pytorch_compile")
+"""The peers that have more than the ResNet-50."""
+
+
+def network_of(setting: bench.Setting) -> nn.Module:
+    """Our network of a setting."""
+    dtype = jnp.dtype(setting.dtype)
+    if setting.network == "resnet50":
+        return ResNet(bench.NUM_CLASSES, dtype=dtype)
+    return EfficientNetLite(bench.NUM_CLASSES, size=int(setting.network[-1]), dtype=dtype)
 
 
 def our_makers(setting: bench.Setting) -> bench.Makers:
     """Our evaluation step, and our training step in every regime."""
-    model, mesh = ResNet(bench.NUM_CLASSES, dtype=jnp.dtype(setting.dtype)), make_mesh()
+    model, mesh = network_of(setting), make_mesh()
     preprocessing = TORCHVISION.override(image_size=setting.image_size)
     images, labels = jnp.array(setting.images), jnp.array(setting.labels)
     batch = {"images": images, "labels": labels, "label_mask": jnp.ones_like(labels)}
@@ -155,7 +168,8 @@ def row_of(name: str, peer: str, first: float, rates: dict[str, np.ndarray]) -> 
 def read_options(arguments: list[str]) -> argparse.Namespace:
     """The command line, checked."""
     parser = bench.option_parser(__doc__)
-    parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated; all by default")
+    parser.add_argument("--network", default="resnet50", choices=bench.NETWORKS)
+    parser.add_argument("--peers", help="comma-separated; all that have the network by default")
     parser.add_argument("--steps", default="", help="regex found in a step's name")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument(
@@ -167,11 +181,15 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
     bench.check_options(parser, options)
     if options.in_flight < 1:
         parser.error(f"--in-flight must be at least 1, got {options.in_flight}")
-    options.peers = options.peers.split(",") if options.peers else []
+    known = [peer for peer in PEERS if options.network == "resnet50" or peer in OF_ANY_NETWORK]
+    if options.peers is None:
+        options.peers = known
+    else:
+        options.peers = options.peers.split(",") if options.peers else []
     for peer in options.peers:
-        if peer not in PEERS:
-            parser.error(f"--peers must be among {', '.join(PEERS)}, got '{peer}'")
-    names = (bench.EVALUATION, *bench.REGIMES)
+        if peer not in known:
+            parser.error(f"--peers must be among {', '.join(known)}, got '{peer}'")
+    names = bench.steps_of(options.network)
     try:
         options.steps = [name for name in names if re.search(options.steps, name)]
     except re.error as error:
@@ -187,6 +205,7 @@ def main() -> None:
     setting = bench.Setting(
         options.batch_size,
         options.image_size,
+        options.network,
         options.dtype,
         tf32=options.tf32 and bench.on_gpu(),
         in_flight=options.in_flight,

@@ -111,8 +111,10 @@ def test_a_convolution_may_pad_as_tensorflow(size, image_size):
 
 
 @each_image_and_dtype
-@pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"),
+    [(3, 1, "torch"), (5, 1, "same"), *((s, 2, p) for s in (3, 5) for p in PADDINGS)],
+)
 def test_a_depthwise_convolution_is_xlas_with_its_gradients(
     size, stride, padding, image_size, dtype
 ):

@@ -1,4 +1,4 @@
-"""ResNet-50's steps as a PyTorch user writes them: channels_last, autocast, fused SGD, compile."""
+"""A network's steps as a PyTorch user writes them: channels_last, autocast, fused SGD, compile."""
 
 import functools
 import re
@@ -10,16 +10,24 @@ from tests.references.torch_resnet import TorchResNet
 from vtl.preprocessing import TORCHVISION
 
 
+def network_of(name: str) -> torch.nn.Module:
+    """timm's EfficientNet-Lite, or a ResNet-50 as torchvision has it."""
+    if name == "resnet50":
+        return TorchResNet(50, bench.NUM_CLASSES)
+    from tests.references import timm_networks
+
+    return timm_networks.efficientnet_lite(int(name[-1]), bench.NUM_CLASSES)
+
+
 class Scorer(torch.nn.Module):
     """uint8 images [B, H, W, 3] -> logits [B, C] float32, in autocast if `dtype` is bfloat16."""
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, dtype: str = "float32") -> None:
+    def __init__(self, dtype: str = "float32", network: str = "resnet50") -> None:
         super().__init__()
-        network = TorchResNet(50, bench.NUM_CLASSES)
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network = network_of(network).to(memory_format=torch.channels_last)
         self.dtype = getattr(torch, dtype)
         for name, values in (("mean", TORCHVISION.mean), ("std", TORCHVISION.std)):
             self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1))
@@ -62,7 +70,7 @@ def makers(setting: bench.Setting, *, compiled: bool = False) -> bench.Makers:
 
     def new_scorer() -> Scorer:
         torch.compiler.reset()  # the step before this one is done with
-        return Scorer(setting.dtype).to(device()).eval()
+        return Scorer(setting.dtype, setting.network).to(device()).eval()
 
     def evaluation() -> bench.Step:
         # PyTorch advises constant weights for inference; users don't do that on a GPU.

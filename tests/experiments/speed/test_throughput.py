@@ -66,6 +66,20 @@ def test_a_peer_whose_first_call_fails_is_left_out_from_then_on(clock, capsys):
     assert capsys.readouterr().out == "compiled is left out: RuntimeError: no C++ compiler\n"
 
 
+def test_another_network_has_the_steps_and_peers_that_know_it(capsys):
+    options = throughput.read_options(["--network=efficientnet_lite0"])
+    assert options.peers == ["pytorch", "pytorch_compile"]
+    assert options.steps == [
+        "evaluation",
+        EVERYTHING,
+        "training, everything, BatchNorm batch",
+    ]
+    assert throughput.read_options([]).peers == list(throughput.PEERS)
+    with pytest.raises(SystemExit):
+        throughput.read_options(["--network=efficientnet_lite0", "--peers=keras"])
+    assert "--peers must be among pytorch, pytorch_compile" in capsys.readouterr().err
+
+
 @pytest.mark.full
 def test_our_steps_run_in_a_process_of_their_own(tmp_path, monkeypatch):
     table = tmp_path / "table.csv"
