@@ -177,3 +177,4 @@ def test_titles_and_sizes():
     small = dataclasses.replace(PLAIN, width=384, depth=12, heads=6, patch=14, grid=37)
     assert (small.title, small.size_multiple, small.num_channels) == ("ViT-S/14", 14, 384)
     assert PLAIN.title == "ViT-128x8/8"
+    assert architecture("registers").details == "4 registers, 2 heads, gelu, eps 1e-06"

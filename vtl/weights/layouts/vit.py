@@ -126,10 +126,14 @@ _OPENAI = [
 _BODY = re.compile(
     r"(?:^|\.)("
     rf"(?:{_TIMM_BLOCK}|{_HF_BLOCK})\.(?:norm[12]|layernorm_\w+|layer_norm[12])\.(?:weight|bias)"
-    rf"|{_CLIP_BLOCK}\.ln_[12]\.(?:weight|bias)"
-    r"|patch_embed\.proj\.weight|embeddings\.patch_embeddings?\.(?:projection\.)?weight)$"
+    rf"|{_CLIP_BLOCK}\.ln_[12]\.(?:weight|bias))$"
 )
-"""What only a Vision Transformer has, from where its own name begins."""
+"""The names of its blocks' norms, from where what wraps the network ends."""
+
+_PATCHES = re.compile(
+    r"(?:.*\.)?(?:patch_embed\.proj\.weight|class_embedding"
+    r"|embeddings\.patch_embeddings?\.(?:projection\.)?weight)"
+)
 
 _OF_TEXT = re.compile(
     r"(?:module\.)?(?:(?:text_model|text|transformer|token_embedding|ln_final)\..*"
@@ -150,7 +154,7 @@ _IGNORED = re.compile(
 
 def recognises(keys: Collection[str]) -> bool:
     """Whether tensors of these names may be a Vision Transformer's."""
-    return any(_BODY.search(names.plain_name(key)) for key in keys)
+    return any(_PATCHES.fullmatch(names.plain_name(key)) for key in keys)
 
 
 def assumed(file: WeightsFile) -> tuple[Preprocessing, str]:
