@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from jax import export
 
 from tests.references import recipe
 from vtl.models.vit import STAGES, Architecture
@@ -121,6 +122,17 @@ def test_bfloat16_stays_close(kind):
         error = np.abs(rough[1][name].astype(jnp.float32) - exact[1][name]).max()
         assert 0 < error < 0.04 * largest, name
     assert np.abs(rough[0] - exact[0]).max() < 0.05 * np.abs(exact[0]).max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_may_be_of_any_size(kind):
+    """As in an exported file, where it is only known once the file runs."""
+    made = dataclasses.replace(architecture(kind), depth=4)
+    model, variables, _ = drawn(made)
+    images = jax.ShapeDtypeStruct((*export.symbolic_shape("batch"), 32, 32, 3), jnp.float32)
+    apply = jax.jit(lambda x: model.apply(variables, x, norms_by_batch=())[0])
+    (logits,) = export.export(apply)(images).out_avals
+    assert [str(side) for side in logits.shape] == ["batch", "3"]
 
 
 def test_one_patch_alone_is_its_own_summary():

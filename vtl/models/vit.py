@@ -209,7 +209,7 @@ class AttentionPool(nn.Module):
         query = nn.Dense(width, dtype=self.dtype, kernel_init=_INIT, name="q")(latent)
         kv = nn.Dense(2 * width, dtype=self.dtype, kernel_init=_INIT, name="kv")(patches)
         keys, values = jnp.split(kv, 2, axis=-1)
-        query = jnp.broadcast_to(query, (len(patches), 1, width))
+        query = jnp.broadcast_to(query, (patches.shape[0], 1, width))
         whole = attention(query, keys, values, self.heads)
         proj = nn.Dense(width, dtype=self.dtype, kernel_init=_INIT, name="proj")
         norm, mlp = self.norm(name="norm"), self.mlp(name="mlp")
@@ -265,7 +265,7 @@ class ViT(nn.Module):
         `views` [B, 1 + regions * regions, F] float32, and of the first of these, the whole photo,
         `features` [B, F]. jit drops what isn't used.
         """
-        batch, side = len(images), self.patch
+        batch, side = images.shape[0], self.patch
         norm = functools.partial(
             nn.LayerNorm, epsilon=self.epsilon, dtype=self.dtype, use_fast_variance=False
         )
