@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from jax import export
 
 from tests.references import recipe
 from vtl.models.vit import STAGES, Architecture
@@ -123,6 +124,17 @@ def test_bfloat16_stays_close(kind):
     assert np.abs(rough[0] - exact[0]).max() < 0.05 * np.abs(exact[0]).max()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_may_be_of_any_size(kind):
+    """As in an exported file, where it is only known once the file runs."""
+    made = dataclasses.replace(architecture(kind), depth=4)
+    model, variables, _ = drawn(made)
+    images = jax.ShapeDtypeStruct((*export.symbolic_shape("batch"), 32, 32, 3), jnp.float32)
+    apply = jax.jit(lambda x: model.apply(variables, x, norms_by_batch=())[0])
+    (logits,) = export.export(apply)(images).out_avals
+    assert [str(side) for side in logits.shape] == ["batch", "3"]
+
+
 def test_one_patch_alone_is_its_own_summary():
     """Where attention pools, a photo of one patch has that patch's summary."""
     made = dataclasses.replace(architecture("SigLIP"), grid=1)
@@ -177,3 +189,4 @@ def test_titles_and_sizes():
     small = dataclasses.replace(PLAIN, width=384, depth=12, heads=6, patch=14, grid=37)
     assert (small.title, small.size_multiple, small.num_channels) == ("ViT-S/14", 14, 384)
     assert PLAIN.title == "ViT-128x8/8"
+    assert architecture("registers").details == "4 registers, 2 heads, gelu, eps 1e-06"

@@ -78,6 +78,12 @@ class Architecture(architecture.Architecture):
         return f"ViT-{size}/{self.patch}"
 
     @property
+    def details(self) -> str:
+        """`6 heads, gelu, eps 1e-06`, and how many registers."""
+        registers = f"{self.registers} registers, " if self.registers else ""
+        return f"{registers}{self.heads} heads, {self.activation}, eps {self.epsilon:g}"
+
+    @property
     def last_stage(self) -> str:  # type: ignore[override]
         """A regex of the last quarter's blocks, and of what follows them."""
         last = range(3 * self.depth // 4, self.depth)

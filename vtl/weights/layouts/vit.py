@@ -1,4 +1,4 @@
-"""Vision Transformers' weights: timm's names, facebookresearch's, transformers' and OpenAI's."""
+"""Vision Transformers' weights: timm's, facebookresearch's, transformers' and OpenAI's."""
 
 import dataclasses
 import math
@@ -15,142 +15,23 @@ from vtl.models import HEAD
 from vtl.models.vit import ACTIVATIONS, Architecture
 from vtl.preprocessing import CLIP, TORCHVISION, Preprocessing
 from vtl.weights.formats import WeightsFile
-from vtl.weights.layouts import names, rows
+from vtl.weights.layouts import names, rows, vit_names
 from vtl.weights.layouts.names import Tensors
-from vtl.weights.layouts.rows import CONV, DENSE, VECTOR, Row, Turn, renamed
 from vtl.weights.statement import NotThisNetwork
 
 FAMILY = Architecture
 
-TOKENS = Turn(3, lambda t: t, lambda t: t)
-"""[1, T, D], as timm has them."""
-_TOKEN = Turn(1, lambda t: t[None, None], lambda t: t[0, 0])
-_TABLE = Turn(2, lambda t: t[None], lambda t: t[0])
-
 _BICUBIC = dataclasses.replace(TORCHVISION, interpolation="bicubic")
 _AUGREG = dataclasses.replace(_BICUBIC, mean=(0.5,) * 3, std=(0.5,) * 3, resize_size=248)
+_GOOGLE = dataclasses.replace(_AUGREG, resize="squash", resize_size=224, interpolation="bilinear")
 
 _HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
 """By width; all others have 64 channels a head."""
 
 
-def _layer(theirs: str, ours: str, turn: Turn = DENSE, part: tuple[int, int] = (0, 1)) -> list[Row]:
-    """A layer's kernel and bias."""
-    return [
-        Row(rf"{theirs}[._]weight", f"params/{ours}/kernel", turn, part),
-        Row(rf"{theirs}[._]bias", f"params/{ours}/bias", VECTOR, part),
-    ]
-
-
-def _norm(theirs: str, ours: str) -> list[Row]:
-    return [
-        Row(rf"{theirs}\.weight", f"params/{ours}/scale"),
-        Row(rf"{theirs}\.bias", f"params/{ours}/bias"),
-    ]
-
-
-_TIMM_BLOCK = r"blocks\.(\d+)"
-_TIMM = [
-    *_layer(r"patch_embed\.proj", "patch_embed", CONV),
-    Row(r"(cls_token|reg_token|pos_embed)", r"params/\1", TOKENS),
-    Row(r"register_tokens", "params/reg_token", TOKENS),
-    *_norm(rf"{_TIMM_BLOCK}\.(norm[12])", r"blocks_\1/\2"),
-    *_layer(rf"{_TIMM_BLOCK}\.(attn|mlp)\.(qkv|proj|fc1|fc2)", r"blocks_\1/\2/\3"),
-    Row(rf"{_TIMM_BLOCK}\.(ls[12])\.gamma", r"params/blocks_\1/\2"),
-    *_norm("(norm_pre|norm|fc_norm)", r"\1"),
-    Row(r"attn_pool\.latent", "params/attn_pool/latent", TOKENS),
-    *_layer(r"attn_pool\.(q|kv|proj)", r"attn_pool/\1"),
-    *_norm(r"attn_pool\.norm", "attn_pool/norm"),
-    *_layer(r"attn_pool\.mlp\.(fc[12])", r"attn_pool/mlp/\1"),
-    *_layer("head", HEAD),
-]
-
-_HF_BLOCK = r"(?:encoder\.)?layers?\.(\d+)"
-_TRANSFORMERS = [
-    *_layer(r"embeddings\.(?:patch_embeddings\.projection|patch_embedding)", "patch_embed", CONV),
-    Row(r"embeddings\.cls_token", "params/cls_token", TOKENS),
-    Row(r"embeddings\.class_embedding", "params/cls_token", _TOKEN),
-    Row(r"embeddings\.register_tokens", "params/reg_token", TOKENS),
-    Row(r"embeddings\.position_embeddings", "params/pos_embed", TOKENS),
-    Row(r"embeddings\.position_embedding\.weight", "params/pos_embed", _TABLE),
-    *_norm(rf"{_HF_BLOCK}\.(?:norm1|layernorm_before|layer_norm1)", r"blocks_\1/norm1"),
-    *_norm(rf"{_HF_BLOCK}\.(?:norm2|layernorm_after|layer_norm2)", r"blocks_\1/norm2"),
-    *(
-        row
-        for place, (short, long) in enumerate([("q", "query"), ("k", "key"), ("v", "value")])
-        for row in _layer(
-            rf"{_HF_BLOCK}\.(?:(?:attention|self_attn)\.{short}_proj|attention\.attention\.{long})",
-            r"blocks_\1/attn/qkv",
-            part=(place, 3),
-        )
-    ),
-    *_layer(
-        rf"{_HF_BLOCK}\.(?:attention\.(?:o_proj|output\.dense)|self_attn\.out_proj)",
-        r"blocks_\1/attn/proj",
-    ),
-    *_layer(rf"{_HF_BLOCK}\.(?:mlp\.fc1|intermediate\.dense)", r"blocks_\1/mlp/fc1"),
-    *_layer(rf"{_HF_BLOCK}\.(?:mlp\.fc2|output\.dense)", r"blocks_\1/mlp/fc2"),
-    Row(rf"{_HF_BLOCK}\.layer_scale([12])\.lambda1", r"params/blocks_\1/ls\2"),
-    *_norm(r"pre_layrnorm", "norm_pre"),
-    *_norm(r"(?:post_)?layernorm", "norm"),
-    Row(r"head\.probe", "params/attn_pool/latent", TOKENS),
-    *(
-        row
-        for place, theirs in enumerate(("query", "key", "value"))
-        for row in _layer(
-            rf"head\.attention\.{theirs}",
-            "attn_pool/q" if place == 0 else "attn_pool/kv",
-            part=(0, 1) if place == 0 else (place - 1, 2),
-        )
-    ),
-    *_layer(r"head\.attention\.out_proj", "attn_pool/proj"),
-    *_norm(r"head\.layernorm", "attn_pool/norm"),
-    *_layer(r"head\.mlp\.(fc[12])", r"attn_pool/mlp/\1"),
-    *_layer("classifier", HEAD),
-]
-
-_CLIP_BLOCK = r"transformer\.resblocks\.(\d+)"
-_OPENAI = [
-    Row(r"conv1\.weight", "params/patch_embed/kernel", CONV),
-    Row("class_embedding", "params/cls_token", _TOKEN),
-    Row("positional_embedding", "params/pos_embed", _TABLE),
-    *_norm("ln_pre", "norm_pre"),
-    *_norm(rf"{_CLIP_BLOCK}\.ln_([12])", r"blocks_\1/norm\2"),
-    *_layer(rf"{_CLIP_BLOCK}\.attn\.in_proj", r"blocks_\1/attn/qkv"),
-    *_layer(rf"{_CLIP_BLOCK}\.attn\.out_proj", r"blocks_\1/attn/proj"),
-    *_layer(rf"{_CLIP_BLOCK}\.mlp\.c_fc", r"blocks_\1/mlp/fc1"),
-    *_layer(rf"{_CLIP_BLOCK}\.mlp\.c_proj", r"blocks_\1/mlp/fc2"),
-    *_norm("ln_post", "norm"),
-]
-
-_BODY = re.compile(
-    r"(?:^|\.)("
-    rf"(?:{_TIMM_BLOCK}|{_HF_BLOCK})\.(?:norm[12]|layernorm_\w+|layer_norm[12])\.(?:weight|bias)"
-    rf"|{_CLIP_BLOCK}\.ln_[12]\.(?:weight|bias)"
-    r"|patch_embed\.proj\.weight|embeddings\.patch_embeddings?\.(?:projection\.)?weight)$"
-)
-"""What only a Vision Transformer has, from where its own name begins."""
-
-_OF_TEXT = re.compile(
-    r"(?:module\.)?(?:(?:text_model|text|transformer|token_embedding|ln_final)\..*"
-    r"|text_projection(?:\.weight)?|visual_projection\.weight|visual\.proj|positional_embedding"
-    r"|logit_scale|logit_bias|input_resolution|context_length|vocab_size)"
-)
-"""A text tower beside an image tower, and what takes both into a space of their own.
-
-CLIP's linear probes see the class token before that. Source: Radford et al. 2021, "Learning
-Transferable Visual Models", section A.3.
-"""
-
-_IGNORED = re.compile(
-    r"(?:.*\.)?(?:mask_token|embeddings\.position_ids|pooler\.dense\.(?:weight|bias))"
-)
-"""What pre-training had and nothing needs: BEiT-like masks, numbers of places, an unused pooler."""
-
-
 def recognises(keys: Collection[str]) -> bool:
     """Whether tensors of these names may be a Vision Transformer's."""
-    return any(_BODY.search(names.plain_name(key)) for key in keys)
+    return any(vit_names.PATCHES.fullmatch(names.plain_name(key)) for key in keys)
 
 
 def assumed(file: WeightsFile) -> tuple[Preprocessing, str]:
@@ -169,7 +50,9 @@ def _assumed(keys: Collection[str]) -> tuple[Preprocessing, str]:
         return _BICUBIC, "DINOv2"
     if _has(keys, r"head\.probe|attn_pool\."):
         return dataclasses.replace(_AUGREG, resize_size=224, resize="squash"), "SigLIP"
-    if _has(keys, r"(?:^|\.)head\.|embeddings\."):
+    if _has(keys, r"embeddings\."):
+        return _GOOGLE, "google/vit-base-patch16-224"
+    if _has(keys, r"head\."):
         return _AUGREG, "timm's AugReg"
     return _BICUBIC, "DINO and MAE"
 
@@ -281,10 +164,10 @@ def canonical(file: WeightsFile) -> tuple[Tensors, Architecture]:
 
 
 def _read(file: WeightsFile) -> tuple[Tensors, Architecture]:
-    tensors = names.unwrapped(_without_text(file), _BODY, file.path)
+    tensors = names.unwrapped(_without_text(file), vit_names.BODY, file.path)
     how: dict[str, Any] = {}
     if _has(tensors, r"embeddings\."):
-        table, tensors = _TRANSFORMERS, _split_query(tensors)
+        table, tensors = vit_names.TRANSFORMERS, _split_query(tensors)
         how["resampling"] = "antialias" if "embeddings.register_tokens" in tensors else "plain"
         if "pre_layrnorm.weight" in tensors:
             how["activation"] = "quick_gelu"
@@ -293,13 +176,15 @@ def _read(file: WeightsFile) -> tuple[Tensors, Architecture]:
         elif "layernorm.weight" in tensors and not _has(tensors, r"layer_scale1\."):
             how["epsilon"] = 1e-12
     elif "class_embedding" in tensors:
-        table = _OPENAI
+        table = vit_names.OPENAI
         how |= {"resampling": "antialias", "activation": "quick_gelu"}
     else:
-        table = _TIMM
+        table = vit_names.TIMM
         if "mask_token" in tensors and "register_tokens" not in tensors:  # DINOv2's own
             how["resampling"] = "offset"
-    ours = renamed(tensors, table, kind="a Vision Transformer", path=file.path, ignored=_IGNORED)
+    ours = rows.renamed(
+        tensors, table, kind="a Vision Transformer", path=file.path, ignored=vit_names.IGNORED
+    )
     ours = _position_folded(ours)
     return ours, dataclasses.replace(_architecture(ours, file.path), **how)
 
@@ -308,7 +193,7 @@ def _without_text(file: WeightsFile) -> dict[str, np.ndarray]:
     plain = {names.plain_name(key): tensor for key, tensor in file.tensors.items()}
     if not _has(plain, r"visual\.|vision_model\."):
         return plain
-    return {key: tensor for key, tensor in plain.items() if not _OF_TEXT.fullmatch(key)}
+    return {key: tensor for key, tensor in plain.items() if not vit_names.OF_TEXT.fullmatch(key)}
 
 
 def _split_query(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -392,30 +277,9 @@ def _architecture(tensors: Tensors, path: object) -> Architecture:
     return made
 
 
-_PUBLISHED = [
-    (r"params/patch_embed/kernel", "patch_embed.proj.weight", CONV),
-    (r"params/patch_embed/bias", "patch_embed.proj.bias", VECTOR),
-    (r"params/(cls_token|reg_token|pos_embed)", r"\1", TOKENS),
-    (r"params/attn_pool/latent", "attn_pool.latent", TOKENS),
-    (r"params/blocks_(\d+)/(ls[12])", r"blocks.\1.\2.gamma", VECTOR),
-    (rf"params/{HEAD}/kernel", "head.weight", DENSE),
-    (rf"params/{HEAD}/bias", "head.bias", VECTOR),
-    (r"params/blocks_(\d+)/(norm[12])/scale", r"blocks.\1.\2.weight", VECTOR),
-    (r"params/blocks_(\d+)/(norm[12])/bias", r"blocks.\1.\2.bias", VECTOR),
-    (r"params/blocks_(\d+)/(\w+)/(\w+)/kernel", r"blocks.\1.\2.\3.weight", DENSE),
-    (r"params/blocks_(\d+)/(\w+)/(\w+)/bias", r"blocks.\1.\2.\3.bias", VECTOR),
-    (r"params/attn_pool/mlp/(\w+)/kernel", r"attn_pool.mlp.\1.weight", DENSE),
-    (r"params/attn_pool/mlp/(\w+)/bias", r"attn_pool.mlp.\1.bias", VECTOR),
-    (r"params/attn_pool/(\w+)/kernel", r"attn_pool.\1.weight", DENSE),
-    (r"params/attn_pool/norm/scale", "attn_pool.norm.weight", VECTOR),
-    (r"params/attn_pool/(\w+)/bias", r"attn_pool.\1.bias", VECTOR),
-    (r"params/(\w+)/scale", r"\1.weight", VECTOR),
-    (r"params/(\w+)/bias", r"\1.bias", VECTOR),
-]
-"""Ours -> timm's."""
-
-
 def published(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Our variables under timm's names and in its layout."""
     flat = traverse_util.flatten_dict(variables, sep="/")
-    return rows.published({key: np.asarray(leaf) for key, leaf in flat.items()}, _PUBLISHED)
+    return rows.published(
+        {key: np.asarray(leaf) for key, leaf in flat.items()}, vit_names.PUBLISHED
+    )
