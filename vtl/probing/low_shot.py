@@ -55,12 +55,15 @@ def measure(problem: Problem, costs: Sequence[float]) -> dict[str, Any]:
     positives = _positives(problem)
     negatives = problem.label_mask.sum(axis=0) - positives
     num_others = max(1, len(classes) - 1)
+    compact = fit_svm.compact(problem.train.features)
+    of_test = test.features if compact.axes is None else test.features @ compact.axes
+    rows_by_role = {"train": compact.rows, "test": of_test}
     by_k = {}
     with tqdm(total=len(config.low_shot) * len(seeds), desc="low-shot", unit="draw") as progress:
         for k in sorted({int(number) for number in config.low_shot}):
             draws = []
             for seed in seeds:
-                draws.append(_draw(problem, k, seed, costs, protocol))
+                draws.append(_draw(problem, rows_by_role, k, seed, costs, protocol))
                 progress.update()
             left_out = [name for name, count in zip(classes, positives, strict=True) if count < k]
             short = (positives >= k) & (negatives < k * num_others)
@@ -101,7 +104,15 @@ def drawn(problem: Problem, k: int, seed: int) -> list[np.ndarray | None]:
     return rows
 
 
-def _draw(problem: Problem, k: int, seed: int, costs: Sequence[float], protocol: str) -> _Draw:
+def _draw(
+    problem: Problem,
+    rows_by_role: dict[str, np.ndarray],
+    k: int,
+    seed: int,
+    costs: Sequence[float],
+    protocol: str,
+) -> _Draw:
+    """`rows_by_role` are the features of train and test as the machines see them."""
     config, train, test = problem.config, problem.train, problem.data.splits["test"]
     known = np.ones(test.labels.shape) if test.label_mask is None else test.label_mask
     of_rest: list[Any] = []
@@ -109,11 +120,10 @@ def _draw(problem: Problem, k: int, seed: int, costs: Sequence[float], protocol:
     for column, rows in enumerate(drawn(problem, k, seed)):
         if rows is None:
             continue
-        compact = fit_svm.compact(train.features[rows])
         is_positive = train.labels[rows, column] == 1
         machines = [
             fit_svm.fit(
-                compact.rows,
+                rows_by_role["train"][rows],
                 is_positive,
                 cost,
                 positive_weight=config.svm_positive_weight,
@@ -121,17 +131,18 @@ def _draw(problem: Problem, k: int, seed: int, costs: Sequence[float], protocol:
             )
             for cost in costs
         ]
-        head = fit_svm.joined(machines, compact.axes)
+        weights = np.stack([machine.weights for machine in machines], axis=1)
+        biases = np.array([machine.bias for machine in machines])
         is_rest = problem.label_mask[:, column] == 1
         is_rest[rows] = False
         none_difficult = np.zeros(is_rest.sum(), np.uint8)
-        rest = train.features[is_rest], train.labels[is_rest, column], none_difficult
+        rest = rows_by_role["train"][is_rest], train.labels[is_rest, column], none_difficult
         is_known = known[:, column] == 1
         difficult = None if test.difficult is None else test.difficult[is_known, column]
-        asked = test.features[is_known], test.labels[is_known, column], difficult
+        asked = rows_by_role["test"][is_known], test.labels[is_known, column], difficult
         for aps, (features, labels, flags) in ((of_rest, rest), (of_test, asked)):
             if labels.any():
-                margins = features @ np.asarray(head.kernel) + np.asarray(head.bias)
+                margins = features @ weights + biases
                 aps.append(
                     [metrics.average_precision(m, labels, flags, protocol) for m in margins.T]
                 )
@@ -164,8 +175,8 @@ def format_lines(measured: dict[str, Any], of_all: float | None) -> list[str]:
     lines = [
         f"low-shot: k positives and {others} k negatives a class, drawn {len(seeds)} times "
         f"(seeds {seeds[0]} to {seeds[-1]})",
-        f"mAP on test ({protocol}), mean and deviation over the draws; each k has one C: the best on",
-        "the photos of train that were not drawn, or, as VISSL has it, the best on test itself",
+        f"mAP on test ({protocol}), mean and deviation over the draws. Each k has one C: the best",
+        "on what train has beside the drawn photos, or, as VISSL has it, the best on test itself",
     ]
     rows = [("k", "classes", "by train", "C", "by test", "C")]
     for k, of_k in by_k.items():

@@ -1,7 +1,6 @@
 """Linear support vector machines by liblinear, one a class."""
 
 import warnings
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -92,14 +91,9 @@ def fit_each(
         is_positive = labels[counts, column] == 1
         machine = fit(rows[counts], is_positive, cost, positive_weight=positive_weight, seed=seed)
         machines.append(machine)
-    head = joined(machines, axes)
-    return head, sum(not machine.converged for machine in machines)
-
-
-def joined(machines: Sequence[Machine], axes: np.ndarray | None) -> Linear:
-    """Machines of compact rows, whose axes these are, as one head of the features."""
     kernel = np.stack([machine.weights for machine in machines], axis=1)
     if axes is not None:
         kernel = axes @ kernel
     bias = np.array([machine.bias for machine in machines])
-    return Linear(jnp.asarray(kernel, jnp.float32), jnp.asarray(bias, jnp.float32))
+    head = Linear(jnp.asarray(kernel, jnp.float32), jnp.asarray(bias, jnp.float32))
+    return head, sum(not machine.converged for machine in machines)
