@@ -41,10 +41,14 @@ FEW, MANY = 5, 32
 NUM_POSITIVES = (1, 2, 4, 8, 16, MANY)
 
 
-def restricted(data: DeepFeatures, least_in_train: int) -> DeepFeatures:
-    """Of the classes with so many positives in train, and FEW in test."""
+def frequent(data: DeepFeatures, least_in_train: int) -> np.ndarray:
+    """The columns of the classes with so many positives in train, and FEW in test."""
     train, test = (data.splits[role].labels.sum(axis=0) for role in ("train", "test"))
-    columns = np.flatnonzero((train >= least_in_train) & (test >= FEW))
+    return np.flatnonzero((train >= least_in_train) & (test >= FEW))
+
+
+def restricted(data: DeepFeatures, columns: np.ndarray) -> DeepFeatures:
+    """Of these classes alone."""
     splits = {}
     for role, split in data.splits.items():
         assert split.difficult is not None
@@ -69,12 +73,14 @@ def problem_of(data: DeepFeatures, transform: str, **changes: object) -> Problem
 
 
 def map_of(problem: Problem, directory: Path) -> float:
-    """The mAP on test, in percent."""
+    """The mAP on test over the classes with FEW positives in both splits, in percent."""
     test = problem.data.splits["test"]
+    columns = frequent(problem.data, FEW)
     solver = SOLVERS[problem.config.solver]
     head = solver(problem, RunDirectory(directory, problem.config)).head
-    logits = problem.logits(head, test.features)
-    found = metrics.mean_average_precision(logits, test.labels, None, problem.data.classes, "lab")
+    logits = problem.logits(head, test.features)[:, columns]
+    classes = [problem.data.classes[column] for column in columns]
+    found = metrics.mean_average_precision(logits, test.labels[:, columns], None, classes, "lab")
     assert found is not None
     return 100 * found
 
@@ -88,12 +94,11 @@ def main() -> None:
     rows: list[tables.Row] = []
     for file in options.features:
         whole = deep_features.read(file)
-        data = restricted(whole, FEW)
         size = whole.meta["weights"]["preprocessing"]["crop_size"]
         for solver, transform in RUNS:
             maps = []
             for seed in range(NUM_SEEDS):
-                problem = problem_of(data, transform, solver=solver, seed=seed)
+                problem = problem_of(whole, transform, solver=solver, seed=seed)
                 with tempfile.TemporaryDirectory() as directory:
                     maps.append(map_of(problem, Path(directory)))
             row = {
@@ -109,7 +114,8 @@ def main() -> None:
             tables.show(row)
             rows.append(row)
             tables.write_csv(here.with_suffix(".csv"), rows)
-    data = restricted(deep_features.read(options.features[0]), MANY)
+    whole = deep_features.read(options.features[0])
+    data = restricted(whole, frequent(whole, MANY))
     shots = {"low_shot": NUM_POSITIVES, "difficult": "ignore"}
     measured = low_shot.measure(problem_of(data, "l2", solver="svm", **shots), svm.COSTS)
     of_shots = []

@@ -92,17 +92,18 @@ def by_cross_validation(
     loss = softmax_loss if one_label_each else sigmoid_loss
     found: dict[float, np.ndarray] = {}
     first = sorted(set(l2s))
-    with tqdm(first, desc="L2 by cross-validation", unit="value") as progress:
-        for l2 in progress:
+    with tqdm(total=len(first), desc="L2 by cross-validation", unit="value") as progress:
+        for l2 in first:
             found[l2] = loss(l2)
+            progress.update()
         for place in (0, -1):
             for _ in range(MOST_STEPS_BEYOND):
                 if not _gains_at(found, place):
                     break
                 end, before = sorted(found)[place], sorted(found)[1 if place == 0 else -2]
-                following = end**2 / before
                 progress.total += 1
-                found[following] = loss(following)
+                progress.refresh()
+                found[end**2 / before] = loss(end**2 / before)
                 progress.update()
     grid = sorted(found)
     for place, name in ((0, "least"), (-1, "largest")):
