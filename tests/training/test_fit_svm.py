@@ -22,7 +22,7 @@ def reference(rows, is_positive, cost):
 
 
 @pytest.mark.parametrize("num_features", [60, 10])  # more than rows, and fewer
-@pytest.mark.parametrize("cost", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize("cost", [0.01, 1.0, 10.0])
 def test_each_class_is_scikit_learns_on_the_photos_that_count(num_features, cost):
     rows, labels = problem(num_features=num_features)
     label_mask = np.ones_like(labels)
@@ -31,7 +31,7 @@ def test_each_class_is_scikit_learns_on_the_photos_that_count(num_features, cost
     head, num_unconverged = fit_svm.fit_each(
         rows, labels, label_mask, costs, positive_weight=2.0, seed=0
     )
-    assert num_unconverged <= (1 if cost == 100 else 0)
+    assert num_unconverged == 0
     for column, own_cost in enumerate(costs):
         counts = label_mask[:, column] == 1
         theirs = reference(rows[counts], labels[counts, column] == 1, own_cost)
