@@ -97,7 +97,8 @@ def _voc07_svm(config: ConfigDict) -> None:
     """The SVM benchmark of VISSL (Goyal et al. 2019), for features of photos squashed to 224.
 
     Features of norm 1, VISSL's grid of C and nothing beyond it, 3 folds. The difficult are trained
-    on as negatives, as there, and left out of the AP, which is the one called voc2010.
+    on as negatives, as there, and left out of the AP, which is the one called voc2010. It takes
+    minutes, because each class is fitted by itself for each C and fold.
     """
     config.solver = "svm"
     config.transform = "l2"
@@ -107,7 +108,8 @@ def _voc07_svm(config: ConfigDict) -> None:
 def _low_shot(config: ConfigDict) -> None:
     """VISSL's low-shot benchmark: SVMs of 1 to 96 positives a class, five draws, and of all.
 
-    The difficult are not drawn.
+    The difficult are not drawn. A class with fewer positives is left out and named, where VISSL
+    stops.
     """
     _voc07_svm(config)
     config.low_shot = (1, 2, 4, 8, 16, 32, 64, 96)
