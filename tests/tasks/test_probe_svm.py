@@ -191,6 +191,8 @@ def test_low_shot_is_measured_recorded_and_shown_again(tmp_path, capsys):
     few = [name for name, of in zip(CLASSES, arrays["Y_train"].sum(axis=0), strict=True) if of < 16]
     assert set(few) <= set(found["by_k"]["16"]["left_out"])
     assert "a" in found["by_k"]["16"]["all_negatives"]
+    assert found["by_k"]["16"]["chosen_on_train"] is None  # no negative is left to choose by
+    assert found["by_k"]["16"]["chosen_on_test"]["cost"] in (0.1, 10.0)
 
     problem = problem_of(path, get_config("low_shot"))
     features = {"train": normed(arrays["X_train"]), "test": normed(arrays["X_test"])}

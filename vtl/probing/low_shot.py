@@ -22,7 +22,10 @@ PROTOCOL = "voc2010"
 
 
 class _Draw(NamedTuple):
-    """The mAP [len(costs)] on train's other photos and on test; NaN if no class has a positive."""
+    """The mAP [len(costs)] on train's other photos and on test; NaN if no class has one.
+
+    On train's, that takes a positive and a negative: without one every C is as good.
+    """
 
     on_rest: np.ndarray
     on_test: np.ndarray
@@ -55,6 +58,7 @@ def measure(problem: Problem, costs: Sequence[float]) -> dict[str, Any]:
     positives = _positives(problem)
     negatives = problem.label_mask.sum(axis=0) - positives
     num_others = max(1, len(classes) - 1)
+    in_test = test.labels.any(axis=0)
     compact = fit_svm.compact(problem.train.features)
     of_test = test.features if compact.axes is None else test.features @ compact.axes
     rows_by_role = {"train": compact.rows, "test": of_test}
@@ -68,7 +72,7 @@ def measure(problem: Problem, costs: Sequence[float]) -> dict[str, Any]:
             left_out = [name for name, count in zip(classes, positives, strict=True) if count < k]
             short = (positives >= k) & (negatives < k * num_others)
             by_k[str(k)] = {
-                "classes": len(classes) - len(left_out),
+                "classes": int(np.sum((positives >= k) & in_test)),
                 "left_out": left_out,
                 "all_negatives": [classes[column] for column in np.flatnonzero(short)],
                 **_best(draws, costs),
@@ -141,7 +145,7 @@ def _draw(
         difficult = None if test.difficult is None else test.difficult[is_known, column]
         asked = rows_by_role["test"][is_known], test.labels[is_known, column], difficult
         for aps, (features, labels, flags) in ((of_rest, rest), (of_test, asked)):
-            if labels.any():
+            if labels.any() and (aps is of_test or not labels.all()):
                 margins = features @ weights + biases
                 aps.append(
                     [metrics.average_precision(m, labels, flags, protocol) for m in margins.T]

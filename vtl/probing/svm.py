@@ -185,8 +185,9 @@ def _say(choice: Choice, config: ConfigDict) -> None:
         at_end = choice.chosen[can_choose] == choice.costs[place]
         num_classes = int(np.sum(at_end & (aps[place] > aps[before])))
         if num_classes:
+            named = "1 class" if num_classes == 1 else f"{num_classes} classes"
             say(
-                f"the best C of {num_classes} classes is the {name} tried, "
+                f"the best C of {named} is the {name} tried, "
                 f"{choice.costs[place]:g}: others may be better (--config.svm_costs)"
             )
     if choice.too_few:
