@@ -52,9 +52,11 @@ def _base() -> ConfigDict:
     config.model.dtype = "float32"  # of the activations: float32 or bfloat16
     config.precision = "default"  # of float32 products: default (TF32 on GPUs), high or highest
 
-    config.layer = "layer4"  # the stage whose output is pooled: layer1 to layer4
+    # The stage whose output is pooled; "" is the last, a ResNet's layer4. Another name lists all.
+    config.layer = ""
     # What becomes of a channel: its average, maximum, both, or cells: the largest average of 2 x 2.
-    config.pooling = "average"
+    # Of a ViT also token, or token_average. "" is what the network was published with.
+    config.pooling = ""
     config.pool = 1  # pools each of pool x pool cells: 1 gives 2048 numbers, 2 gives 8192
     config.batch_size = 32  # photos a step, on all devices together
     # Compute only these of several shards, to be joined by `vtl features merge`: 0/8 to 7/8, or

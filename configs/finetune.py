@@ -64,8 +64,9 @@ def _base() -> ConfigDict:
     # A run of `vtl linear_probe` whose head to start from instead, on photos of the features' size.
     config.head_from = ""
     # What the head sees of a channel: its average, maximum, both, or cells: the largest average of
-    # 2 x 2 cells. Of this and the next two, a head of head_from or head=keep brings its own.
-    config.pooling = "average"
+    # 2 x 2 cells. Of a ViT also its token, or token_average. "" is what the network was published
+    # with. Of this and the next two, a head of head_from or head=keep brings its own.
+    config.pooling = ""
     # What the head does to that first: none, l2 (divides by the norm), or sqrt_l2 (takes square
     # roots, and divides them by their norm).
     config.transform = "none"
@@ -106,7 +107,8 @@ def _base() -> ConfigDict:
     config.optim.clip_norm = 0.0  # the largest norm of all gradients together; 0 is no clipping
     config.optim.schedule = "cosine"  # cosine (down to 0 at the last step) or constant
     config.optim.warmup_steps = 0  # steps in which the rate rises linearly from 0
-    # Ordered (regex of a complete path, learning-rate multiplier or None for frozen).
+    # Ordered (regex of a complete path, learning-rate multiplier or None for frozen); last_stage
+    # stands for the paths of the network's last stage, a ResNet's layer4.
     config.optim.rules = ((".*", 1.0),)
     return config
 
@@ -165,7 +167,7 @@ def _partial(config: ConfigDict) -> None:
     A training step takes about a third of the default's time on a CPU.
     """
     _default(config)
-    config.optim.rules = (("fc/.*", 1.0), ("layer4_.*", 1.0), (".*", None))
+    config.optim.rules = (("fc/.*", 1.0), ("last_stage", 1.0), (".*", None))
 
 
 def _scratch(config: ConfigDict) -> None:

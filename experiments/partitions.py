@@ -130,7 +130,9 @@ def compute(net: network.Network, splits: dict[str, Split]) -> Pooled:
         crops = augment.centre_crop(pixels, net.preprocessing.crop_size)
         normalised = normalise(crops, net.preprocessing)
         _, outputs = net.model.apply(variables, normalised, norms_by_batch=())
-        return {name: head.views(outputs["layer4"], name, REGIONS) for name in head.POOLINGS}
+        return {
+            name: head.views(outputs["seen"], name, REGIONS) for name in net.architecture.poolings
+        }
 
     photos = images.decode_splits(splits, net.preprocessing, crops=False)
     sharding = by_batch(make_mesh())
@@ -139,7 +141,7 @@ def compute(net: network.Network, splits: dict[str, Split]) -> Pooled:
         for role in splits
         for batch, count in batches.eval_batches(photos[role], 32, sharding)
     ]
-    return {name: np.concatenate([out[name] for out in outputs]) for name in head.POOLINGS}
+    return {name: np.concatenate([out[name] for out in outputs]) for name in outputs[0]}
 
 
 def sample_photos(root: str) -> dict[str, Split]:

@@ -30,14 +30,14 @@ from tests.tiny import write_weights
 from vtl import decisions as decisions_of
 from vtl.errors import UserError
 from vtl.files import unlock
-from vtl.models.resnet import EPSILON
+from vtl.models.resnet import EPSILON, Architecture
 from vtl.preprocessing import TORCHVISION
 from vtl.run_directory import RunDirectory
 from vtl.stops import Interrupted
 from vtl.tasks import features, finetune, probe
 from vtl.training.checkpoint import Checkpoints
 from vtl.training.state import make_mesh
-from vtl.weights import convert, sources
+from vtl.weights import sources
 
 CLASSES = ("bird", "cat", "dog", "person")
 SPLITS = {"train": 36, "val": 20, "test": 21}
@@ -354,8 +354,8 @@ def test_the_model_loads_and_what_was_frozen_is_the_same(finished, weights, vari
         TORCHVISION.std,
     )
     head = {"transform": "sqrt_l2", "regions": 3} if variant in ("", "partial", "demo") else {}
-    assert model.architecture == convert.Architecture(
-        18, 0.125, "v1.5", EPSILON["v1.5"], len(CLASSES), **head
+    assert model.architecture == Architecture(
+        18, 0.125, "v1.5", EPSILON["v1.5"], num_classes=len(CLASSES), **head
     )
     assert model.tensors.keys() == source.tensors.keys()
     moved = {

@@ -68,7 +68,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 A program that is listed by itself stands above its package: nobody imports it.
 """
 
-MODELS_MAY_IMPORT = {"collections", "functools", "math", "typing", "flax", "jax", "numpy", "vtl"}
+MODELS_MAY_IMPORT = {
+    *("collections", "dataclasses", "functools", "math", "typing", "flax", "jax", "numpy", "vtl"),
+}
 
 Sources = dict[str, str]
 """Dotted name of a module -> its source."""

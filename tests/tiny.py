@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from vtl.models.resnet import EPSILON, ResNet
+from vtl.models.resnet import EPSILON, Architecture, ResNet
 from vtl.preprocessing import TORCHVISION
-from vtl.weights import convert, sources
+from vtl.weights import sources
 
 
 def write_weights(path: Path) -> Path:
@@ -23,7 +23,7 @@ def write_weights(path: Path) -> Path:
 @functools.cache
 def _file() -> bytes:
     """Made once a process: tests ask for it dozens of times."""
-    architecture = convert.Architecture(18, 0.125, "v1.5", EPSILON["v1.5"], num_classes=7)
+    architecture = Architecture(18, 0.125, "v1.5", EPSILON["v1.5"], num_classes=7)
     model = ResNet(**dataclasses.asdict(architecture))
     shapes = jax.eval_shape(
         lambda: model.init(jax.random.key(0), np.zeros((1, 64, 64, 3)), norms_by_batch=())

@@ -40,6 +40,12 @@ ADDED = {
 }
 """Knobs that runs of before lack, with the value, in JSON, that leaves what these computed."""
 
+NAMED_ANEW = {"layer": ("layer4", ""), "pooling": ("average", "")}
+"""Knobs whose default runs of before call by another name, with that and today's, in JSON."""
+
+_LAST_STAGE = "layer4_.*", "last_stage"
+"""Likewise the pattern of a rule."""
+
 UNKNOWN = 2
 """What stands for a label that isn't known where labels are hashed."""
 
@@ -124,10 +130,19 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
         for key in sorted(flat_before.keys() | flat_now.keys())
     }
     return {
-        key: pair
-        for key, pair in found.items()
-        if pair[0] != pair[1] and pair != (ABSENT, ADDED.get(key, ABSENT))
+        key: (was, is_now)
+        for key, (was, is_now) in found.items()
+        if _as_named_now(key, was) != _as_named_now(key, is_now)
+        and (was, is_now) != (ABSENT, ADDED.get(key, ABSENT))
     }
+
+
+def _as_named_now(key: str, value: Any) -> Any:
+    before, now = NAMED_ANEW.get(key, (None, None))
+    if key == "optim.rules" and isinstance(value, list):
+        old, new = _LAST_STAGE
+        return [[new, *rule[1:]] if rule[:1] == [old] else rule for rule in value]
+    return now if value == before else value
 
 
 def may_have_moved(changed: Changes) -> bool:
@@ -141,10 +156,14 @@ def may_have_moved(changed: Changes) -> bool:
 def describe(changed: Changes) -> str:
     """`optim.learning_rate 0.1 -> 0.01`, for the first three that differ."""
     shown = [
-        f"{printable(key, 60)} {printable(before, 80)} -> {printable(now, 80)}"
+        f"{printable(key, 60)} {_shown(before)} -> {_shown(now)}"
         for key, (before, now) in list(changed.items())[:3]
     ]
     return ", ".join(shown) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+
+
+def _shown(value: Any) -> str:
+    return printable(value, 80) or '""'
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -87,6 +87,9 @@ CAFFE = Preprocessing(
 )
 """Keras' ResNet50: BGR minus the mean, on the scale 0..255; `load_img` resizes by nearest."""
 
+MICROSOFT = dataclasses.replace(TORCHVISION, interpolation="bicubic")
+"""microsoft/resnet-50 on the Hugging Face hub."""
+
 LAB = dataclasses.replace(CAFFE, resize="squash")
 """The lab sheet's: Keras' pixels, and the photo squashed to a square."""
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from flax import traverse_util
 
+from vtl.models import resnet
 from vtl.preprocessing import normalise
 from vtl.weights import convert, sources
 from vtl.weights.verify import golden
@@ -26,13 +27,13 @@ def main() -> None:
     for name in sys.argv[1:]:
         weights = sources.load(name)
         architecture = weights.architecture
-        if architecture.variant != "v1.5":
-            sys.exit(f"{name} must be v1.5, as the reference is, got {architecture.variant}")
+        if not isinstance(architecture, resnet.Architecture) or architecture.variant != "v1.5":
+            sys.exit(f"{name} must be a ResNet v1.5, as the reference is, got {architecture}")
         num_classes = architecture.num_classes or 1000
         model = torch_resnet.TorchResNet(architecture.depth, num_classes, architecture.width)
         tensors = {tuple(key.split("/")): value for key, value in weights.tensors.items()}
         torch_resnet.load_arrays(
-            model, convert.from_variables(traverse_util.unflatten_dict(tensors))
+            model, convert.from_variables(traverse_util.unflatten_dict(tensors), architecture)
         )
         images = normalise(golden.noise(weights.preprocessing.crop_size), weights.preprocessing)
         outputs = torch_resnet.outputs(model, torch.tensor(np.asarray(images)).permute(0, 3, 1, 2))

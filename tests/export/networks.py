@@ -7,9 +7,9 @@ import numpy as np
 from flax import traverse_util
 
 from vtl.decisions import Decisions
-from vtl.models.resnet import EPSILON, ResNet
+from vtl.models.resnet import EPSILON, Architecture, ResNet
 from vtl.preprocessing import TORCHVISION, Preprocessing
-from vtl.weights import convert, sources
+from vtl.weights import sources
 
 NUM_CLASSES = 5
 CLASSES = ("cat", "dog|wolf", "emu", "`ox`", "<b>")
@@ -38,8 +38,8 @@ def save(
     **head,
 ):
     """A random network with BatchNorm statistics of its own, as a file; returns the path."""
-    architecture = convert.Architecture(
-        depth, width, variant, EPSILON[variant], NUM_CLASSES, **head
+    architecture = Architecture(
+        depth, width, variant, EPSILON[variant], num_classes=NUM_CLASSES, **head
     )
     model = ResNet(**dataclasses.asdict(architecture))
     shapes = jax.eval_shape(

@@ -8,7 +8,7 @@ import pytest
 from tests.export import networks
 from tests.export.test_onnx import BGR, NETWORKS
 from vtl.errors import UserError
-from vtl.export import reference, stablehlo, torch_file, torch_head
+from vtl.export import bodies, reference, stablehlo, torch_file, torch_head
 from vtl.weights import sources
 
 _HEADS = ("softmax", "calibrated", "both, l2", "everything", "cells in regions")
@@ -91,7 +91,7 @@ def test_vtl_reads_its_own_export_as_the_same_network(tmp_path, name):
 def test_what_torchvision_cannot_compute_is_refused(tmp_path, options, words):
     weights = networks.load(tmp_path / "network.safetensors", **options)
     with pytest.raises(UserError, match=words) as caught:
-        torch_file.check_possible(weights)
+        bodies.of(weights).check_torch(weights)
     assert ".onnx" in str(caught.value)
 
 

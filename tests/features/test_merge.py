@@ -236,7 +236,7 @@ def write_weaker(weights: Path, path: Path) -> Path:
         ({"devkit": "relabelled"}, "labels of the test split"),
         ({"devkit": "more"}, "they have other ids of the test split, ids of the train split"),
         ({"pooling": "maximum"}, "pooling maximum -> average"),
-        ({"layer": "layer3"}, "layer layer3 -> layer4"),
+        ({"layer": "layer3"}, 'layer layer3 -> ""'),
         ({"batch_size": 2}, "batch_size 2 -> 4"),
         ({"data.image_size": 64}, "data.image_size 64 -> 32"),
     ],

@@ -7,6 +7,7 @@ from flax import traverse_util
 
 from experiments.make import golden_activations as golden
 from tests.references import blocks, recipe
+from vtl.models.resnet import Architecture
 from vtl.preprocessing import TORCHVISION, normalise
 from vtl.weights import convert, formats, network
 
@@ -26,11 +27,13 @@ def recorded():
 
 @pytest.fixture(scope="module")
 def built():
-    architecture = convert.Architecture(50, golden.WIDTH, "v1.5", 1e-5, golden.NUM_CLASSES)
+    architecture = Architecture(50, golden.WIDTH, "v1.5", 1e-5, num_classes=golden.NUM_CLASSES)
     shapes = network.shapes_of(network.make_model(architecture))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
     assert len(traverse_util.flatten_dict(zeros)) == 267
-    named = {name: tensor.shape for name, tensor in convert.from_variables(zeros).items()}
+    named = {
+        name: tensor.shape for name, tensor in convert.from_variables(zeros, architecture).items()
+    }
     tensors = recipe.random_state_dict(named, golden.SEED)
     file = formats.WeightsFile(golden.PATH, "safetensors", tensors, {})
     return tensors, *blocks.build(*convert.canonical(file))

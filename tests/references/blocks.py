@@ -6,6 +6,7 @@ import re
 import jax
 import numpy as np
 
+from vtl.models.architecture import Architecture
 from vtl.models.resnet import STAGES, ResNet
 from vtl.weights import convert, network
 
@@ -14,7 +15,7 @@ Outputs = dict[str, np.ndarray]
 
 
 def build(
-    tensors: convert.Tensors, architecture: convert.Architecture, head: dict | None = None
+    tensors: dict[str, np.ndarray], architecture: Architecture, head: dict | None = None
 ) -> tuple[ResNet, dict]:
     """The network of a file's tensors, and its variables."""
     if head is not None:
@@ -29,7 +30,9 @@ def outputs(model: ResNet, variables: dict, images: np.ndarray) -> Outputs:
     def apply(variables: dict, images: jax.Array) -> dict[str, jax.Array]:
         logits, outputs = model.apply(variables, images, norms_by_batch=())
         blocks = {
-            name: output for name, output in outputs.items() if name not in (*STAGES, "views")
+            name: output
+            for name, output in outputs.items()
+            if name not in (*STAGES, "seen", "views")
         }
         return blocks | {"logits": logits}
 

@@ -102,7 +102,7 @@ def test_pooling_is_recorded_and_not_the_average(tmp_path, devkit, weights, pool
     data = deep_features.read(tmp_path / "run" / "DF_ResNet18_VOC2007.npz")
     assert data.meta["pooling"] == pooling
     maps = jnp.asarray(expected_maps(devkit, weights, "test", size=64))
-    expected = np.asarray(head.pooled(maps, pooling))
+    expected = np.asarray(head.pooled(head.Seen(maps), pooling))
     assert data.splits["test"].features.shape == expected.shape
     np.testing.assert_allclose(
         data.splits["test"].features, expected, atol=1e-4 * np.abs(expected).max(), rtol=0

@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from configs.linear_probe import get_config
 from vtl import decisions
 from vtl.data import deep_features, duplicates, split, voc
 from vtl.errors import UserError
+from vtl.models import head
 from vtl.preprocessing import LAB, TORCHVISION
 from vtl.tasks import probe
 from vtl.training import fit_linear, losses
@@ -59,12 +61,17 @@ def one_label_arrays(stated=True, seed=0):
     return arrays | {"classes": np.array(["a", "b", "c"]), "meta": np.array(json.dumps(meta))}
 
 
+def narrow(num_channels):
+    """What a head asks of a network, of any width."""
+    return SimpleNamespace(num_channels=num_channels, stages=("layer4",), poolings=head.POOLINGS)
+
+
 def load_head(workdir, classes, num_features=NUM_FEATURES, sha256="any"):
     return heads.load(
         workdir,
         classes=tuple(classes),
         weights_sha256=sha256,
-        num_channels=num_features,
+        architecture=narrow(num_features),
         preprocessing=TORCHVISION,
     ).params
 
@@ -196,7 +203,7 @@ def test_l2_ignores_the_length_of_a_row(tmp_path):
         tmp_path / "run",
         classes=voc.CLASSES,
         weights_sha256="any",
-        num_channels=NUM_FEATURES,
+        architecture=narrow(NUM_FEATURES),
         preprocessing=TORCHVISION,
     )
     assert head.transform == "l2"

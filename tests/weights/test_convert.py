@@ -11,12 +11,12 @@ from jax import lax
 
 from tests.references import blocks, recipe
 from vtl.errors import UserError
-from vtl.models.resnet import DEPTHS
+from vtl.models.resnet import DEPTHS, Architecture
 from vtl.preprocessing import CAFFE, TORCHVISION
 from vtl.weights import convert, formats, network, sources
 
 PATH = Path("downloads/some.pth")
-SMALL = convert.Architecture(18, 0.125, "v1.5", 1e-5, 3)
+SMALL = Architecture(18, 0.125, "v1.5", 1e-5, num_classes=3)
 
 
 def make_variables(architecture, seed=0):
@@ -27,7 +27,7 @@ def make_variables(architecture, seed=0):
 
 
 def state_dict(architecture=SMALL):
-    return convert.from_variables(make_variables(architecture))
+    return convert.from_variables(make_variables(architecture), architecture)
 
 
 def canonical(tensors, layout="torch"):
@@ -366,10 +366,10 @@ def test_hugging_face_loading_is_total():
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("width", [0.125, 0.25])
 def test_depth_and_width_are_read_from_the_tensors(depth, width):
-    architecture = convert.Architecture(depth, width, "v1.5", 1e-5, 4)
+    architecture = Architecture(depth, width, "v1.5", 1e-5, num_classes=4)
     shapes = network.shapes_of(network.make_model(architecture))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
-    assert canonical(convert.from_variables(zeros))[1] == architecture
+    assert canonical(convert.from_variables(zeros, architecture))[1] == architecture
 
 
 def test_a_file_without_head_has_no_classes():
@@ -392,7 +392,7 @@ def test_a_missing_stem_is_named():
 
 # Keras
 
-KERAS = convert.Architecture(50, 0.25, "v1", 1.001e-5, 3)
+KERAS = Architecture(50, 0.25, "v1", 1.001e-5, num_classes=3)
 
 
 def keras_tensors():
@@ -560,7 +560,7 @@ def test_keras_3_of_another_network():
     ("architecture", "preprocessing"),
     [
         (SMALL, dataclasses.replace(TORCHVISION, resize_size=236, interpolation="bicubic")),
-        (convert.Architecture(50, 0.125, "v1", 1e-3, 3), CAFFE),
+        (Architecture(50, 0.125, "v1", 1e-3, num_classes=3), CAFFE),
     ],
 )
 def test_a_saved_network_loads_as_it_was(architecture, preprocessing, tmp_path):

@@ -10,26 +10,28 @@ from tests.weights.files import normal
 from vtl.decisions import Decisions
 from vtl.errors import UserError
 from vtl.models import HEAD
+from vtl.models.resnet import Architecture
 from vtl.preprocessing import TORCHVISION
 from vtl.weights import formats, heads, metadata, sources
 from vtl.weights.formats import safetensors
 
 CLASSES = ("cat", "dog", "emu")
+NETWORK = Architecture(18, 1 / 64, "v1.5", 1e-5, num_classes=None)
 
 
 def saved_head(directory, *, classes=CLASSES, features=None):
-    kernel, bias = normal(4, len(classes)), normal(len(classes)) + 1
+    kernel, bias = normal(NETWORK.num_channels, len(classes)), normal(len(classes)) + 1
     features = {"weights": {"sha256": "a" * 64}} if features is None else features
     heads.save(directory, kernel, bias, classes=classes, features=features)
     return kernel, bias
 
 
-def load(directory, classes=CLASSES, width=4):
+def load(directory, classes=CLASSES):
     return heads.load(
         directory,
         classes=classes,
         weights_sha256="a" * 64,
-        num_channels=width,
+        architecture=NETWORK,
         preprocessing=TORCHVISION,
     ).params
 
@@ -81,8 +83,8 @@ def test_features_that_name_no_weights_are_a_line(tmp_path, caplog):
     ("features", "message"),
     [
         ({"weights": {"sha256": "b" * 64}}, "its features came from other weights (sha256 bbbb"),
-        ({"layer": "layer3"}, "its features are 4 numbers of layer3 with pool=1"),
-        ({"pool": 2}, "its features are 4 numbers of layer4 with pool=2"),
+        ({"layer": "layer3"}, "its features are 8 numbers of layer3 with pool=1"),
+        ({"pool": 2}, "its features are 8 numbers of layer4 with pool=2"),
     ],
 )
 def test_features_of_another_network_are_refused(tmp_path, features, message):

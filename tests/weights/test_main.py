@@ -15,7 +15,7 @@ from vtl.data import fetch, glyphs, images
 from vtl.decisions import Decisions
 from vtl.errors import UserError
 from vtl.models.resnet import ResNet
-from vtl.preprocessing import CAFFE, normalise
+from vtl.preprocessing import CAFFE, TORCHVISION, normalise
 from vtl.weights import __main__ as command
 from vtl.weights import formats, network, sources, summary, verify
 from vtl.weights.formats import safetensors
@@ -71,7 +71,7 @@ def a_source(tmp_path, monkeypatch, tiny):
     """The path of a source's file; somebody copies the tiny network there by hand."""
     monkeypatch.setenv("VTL_CACHE", str(tmp_path / "cache"))
     download = fetch.Download("served.safetensors", ("https://localhost:1/served.safetensors",))
-    source = sources.Source(download, 18, "v1.5", sources.TORCHVISION, None, "MIT")
+    source = sources.Source(download, "ResNet-18", 11_689_512, TORCHVISION, None, "MIT")
     monkeypatch.setitem(sources.SOURCES, "served", source)
     return tmp_path / "cache" / "weights" / "served.safetensors"
 
@@ -85,9 +85,9 @@ def test_list_names_every_source_and_where_it_is(a_source, tiny, monkeypatch, ca
     run(monkeypatch, "list")
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
     assert sources.SOURCES.keys() < lines.keys()
-    assert "50 v1.5    76.13  103 MB  BSD-3-Clause" in lines["torchvision_v1"]
+    assert "ResNet-50                 76.13   103 MB  BSD-3-Clause" in lines["torchvision_v1"]
     assert "caffe, nearest 256 > 224" in lines["keras_v1"]
-    assert lines["served"].split()[3] == lines["served"].split()[-1] == "-"
+    assert lines["served"].split()[2] == lines["served"].split()[-1] == "-"
     copy(tiny, a_source)
     run(monkeypatch, "list")
     last = [line for line in capsys.readouterr().out.splitlines() if line.startswith("served")][-1]

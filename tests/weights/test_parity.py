@@ -21,7 +21,7 @@ from tests.references import blocks, recipe
 from tests.weights.test_convert import named_as_in_2017
 from vtl.data import deep_features
 from vtl.errors import UserError
-from vtl.models.resnet import DEPTHS
+from vtl.models.resnet import DEPTHS, Architecture
 from vtl.preprocessing import CAFFE, TORCHVISION, normalise
 from vtl.tasks import features
 from vtl.training import state, steps
@@ -69,7 +69,7 @@ def test_activations_are_torchs(depth, width, size, tmp_path):
     reference = random_torch(depth, width)
     torch.save(reference.state_dict(), tmp_path / "random.pth")
     weights = sources.load(str(tmp_path / "random.pth"))
-    assert weights.architecture == convert.Architecture(depth, width, "v1.5", 1e-5, CLASSES)
+    assert weights.architecture == Architecture(depth, width, "v1.5", 1e-5, num_classes=CLASSES)
     assert weights.preprocessing == TORCHVISION
 
     images = both(size)
@@ -108,7 +108,7 @@ def test_activations_are_hugging_faces(depth, tmp_path):
     reference.load_state_dict({k: torch.tensor(v) for k, v in arrays.items()}, strict=False)
     reference.save_pretrained(tmp_path)
     weights = sources.load(str(tmp_path / "model.safetensors"))
-    assert weights.architecture == convert.Architecture(depth, 1.0, "v1.5", 1e-5, CLASSES)
+    assert weights.architecture == Architecture(depth, 1.0, "v1.5", 1e-5, num_classes=CLASSES)
 
     captured = {}
     resnet = reference.resnet
@@ -325,7 +325,7 @@ def test_activations_are_keras(depth, size, keras_resnet, tmp_path):
     reference = keras_resnet if depth == 50 else random_keras(depth, size)
     save_as_official(reference, tmp_path / "random.h5")
     weights = sources.load(str(tmp_path / "random.h5"))
-    assert weights.architecture == convert.Architecture(depth, 1.0, "v1", 1.001e-5, CLASSES)
+    assert weights.architecture == Architecture(depth, 1.0, "v1", 1.001e-5, num_classes=CLASSES)
     assert weights.preprocessing == CAFFE
 
     assert_blocks_are_keras(reference, size, weights.tensors, weights.architecture)
@@ -340,7 +340,7 @@ def test_activations_are_those_of_the_keras_of_2017():
             layer.epsilon = 1e-3
     tensors = {variable.path: np.asarray(variable.value) for variable in reference.weights}
     tensors, architecture = ours(named_as_in_2017(tensors), "keras_legacy_h5")
-    assert architecture == convert.Architecture(50, 1.0, "v1", 1e-3, CLASSES)
+    assert architecture == Architecture(50, 1.0, "v1", 1e-3, num_classes=CLASSES)
     assert_blocks_are_keras(reference, 128, tensors, architecture)
 
 
@@ -381,7 +381,7 @@ def test_keras_3_files_are_as_the_official_ones(keras_resnet, named, tmp_path):
     files = [formats.read(path) for path in paths]
     assert ("conv1_conv/vars/0" in files[1].tensors) == named
     expected, architecture = convert.canonical(files[0])
-    assert architecture == convert.Architecture(50, 1.0, "v1", 1.001e-5, CLASSES)
+    assert architecture == Architecture(50, 1.0, "v1", 1.001e-5, num_classes=CLASSES)
     for file in files[1:]:
         actual, same = convert.canonical(file)
         assert same == architecture
@@ -397,7 +397,7 @@ def test_keras_without_top_loads_with_a_given_head(keras_resnet, tmp_path):
     output = keras_resnet.get_layer("conv5_block3_out").output
     save_as_official(keras.Model(keras_resnet.input, output), tmp_path / "notop.h5")
     weights = sources.load(str(tmp_path / "notop.h5"))
-    assert weights.architecture == convert.Architecture(50, 1.0, "v1", 1.001e-5, None)
+    assert weights.architecture == Architecture(50, 1.0, "v1", 1.001e-5, num_classes=None)
 
     head = {"kernel": np.ones((2048, 3), np.float32), "bias": np.arange(3, dtype=np.float32)}
     model, variables = blocks.build(weights.tensors, weights.architecture, head)

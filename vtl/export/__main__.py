@@ -173,7 +173,7 @@ def _facts(
     own, origin = weights.decisions, run_facts.origin(weights, run)
     return {
         "vtl": vtl.__version__,
-        "network": network.describe(weights.architecture),
+        "network": weights.architecture.title,
         "head": network.describe_head(weights.architecture),
         "classes": list(sources.class_names(weights)),
         "activation": "sigmoid" if weights.multi_label else "softmax",

@@ -49,7 +49,7 @@ def text(card: Card, weights: Weights) -> str:
     answer = "any number of classes" if weights.multi_label else "one class"
     parts = [
         f"# {_cell(card.output.name)}",
-        f"{network.describe(own)} for photos of {own.num_classes} classes, of which a photo has "
+        f"{own.title} for photos of {own.num_classes} classes, of which a photo has "
         f"{answer}. Exported by vtl {vtl.__version__} from `{printable(card.source, 120)}`.",
         "## Data and quality",
         *_quality(card.run),

@@ -7,7 +7,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vtl.errors import UserError
-from vtl.export import onnx_file, onnx_graph, quantise, stablehlo, torch_file, torch_head, usage
+from vtl.export import (
+    bodies,
+    onnx_file,
+    onnx_graph,
+    quantise,
+    stablehlo,
+    torch_file,
+    torch_head,
+    usage,
+)
 from vtl.export.reference import Predict
 from vtl.untrusted import printable
 from vtl.weights.sources import Weights
@@ -114,7 +123,7 @@ def to_torch(weights: Weights, output: Path) -> Made:
     Raises:
         UserError: torchvision's ResNets can't compute it.
     """
-    torch_file.check_possible(weights)
+    bodies.of(weights).check_torch(weights)
     suffix, own = output.suffix.lower(), weights.architecture
     mean, std = torch_file.mean_and_std(weights.preprocessing)
     head = "" if own.has_plain_head else torch_head.text(own)
@@ -137,7 +146,11 @@ def to_torch(weights: Weights, output: Path) -> Made:
             torch_file.content(weights, suffix, {}), suffix, weights
         ),
         runtime=torch_file.runtime,
-        usage={"PyTorch": usage.torch(output, weights, mean, std, head)},
+        usage={
+            "PyTorch": usage.torch(
+                output, weights, bodies.of(weights).torch_model(weights), mean, std, head
+            )
+        },
         notes=tuple(notes),
         config=torch_file.timm_config(weights),
     )

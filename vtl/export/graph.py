@@ -1,7 +1,7 @@
 """A small writer of ONNX graphs: nodes and constants by name."""
 
 import importlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -89,3 +89,27 @@ class Graph:
             producer_name="vtl",
             producer_version=producer_version,
         )
+
+
+class Seen(NamedTuple):
+    """What a body gives its head in a graph, by name, as `models.head.Seen`."""
+
+    maps: str
+    """[N, C, *sides]."""
+    sides: tuple[int, int]
+    summary: str = ""
+    """[N, C]."""
+    points: str = ""
+    """[N, C, *sides]."""
+
+    def cast(self, graph: Graph, name: str, dtype: Any) -> "Seen":
+        """All of it in NumPy's `dtype`."""
+        maps, summary, points = (
+            graph.cast(f"{name}/{what}", value, dtype) if value else ""
+            for what, value in (
+                ("maps", self.maps),
+                ("summary", self.summary),
+                ("points", self.points),
+            )
+        )
+        return Seen(maps, self.sides, summary, points)

@@ -6,14 +6,12 @@ import numpy as np
 
 import vtl
 from vtl.errors import UserError
+from vtl.export import bodies
 from vtl.export.graph import Graph
 from vtl.export.onnx_head import add_head
 from vtl.export.onnx_resize import add_resize
 from vtl.models import HEAD
-from vtl.models.resnet import DEPTHS, STAGES
 from vtl.preprocessing import Preprocessing
-from vtl.untrusted import printable
-from vtl.weights.convert import Tensors
 from vtl.weights.sources import Weights
 
 IMAGES, PROBABILITIES, LOGITS = "images", "probabilities", "logits"
@@ -51,12 +49,11 @@ def make(weights: Weights, *, dtype: str = "float32", resizes: bool = False) -> 
     x = _normalise(graph, pixels, weights.preprocessing)
     if dtype != "float32":
         x = graph.cast(f"{FIRST}{dtype}", x, dtype)
-    x = _add_body(graph, x, weights, dtype)
+    seen = bodies.of(weights).add(graph, x, weights, dtype)
     if dtype != "float32":
-        x = graph.cast(f"{LAST}maps", x, np.float32)
+        seen = seen.cast(graph, f"{LAST}seen", np.float32)
     kernel, bias = (weights.tensors[f"params/{HEAD}/{name}"] for name in ("kernel", "bias"))
-    # conv1, the max-pool and three stages halve a side, rounding up.
-    add_head(graph, x, -(-crop // 32), own, kernel, bias, output=LOGITS)
+    add_head(graph, seen, own, kernel, bias, output=LOGITS)
     _add_probabilities(graph, weights)
     shape = ("N", "H", "W", 3) if resizes else ("N", crop, crop, 3)
     of_classes = (np.float32, ("N", own.num_classes or 0))
@@ -86,66 +83,6 @@ def _normalise(graph: Graph, pixels: str, preprocessing: Preprocessing) -> str:
     )
     scaled = graph.add("Mul", f"{FIRST}scaled", pixels, scale)
     return graph.add("Add", f"{FIRST}normalised", scaled, shift)
-
-
-def _add_body(graph: Graph, x: str, weights: Weights, dtype: str) -> str:
-    """The stem and the four stages: [N, 3, S, S] -> the last stage's maps [N, C, s, s]."""
-    own, tensors = weights.architecture, weights.tensors
-
-    def conv(x: str, name: str, norm: str, stride: int) -> str:
-        kernel, bias = folded(tensors, name, norm, own.epsilon)
-        for array in (kernel, bias):
-            if not np.isfinite(array.astype(dtype)).all():
-                raise UserError(f"{printable(name, 60)} has numbers too large for {dtype}")
-        pad = kernel.shape[-1] // 2
-        return graph.add(
-            "Conv",
-            name,
-            x,
-            graph.constant(f"{name}.weight", kernel.astype(dtype)),
-            graph.constant(f"{name}.bias", bias.astype(dtype)),
-            kernel_shape=kernel.shape[2:],
-            strides=[stride, stride],
-            pads=[pad] * 4,
-        )
-
-    x = graph.add("Relu", "stem/relu", conv(x, "conv1", "bn1", 2))
-    x = graph.add("MaxPool", "stem", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
-    bottleneck, blocks = DEPTHS[own.depth]
-    for stage, (name, num_blocks) in enumerate(zip(STAGES, blocks, strict=True)):
-        for i in range(num_blocks):
-            block, stride = f"{name}_{i}", 2 if stage > 0 and i == 0 else 1
-            strides = strides_of(stride, bottleneck=bottleneck, variant=own.variant)
-            y = x
-            for n, its_stride in enumerate(strides, start=1):
-                y = conv(y, f"{block}/conv{n}", f"{block}/bn{n}", its_stride)
-                if n < len(strides):
-                    y = graph.add("Relu", f"{block}/relu{n}", y)
-            if f"params/{block}/downsample_0/kernel" in tensors:
-                x = conv(x, f"{block}/downsample_0", f"{block}/downsample_1", stride)
-            x = graph.add("Relu", block, graph.add("Add", f"{block}/sum", x, y))
-    return x
-
-
-def strides_of(stride: int, *, bottleneck: bool, variant: str) -> tuple[int, ...]:
-    """The strides of a block's convolutions, as `models.resnet.Block` has them."""
-    if not bottleneck:
-        return stride, 1
-    return (stride, 1, 1) if variant == "v1" else (1, stride, 1)
-
-
-def folded(tensors: Tensors, conv: str, norm: str, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
-    """A convolution with its BatchNorm inside: kernel [O, I, H, W] and bias [O], float64."""
-    kernel = tensors[f"params/{conv}/kernel"].astype(np.float64)
-    scale, bias, mean, var = (
-        tensors[f"{collection}/{norm}/{name}"].astype(np.float64)
-        for collection, name in (
-            *(("params", "scale"), ("params", "bias")),
-            *(("batch_stats", "mean"), ("batch_stats", "var")),
-        )
-    )
-    multiplier = scale / np.sqrt(var + epsilon)
-    return (kernel * multiplier).transpose(3, 2, 0, 1), bias - mean * multiplier
 
 
 def _add_probabilities(graph: Graph, weights: Weights) -> None:

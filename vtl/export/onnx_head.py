@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 
-from vtl.export.graph import Graph
+from vtl.export.graph import Graph, Seen
 from vtl.models import HEAD
-from vtl.weights.convert import Architecture
+from vtl.models.architecture import Architecture
+from vtl.models.head import PAIRS
 
 CELLS = 2
 SMALL = 1e-6
@@ -15,28 +16,27 @@ SMALL = 1e-6
 
 def add_head(
     graph: Graph,
-    maps: str,
-    side: int,
+    seen: Seen,
     architecture: Architecture,
     kernel: np.ndarray,
     bias: np.ndarray,
     *,
     output: str,
 ) -> None:
-    """maps [N, C, side, side] float32, kernel [D, K], bias [K] -> the logits [N, K], `output`."""
+    """What the head sees, kernel [D, K], bias [K], all float32 -> the logits [N, K], `output`."""
     pooling, regions = architecture.pooling, architecture.regions
-    views = [_pooled(graph, maps, side, pooling, f"{HEAD}/whole")]
-    for name, cell, cell_side in _cells(graph, maps, side, regions, f"{HEAD}/region"):
-        views.append(_pooled(graph, cell, cell_side, pooling, name))
-    seen = views[0]
+    views = [_pooled(graph, seen, pooling, f"{HEAD}/whole")]
+    for name, cell in _cells(graph, seen, regions, f"{HEAD}/region"):
+        views.append(_pooled(graph, cell, pooling, name))
+    features = views[0]
     if regions:
         axis = graph.constant(f"{HEAD}/axis1", np.array([1], np.int64))
         rows = [graph.add("Unsqueeze", f"{view}/row", view, axis) for view in views]
-        seen = graph.add("Concat", f"{HEAD}/views", *rows, axis=1)
-    seen = _transformed(graph, seen, architecture.transform)
+        features = graph.add("Concat", f"{HEAD}/views", *rows, axis=1)
+    features = _transformed(graph, features, architecture.transform)
     weight = graph.constant(f"{HEAD}.weight", kernel.astype(np.float32))
     added = graph.constant(f"{HEAD}.bias", bias.astype(np.float32))
-    product = graph.add("MatMul", f"{HEAD}/product", seen, weight)
+    product = graph.add("MatMul", f"{HEAD}/product", features, weight)
     if not regions:
         graph.add("Add", f"{HEAD}/logits", product, added, output=output)
         return
@@ -50,36 +50,43 @@ def add_head(
     graph.add("Mul", f"{HEAD}/logits", total, half, output=output)
 
 
-def _pooled(graph: Graph, maps: str, side: tuple[int, int] | int, pooling: str, name: str) -> str:
-    """maps [N, C, h, w] -> [N, D]; `side` is h and w, or the two."""
+def _pooled(graph: Graph, seen: Seen, pooling: str, name: str) -> str:
+    """What is seen -> [N, D]."""
     axes = graph.constant(f"{HEAD}/axes", np.array([2, 3], np.int64))
     if pooling == "average":
-        return graph.add("ReduceMean", f"{name}/average", maps, axes, keepdims=0)
+        return graph.add("ReduceMean", f"{name}/average", seen.maps, axes, keepdims=0)
     if pooling == "maximum":
-        return graph.add("ReduceMax", f"{name}/maximum", maps, axes, keepdims=0)
-    if pooling == "both":
-        parts = [_pooled(graph, maps, side, part, name) for part in ("average", "maximum")]
-        return graph.add("Concat", f"{name}/both", *parts, axis=1)
+        return graph.add("ReduceMax", f"{name}/maximum", seen.maps, axes, keepdims=0)
+    if pooling == "token":
+        if seen.summary:
+            return seen.summary
+        return graph.add("ReduceMean", f"{name}/token", seen.points, axes, keepdims=0)
+    if pooling in PAIRS:
+        parts = [_pooled(graph, seen, part, name) for part in PAIRS[pooling]]
+        return graph.add("Concat", f"{name}/{pooling}", *parts, axis=1)
     means = [
-        _pooled(graph, cell, cell_side, "average", cell_name)
-        for cell_name, cell, cell_side in _cells(graph, maps, side, CELLS, f"{name}/cell")
+        _pooled(graph, cell, "average", cell_name)
+        for cell_name, cell in _cells(graph, seen._replace(points=""), CELLS, f"{name}/cell")
     ]
     return graph.add("Max", f"{name}/cells", *means)
 
 
-def _cells(
-    graph: Graph, maps: str, side: tuple[int, int] | int, grid: int, name: str
-) -> list[tuple[str, str, tuple[int, int]]]:
-    """The name, the maps and the sides of each cell of a grid, by rows."""
-    height, width = side if isinstance(side, tuple) else (side, side)
+def _cells(graph: Graph, seen: Seen, grid: int, name: str) -> list[tuple[str, Seen]]:
+    """The name and content of each cell of a grid, by rows; its summary is its points' mean."""
+    height, width = seen.sides
     cells = []
     for row in range(grid):
         for column in range(grid):
             top, bottom = _edges(row, grid, height)
             left, right = _edges(column, grid, width)
             its_name = f"{name}{row}{column}"
-            cell = _slice(graph, maps, (top, left), (bottom, right), (2, 3), f"{its_name}/maps")
-            cells.append((its_name, cell, (bottom - top, right - left)))
+            maps, points = (
+                _slice(graph, value, (top, left), (bottom, right), (2, 3), f"{its_name}/{what}")
+                if value
+                else ""
+                for what, value in (("maps", seen.maps), ("points", seen.points))
+            )
+            cells.append((its_name, Seen(maps, (bottom - top, right - left), points=points)))
     return cells
 
 

@@ -10,19 +10,14 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from vtl.errors import UserError
-from vtl.export import torch_head
+from vtl.export import bodies, torch_head
 from vtl.export.graph import package
-from vtl.export.onnx_graph import strides_of
 from vtl.export.reference import BATCH, Outputs, Predict, joined
 from vtl.models import HEAD
-from vtl.models.resnet import DEPTHS, EPSILON, STAGES
 from vtl.preprocessing import Preprocessing
 from vtl.weights import convert, metadata
 from vtl.weights.formats import safetensors
 from vtl.weights.sources import Weights, class_names
-
-TORCH_EPSILON = EPSILON["v1.5"]
 
 ByChannel = tuple[float, float, float]
 
@@ -30,38 +25,16 @@ FACTS_KEY = "vtl_export"
 """In the metadata of a .safetensors file: where it was tried, and the rest, as JSON."""
 
 
-def check_possible(weights: Weights) -> None:
-    """Refuse a network that torchvision's and timm's ResNets can't compute.
-
-    Raises:
-        UserError: it strides elsewhere (v1), or has another width.
-    """
-    own = weights.architecture
-    if own.variant == "v1" and DEPTHS[own.depth].bottleneck:
-        raise UserError(
-            "torchvision's and timm's ResNets can't compute this network: its stride is in the "
-            "first convolution of a block (v1, Keras)\nExport it as .onnx or .stablehlo."
-        )
-    if own.width != 1:
-        raise UserError(
-            f"torchvision's and timm's ResNets can't compute a network of width {own.width:g}\n"
-            "Export it as .onnx or .stablehlo."
-        )
-
-
 def tensors(weights: Weights) -> dict[str, np.ndarray]:
     """The state_dict for RGB pixels, its logits calibrated.
 
     Slopes and intercepts are in the last layer, which every head of `models.head` lets through;
-    BGR is in the first convolution, and another epsilon than torchvision's in the variances.
+    BGR is in the first convolution, and what the family's body says elsewhere.
     """
-    own, changed = weights.architecture, dict(weights.tensors)
-    for name, tensor in weights.tensors.items():
-        if name.endswith("/var") and own.epsilon != TORCH_EPSILON:
-            moved = tensor.astype(np.float64) + (own.epsilon - TORCH_EPSILON)
-            changed[name] = moved.astype(np.float32)
+    body = bodies.of(weights)
+    changed = body.torch_tensors(weights)
     if weights.preprocessing.channels == "bgr":
-        changed["params/conv1/kernel"] = weights.tensors["params/conv1/kernel"][:, :, ::-1]
+        changed[body.FIRST_KERNEL] = changed[body.FIRST_KERNEL][:, :, ::-1]
     if weights.decisions:
         slopes, intercepts = (
             np.array(numbers)
@@ -71,7 +44,7 @@ def tensors(weights: Weights) -> dict[str, np.ndarray]:
         changed[kernel] = (weights.tensors[kernel] * slopes).astype(np.float32)
         changed[bias] = (weights.tensors[bias] * slopes + intercepts).astype(np.float32)
     paths = {tuple(name.split("/")): tensor for name, tensor in changed.items()}
-    return convert.from_variables(traverse_util.unflatten_dict(paths))
+    return convert.from_variables(traverse_util.unflatten_dict(paths), weights.architecture)
 
 
 def mean_and_std(preprocessing: Preprocessing) -> tuple[ByChannel, ByChannel]:
@@ -114,7 +87,7 @@ def _metadata(weights: Weights, facts: dict[str, Any]) -> dict[str, str]:
         decisions = dataclasses.replace(
             decisions, slopes=(1.0,) * num_classes, intercepts=(0.0,) * num_classes
         )
-    own = dataclasses.replace(weights.architecture, variant="v1.5", epsilon=TORCH_EPSILON)
+    own = bodies.of(weights).torch_architecture(weights)
     meta = metadata.NetworkMeta(own, pixels, weights.classes, weights.multi_label, decisions)
     return {
         "format": "pt",
@@ -126,6 +99,7 @@ def _metadata(weights: Weights, facts: dict[str, Any]) -> dict[str, str]:
 def timm_config(weights: Weights) -> dict[str, Any]:
     """What timm's `local-dir:` wants as config.json beside model.safetensors."""
     pixels, own = weights.preprocessing, weights.architecture
+    of_family = bodies.of(weights).timm_config(weights)
     mean, std = mean_and_std(pixels)
     side = pixels.crop_size
     how = {
@@ -137,17 +111,15 @@ def timm_config(weights: Weights) -> dict[str, Any]:
         "mean": list(mean),
         "std": list(std),
         "num_classes": own.num_classes,
-        "pool_size": [-(-side // 32)] * 2,
-        "first_conv": "conv1",
         "classifier": HEAD,
+        **{key: of_family.pop(key) for key in ("pool_size", "first_conv") if key in of_family},
     }
     return {
-        "architecture": f"resnet{own.depth}",
         "num_classes": own.num_classes,
         "num_features": own.num_channels,
-        "global_pool": "avg",
         "label_names": list(class_names(weights)),
         "pretrained_cfg": how,
+        **of_family,
     }
 
 
@@ -172,7 +144,7 @@ def predictor(data: bytes, suffix: str, weights: Weights) -> Predict:
     else:
         state = package("safetensors.torch").load(data)
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in mean_and_std(weights.preprocessing))
-    head = torch_head.function(weights.architecture)
+    head, maps_of = torch_head.function(weights.architecture), bodies.of(weights).torch_maps
     activation = torch.sigmoid if weights.multi_label else lambda x: torch.softmax(x, 1)
 
     def dense(x: Any) -> Any:
@@ -183,34 +155,8 @@ def predictor(data: bytes, suffix: str, weights: Weights) -> Predict:
         for start in range(0, len(images), BATCH):
             pixels = torch.tensor(images[start : start + BATCH]).permute(0, 3, 1, 2) / 255
             with torch.no_grad():
-                logits = head(_maps(torch, state, (pixels - mean) / std, weights), dense)
+                logits = head(maps_of(torch, state, (pixels - mean) / std, weights), dense)
                 parts.append(Outputs(activation(logits).numpy(), logits.numpy()))
         return joined(parts)
 
     return predict
-
-
-def _maps(torch: Any, state: dict[str, Any], x: Any, weights: Weights) -> Any:
-    """torchvision's ResNet up to its last stage, by functions: [N, 3, H, W] -> [N, C, h, w]."""
-    functional = torch.nn.functional
-
-    def conv_norm(x: Any, conv: str, norm: str, stride: int) -> Any:
-        kernel = state[f"{conv}.weight"]
-        x = functional.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
-        names = ("running_mean", "running_var", "weight", "bias")
-        return functional.batch_norm(x, *(state[f"{norm}.{n}"] for n in names), eps=TORCH_EPSILON)
-
-    x = functional.max_pool2d(torch.relu(conv_norm(x, "conv1", "bn1", 2)), 3, 2, padding=1)
-    bottleneck, blocks = DEPTHS[weights.architecture.depth]
-    for stage, (name, num_blocks) in enumerate(zip(STAGES, blocks, strict=True)):
-        for i in range(num_blocks):
-            block, stride = f"{name}.{i}", 2 if stage > 0 and i == 0 else 1
-            strides = strides_of(stride, bottleneck=bottleneck, variant="v1.5")
-            y = x
-            for n, its_stride in enumerate(strides, start=1):
-                y = conv_norm(y, f"{block}.conv{n}", f"{block}.bn{n}", its_stride)
-                y = torch.relu(y) if n < len(strides) else y
-            if f"{block}.downsample.0.weight" in state:
-                x = conv_norm(x, f"{block}.downsample.0", f"{block}.downsample.1", stride)
-            x = torch.relu(x + y)
-    return x

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vtl.export.graph import package
-from vtl.weights.convert import Architecture
+from vtl.models.architecture import Architecture
 
 _POOLED = {
     "average": "x.mean((2, 3))",

@@ -66,10 +66,14 @@ def stablehlo(path: Path, preprocessing: Preprocessing) -> str:
 
 
 def torch(
-    path: Path, weights: Weights, mean: tuple[float, ...], std: tuple[float, ...], head: str
+    path: Path,
+    weights: Weights,
+    model: str,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    head: str,
 ) -> str:
-    """In torchvision; `head` is the text of a function head(maps, fc), "" if torchvision has it."""
-    own = weights.architecture
+    """In torchvision: `model` makes the network, `head` is the text of head(maps, fc), or ""."""
     if path.suffix == ".pth":
         load = [f"state = torch.load({str(path)!r}, weights_only=True)"]
     else:
@@ -83,7 +87,7 @@ def torch(
         *([head.rstrip()] if head else []),
         *pixels(weights.preprocessing),
         *load,
-        f"model = torchvision.models.resnet{own.depth}(num_classes={own.num_classes}).eval()",
+        f"model = {model}.eval()",
         "model.load_state_dict(state)",
         "x = torch.tensor(np.asarray(photo)).permute(2, 0, 1)[None] / 255",
         f"mean, std = torch.tensor({rounded(mean)}), torch.tensor({rounded(std)})",

@@ -7,6 +7,8 @@ Source: He et al. 2016, "Deep Residual Learning for Image Recognition", table 1;
 where torchvision/models/resnet.py has it.
 """
 
+import dataclasses
+import math
 from collections.abc import Callable, Container
 from typing import NamedTuple
 
@@ -15,7 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from vtl.models import HEAD, head
+from vtl.models import HEAD, architecture, head
 from vtl.models.layers import BatchNorm, Conv, conv_norm
 from vtl.models.ops import max_pool, relu
 
@@ -39,6 +41,60 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 VARIANTS = ("v1.5", "v1")
 EPSILON = {"v1.5": 1e-5, "v1": 1.001e-5}
 """BatchNorm's epsilon in torchvision and timm (v1.5) and in Keras (v1)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture(architecture.Architecture):
+    """A ResNet's depth, width, and what the shapes of its tensors don't tell."""
+
+    family = "resnet"
+    stages = STAGES
+    last_stage = r"layer4_\d+/.*"
+    told_by_shapes = ("depth", "width", "num_classes")
+
+    depth: int
+    width: float
+    variant: str
+    epsilon: float
+
+    @property
+    def title(self) -> str:  # noqa: D102
+        width = f" of width {self.width:g}" if self.width != 1 else ""
+        return f"ResNet-{self.depth}{width}"
+
+    @property
+    def details(self) -> str:  # noqa: D102
+        return f"{self.variant} stride, eps {self.epsilon:g}"
+
+    @property
+    def batch_norm_epsilon(self) -> float:  # noqa: D102
+        return self.epsilon
+
+    @property
+    def num_channels(self) -> int:  # noqa: D102
+        return 8 * round(64 * self.width) * (4 if DEPTHS[self.depth].bottleneck else 1)
+
+    def module(self, dtype: DTypeLike) -> "ResNet":  # noqa: D102
+        return ResNet(**dataclasses.asdict(self), dtype=dtype)
+
+    def check(self) -> None:  # noqa: D102
+        super().check()
+        is_known = self.depth in DEPTHS and self.variant in VARIANTS
+        if not is_known or not (0 < self.width < math.inf and 0 < self.epsilon < 1):
+            raise ValueError(f"there is no such ResNet: {self}")
+
+    def alternatives(self) -> dict[str, "Architecture"]:  # noqa: D102
+        found = {}
+        if DEPTHS[self.depth].bottleneck:
+            other = "v1" if self.variant == "v1.5" else "v1.5"
+            where = {"v1": "the first 1x1", "v1.5": "the 3x3"}[other]
+            text = f"stride looks like {other}'s, in {where} convolution, not like {self.variant}'s"
+            found[text] = dataclasses.replace(self, variant=other)
+        for epsilon in (1e-3, EPSILON["v1.5"]):
+            if not 0.5 < epsilon / self.epsilon < 2:
+                text = f"eps looks like {epsilon:g}, not {self.epsilon:g}"
+                found[text] = dataclasses.replace(self, epsilon=epsilon)
+        return found
 
 
 class Block(nn.Module):
@@ -103,15 +159,15 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(
         self, images: jax.Array, *, norms_by_batch: Container[str]
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[jax.Array, architecture.Outputs]:
         """Normalised images [B, H, W, 3] -> logits [B, num_classes] float32, outputs by name.
 
         `norms_by_batch` holds the paths of the BatchNorms that normalise by the batch and update
         their running statistics; all others use their running averages. Empty for evaluation.
 
         The outputs are those of the `stem`, of each block (`layer1_0`, ...) and of each stage
-        (`layer1` to `layer4`), all [B, h, w, C] in `dtype`; of what the head sees, `views`
-        [B, 1 + regions * regions, D] float32, and of the first of these, the whole photo,
+        (`layer1` to `layer4`), all [B, h, w, C] in `dtype`; what the head gets, `seen`; of that,
+        `views` [B, 1 + regions * regions, D] float32, and of the first of these, the whole photo,
         `features` [B, D]. jit drops what isn't used.
         """
         bottleneck, blocks = DEPTHS[self.depth]
@@ -119,7 +175,7 @@ class ResNet(nn.Module):
         conv = self.conv(stem, 7, 2, self.dtype, name="conv1")
         norm = BatchNorm(stem, self.epsilon, name="bn1")
         x = max_pool(relu(conv_norm(images.astype(self.dtype), conv, norm, norms_by_batch)))
-        outputs = {"stem": x}
+        outputs: architecture.Outputs = {"stem": x}
         for stage, (name, num_blocks) in enumerate(zip(STAGES, blocks, strict=True)):
             for i in range(num_blocks):
                 block = Block(
@@ -135,6 +191,7 @@ class ResNet(nn.Module):
                 x = block(x, norms_by_batch)
                 outputs[f"{name}_{i}"] = x
             outputs[name] = x
-        views = head.transformed(head.views(x, self.pooling, self.regions), self.transform)
-        outputs |= {"views": views, "features": views[:, 0]}
+        seen = head.Seen(x)
+        views = head.transformed(head.views(seen, self.pooling, self.regions), self.transform)
+        outputs |= {"seen": seen, "views": views, "features": views[:, 0]}
         return head.logits_of(nn.Dense(self.num_classes, name=HEAD)(views)), outputs

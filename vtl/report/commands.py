@@ -1,5 +1,6 @@
 """The commands that make the runs that the page lacks."""
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -45,7 +46,7 @@ def _common(data_set: DataSet) -> tuple[str, str, str]:
     Returns options for data and weights, options for a probe's splits, and the name of the file
     with the deep features.
     """
-    name, depth = data_set.name or "voc2007", 50
+    name, network = data_set.name or "voc2007", "ResNet-50"
     options: dict[str, str] = {}
     splits: dict[str, str] = {}
     is_named_after_root = False
@@ -65,14 +66,13 @@ def _common(data_set: DataSet) -> tuple[str, str, str]:
             for role, default in (("train", "trainval"), ("test", "test"))
             if names.get(role, default) != default
         }
-        # Runs of vtl 0.1 say the depth in their config alone.
-        network = run.results.get("network") or run.config.get("model", {})
-        depth = network.get("depth", depth)
+        network = run.network_title or network
     options |= {f"data.{key}": value for key, value in splits.items()}
     if name != "voc2007" and not is_named_after_root:
         options["data.name"] = name
+    short = re.sub(r"\W", "", network.split()[0])  # as vtl/tasks/features.py names it
     label = name if is_named_after_root else name.upper()
-    return _as_options(options), _as_options(splits), f"DF_ResNet{depth}_{label}.npz"
+    return _as_options(options), _as_options(splits), f"DF_{short}_{label}.npz"
 
 
 def _unless(value: Any, default: Any) -> str | None:

@@ -60,7 +60,15 @@ OF_EVERY_RUN = record(
         "one_label": dict_of(ONE_LABEL),
         "chosen_mix": number,
         "network": record(
-            {}, {"depth": count, "pooling": text, "transform": text, "regions": count}
+            {},
+            {
+                "title": text,
+                "plain_pooling": text,
+                "depth": count,
+                "pooling": text,
+                "transform": text,
+                "regions": count,
+            },
         ),
         "data": maybe(
             record(

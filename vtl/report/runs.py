@@ -57,9 +57,19 @@ class Run:
     @property
     def special_head(self) -> dict[str, Any]:
         """What the head does beside a dense layer on the mean; {} of a run of vtl 0.1."""
-        plain = {"pooling": "average", "transform": "none", "regions": 0}
-        own = plain | (self.results.get("network") or {})
+        network = self.results.get("network") or {}
+        published = network.get("plain_pooling", "average")
+        plain = {"pooling": published, "transform": "none", "regions": 0}
+        own = plain | network
         return {name: own[name] for name, value in plain.items() if own[name] != value}
+
+    @property
+    def network_title(self) -> str | None:
+        """What the network is called, such as ResNet-50; None of a run that says nothing of it."""
+        # Runs of vtl 0.1 say the depth in their config alone.
+        network = self.results.get("network") or self.config.get("model", {})
+        depth = network.get("depth")
+        return network.get("title") or (None if depth is None else f"ResNet-{depth}")
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Exercise 2: photos -> deep features -> .npz."""
 
 import dataclasses
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from vtl.errors import UserError, check_choice
 from vtl.evaluation import outcome
 from vtl.features import shards
 from vtl.features.extract import extract, remove_unfinished
-from vtl.models.head import POOLINGS
-from vtl.models.resnet import STAGES
+from vtl.models.architecture import Architecture, in_results
+from vtl.models.head import TOKEN_POOLINGS
 from vtl.run_directory import RunDirectory
 from vtl.training import steps
 from vtl.training.state import by_batch, check_batch_sizes, make_mesh, replicate
@@ -52,14 +53,15 @@ def run(config: ConfigDict, workdir: Path) -> None:
         raise UserError(
             "weights is empty, and a random network's features are of no use: name some"
         )
-    say(f"{network.describe(net.architecture)}, weights: {config.weights}")
+    say(f"{net.architecture.title}, weights: {config.weights}")
+    layer, pooling = _seen(config, net.architecture)
     feature_step = steps.make_feature_step(
         net.model,
         net.preprocessing,
         mesh,
-        layer=config.layer,
+        layer="" if layer == net.architecture.stages[-1] else layer,
         grid=config.pool,
-        pooling=config.pooling,
+        pooling=pooling,
     )
     content: dict[str, Any] = {
         "data": identity.of_splits(splits),
@@ -100,13 +102,13 @@ def run(config: ConfigDict, workdir: Path) -> None:
         prepared = prepared.with_features(features)
         prepared.write(workdir)
     label = f"{file_label(config.data)}_{shard.name}" if shard else file_label(config.data)
-    path = workdir / f"DF_ResNet{net.architecture.depth}_{label}.npz"
+    path = workdir / f"DF_{_short(net.architecture)}_{label}.npz"
     meta = {
         "weights": weights.record(net.preprocessing),
         "data": describe_splits(name_of(config.data), splits) | prepared.record(),
-        "layer": config.layer,
+        "layer": layer,
         "pool": config.pool,
-        "pooling": config.pooling,
+        "pooling": pooling,
         **of_shard,
     }
     deep_features.write(path, features, splits, meta)
@@ -114,7 +116,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     rate = num_extracted / seconds if num_extracted else None
     run_directory.write_results(
         {
-            "network": dataclasses.asdict(net.architecture),
+            "network": in_results(net.architecture),
             "features": path.name,
             "sha256": files.file_sha256(path),
             "num_images": {role: len(split) for role, split in splits.items()},
@@ -131,11 +133,27 @@ def run(config: ConfigDict, workdir: Path) -> None:
 def _check_options(config: ConfigDict) -> None:
     knobs.check(config)
     prepare.check_options(config.data)
-    check_choice("layer", config.layer, STAGES)
-    check_choice("pooling", config.pooling, POOLINGS)
     for role in ("train_split", "test_split"):
         if not config.data[role]:
             raise UserError(f"data.{role} is empty: name a split of the data, such as trainval")
+
+
+def _seen(config: ConfigDict, architecture: Architecture) -> tuple[str, str]:
+    """The stage, and what is taken of it; empty knobs are what the network's head sees."""
+    last = architecture.stages[-1]
+    layer = config.layer or last
+    check_choice("layer", layer, architecture.stages)
+    plain = architecture.plain_pooling if layer == last else "average"
+    pooling = config.pooling or plain
+    check_choice("pooling", pooling, architecture.poolings)
+    if pooling in TOKEN_POOLINGS and layer != last:
+        raise UserError(f"pooling={pooling} is of the last stage: choose layer={last}")
+    return layer, pooling
+
+
+def _short(architecture: Architecture) -> str:
+    """`ResNet50`, of whatever width."""
+    return re.sub(r"\W", "", architecture.title.split()[0])
 
 
 def _content_by_path(config: ConfigDict) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from vtl.files import user_path
 from vtl.finetuning import mixtures, trial, unseen
 from vtl.finetuning.job import Job, checkpoints_of, training_set_of
 from vtl.models import HEAD
+from vtl.models.architecture import in_results
 from vtl.run_directory import RunDirectory
 from vtl.training import augment, losses, optim, steps
 from vtl.training.checkpoint import Checkpoints
@@ -56,10 +57,11 @@ def run(config: ConfigDict, workdir: Path) -> None:
     say(table_of_counts(splits))
     net, given_head = _network_and_head(config, train.classes)
     params = network.shapes_of(net.model)["params"]
-    multipliers = optim.resolve_rules(config.optim.rules, params)
-    say(f"{network.describe(net.architecture)}, weights: {config.weights or 'random'}")
+    rules = optim.spelled_out(config.optim.rules, net.architecture.last_stage)
+    multipliers = optim.resolve_rules(rules, params)
+    say(f"{net.architecture.title}, weights: {config.weights or 'random'}")
     say(f"the head sees {network.describe_head(net.architecture)}")
-    say(optim.rules_table(config.optim.rules, params))
+    say(optim.rules_table(rules, params))
     loss = losses.loss_of(
         config.loss, one_label_each=all(split.has_one_label_each for split in splits.values())
     )
@@ -153,7 +155,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             "trainable_parameters": optim.count_trainable(multipliers, params),
             "images_per_second": run_directory.last_metric("images_per_second"),
             "seconds": _phases(seconds),
-            "network": dataclasses.asdict(net.architecture),
+            "network": in_results(net.architecture),
             "weights": net.weights.record(net.preprocessing) if net.weights else None,
             "data": describe_splits(name_of(config.data), splits) | prepared.record(),
         }
@@ -218,6 +220,10 @@ def _network_and_head(
     Such a head says itself what it sees.
     """
     net, given = network.from_config(config, len(classes)), None
+    if config.batch_norm == "batch" and net.architecture.batch_norm_epsilon is None:
+        raise UserError(
+            f"batch_norm=batch: a {net.architecture.title} has no BatchNorm\nleave it at frozen"
+        )
     if config.augment == "crop_flip" and net.preprocessing.resize == "squash":
         # Photos are stored larger than random crops, and scored by their centre.
         pixels = dataclasses.replace(net.preprocessing, resize="squash_crop")
@@ -227,7 +233,7 @@ def _network_and_head(
             config.head_from,
             classes=classes,
             weights_sha256=net.weights.sha256,
-            num_channels=net.architecture.num_channels,
+            architecture=net.architecture,
             preprocessing=net.preprocessing,
         )
     elif net.weights and config.head == "keep":

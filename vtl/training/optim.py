@@ -18,6 +18,20 @@ Multipliers = dict[str, float | None]
 """Path of a parameter -> its learning-rate multiplier; None freezes it."""
 
 
+LAST_STAGE = "last_stage"
+"""What stands in a rule for the paths of a network's last stage."""
+
+
+def spelled_out(rules: Rules, last_stage: str) -> Rules:
+    """The rules with the regex of the last stage's paths for `LAST_STAGE`."""
+    return tuple(
+        (last_stage, *rule[1:])
+        if isinstance(rule, tuple | list) and rule[:1] == (LAST_STAGE,)
+        else rule
+        for rule in rules
+    )
+
+
 def resolve_rules(rules: Rules, params: Any) -> Multipliers:
     """Give each parameter the value of the first rule whose regex matches its whole path.
 

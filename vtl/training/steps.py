@@ -6,10 +6,11 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from jax.sharding import Mesh
 
 from vtl.models import HEAD, head
-from vtl.models.resnet import STAGES, ResNet
+from vtl.models.head import Seen
 from vtl.preprocessing import Preprocessing, normalise
 from vtl.training import augment, losses, optim, state
 from vtl.training.state import TrainState
@@ -29,7 +30,7 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]
 
 
 def make_train_step(
-    model: ResNet,
+    model: nn.Module,
     optimizer: optax.GradientTransformation,
     multipliers: optim.Multipliers,
     *,
@@ -66,7 +67,7 @@ def make_train_step(
                 variables, images, norms_by_batch=norms, mutable=["batch_stats"]
             )
             loss = objective.loss(logits, labels, label_mask)
-            return loss, (logits, updated["batch_stats"])
+            return loss, (logits, updated.get("batch_stats", {}))
 
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             train_state.params
@@ -87,7 +88,7 @@ def make_train_step(
 
 
 def make_feature_step(
-    model: ResNet,
+    model: nn.Module,
     preprocessing: Preprocessing,
     mesh: Mesh,
     *,
@@ -98,18 +99,20 @@ def make_feature_step(
     """(variables, images [B, H, W, 3] uint8) -> float32 features [B, grid * grid * D] of a stage.
 
     Pools the stage's output in each cell of a grid x grid partition, by `pooling` of `models.head`.
-    The features are ordered by the cell's row, its column, and the channel. In a ResNet-50, layer 4
-    with a grid of 1 gives the 2048 features that a head of that pooling sees.
+    The features are ordered by the cell's row, its column, and the channel. The last stage, a
+    `layer` of "", with a grid of 1 gives the features that a head of that pooling sees: 2048 of a
+    ResNet-50.
     """
 
     def feature_step(variables: Any, images: jax.Array) -> jax.Array:
         _, outputs = _evaluate(model, preprocessing, variables, images)
-        return head.pooled_cells(outputs[layer], grid, pooling).reshape(len(images), -1)
+        seen = Seen(outputs[layer]) if layer else outputs["seen"]
+        return head.pooled_cells(seen, grid, pooling).reshape(len(images), -1)
 
     return _by_batch(feature_step, mesh)
 
 
-def make_map_step(model: ResNet, preprocessing: Preprocessing, mesh: Mesh) -> EvalStep:
+def make_map_step(model: nn.Module, preprocessing: Preprocessing, mesh: Mesh) -> EvalStep:
     """(variables, images [B, H, W, 3] uint8) -> each class's evidence [B, h, w, C], float32.
 
     A map's mean plus its class's bias is the class's logit; see `head.evidence`.
@@ -118,7 +121,7 @@ def make_map_step(model: ResNet, preprocessing: Preprocessing, mesh: Mesh) -> Ev
     def map_step(variables: Any, images: jax.Array) -> tuple[jax.Array]:
         _, outputs = _evaluate(model, preprocessing, variables, images)
         maps = head.evidence(
-            outputs[STAGES[-1]],
+            outputs["seen"],
             variables["params"][HEAD]["kernel"],
             pooling=model.pooling,
             transform=model.transform,
@@ -130,7 +133,7 @@ def make_map_step(model: ResNet, preprocessing: Preprocessing, mesh: Mesh) -> Ev
 
 
 def _evaluate(
-    model: ResNet, preprocessing: Preprocessing, variables: Any, images: jax.Array
+    model: nn.Module, preprocessing: Preprocessing, variables: Any, images: jax.Array
 ) -> tuple[jax.Array, Any]:
     """The model's logits and outputs for the central crop of uint8 images."""
     images = normalise(augment.centre_crop(images, preprocessing.crop_size), preprocessing)
@@ -138,7 +141,7 @@ def _evaluate(
     return logits, outputs
 
 
-def make_eval_step(model: ResNet, preprocessing: Preprocessing, mesh: Mesh) -> EvalStep:
+def make_eval_step(model: nn.Module, preprocessing: Preprocessing, mesh: Mesh) -> EvalStep:
     """(variables, images [B, H, W, 3] uint8) -> (logits [B, C],).
 
     Logits, not probabilities: a float32 sigmoid is 1 from 17 on, and ties have no order.
@@ -150,7 +153,7 @@ def make_eval_step(model: ResNet, preprocessing: Preprocessing, mesh: Mesh) -> E
     return _by_batch(eval_step, mesh)
 
 
-def make_head_step(model: ResNet, preprocessing: Preprocessing, mesh: Mesh) -> EvalStep:
+def make_head_step(model: nn.Module, preprocessing: Preprocessing, mesh: Mesh) -> EvalStep:
     """(variables, images [B, H, W, 3] uint8) -> (photos [B, D], cells [B, R, D]) for the head.
 
     R is 0 for a head without regions. The cells are float16: there are many of them, and they only

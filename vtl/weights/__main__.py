@@ -20,12 +20,14 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 from flax import traverse_util
 
 from vtl import disks, files
 from vtl.errors import UserError
-from vtl.models.resnet import DEPTHS, VARIANTS
+from vtl.models import resnet
+from vtl.models.architecture import Architecture
 from vtl.predict import likeliest, photos
 from vtl.predict.predictor import Predictor
 from vtl.preprocessing import Preprocessing
@@ -43,19 +45,15 @@ _MARKS = {"good": "ok   ", "note": "note ", "fault": "FAULT"}
 def list_sources(options: argparse.Namespace) -> None:
     """Print one line per source, with the path of its file if it is here."""
     del options
-    row = "{:<19}{:>6} {:<6}{:>7}{:>8}  {:<13}{:<33}{}"
-    print(
-        row.format("name", "depth", "stride", "top-1", "size", "licence", "preprocessing", "here")
-    )
+    row = "{:<24}{:<25}{:>6}{:>9}  {:<13}{:<33}{}"
+    print(row.format("name", "network", "top-1", "size", "licence", "preprocessing", "here"))
     for name, source in sources.SOURCES.items():
         path = sources.place(source)
         here = path if path.exists() else "-"
         top1 = "-" if source.top1 is None else f"{source.top1:.2f}"
         size = f"{sources.size_bytes(source) / 1e6:.0f} MB"
         pixels = _in_words(source.preprocessing)
-        print(
-            row.format(name, source.depth, source.variant, top1, size, source.licence, pixels, here)
-        )
+        print(row.format(name, source.network, top1, size, source.licence, pixels, here))
     print(
         "\ntop-1 is in percent on ImageNet, as the publisher states it for this preprocessing;\n"
         "- means unknown. That of `demo` is on its own pictures."
@@ -93,8 +91,7 @@ def inspect(options: argparse.Namespace) -> None:
     lines = {
         "file": weights.path,
         "format": f"{weights.format}, stored as {', '.join(weights.dtypes)}",
-        "network": f"{network.describe(architecture)}, {architecture.variant} stride, "
-        f"eps {architecture.epsilon:g}",
+        "network": ", ".join(filter(None, (architecture.title, architecture.details))),
         "classes": architecture.num_classes or "none: there is no head",
         "parameters": f"{parameters:,}, and {statistics:,} running statistics",
         "preprocessing": _describe(weights.preprocessing),
@@ -141,15 +138,7 @@ def convert(options: argparse.Namespace) -> None:
         preprocessing = verify.with_pixels(preprocessing, pixels)
     if options.channels:
         preprocessing = dataclasses.replace(preprocessing, channels=options.channels)
-    if options.variant:
-        if not DEPTHS[architecture.depth].bottleneck:
-            raise UserError(
-                f"--variant is for ResNet-50 and deeper; a ResNet-{architecture.depth} is the same "
-                "in v1 and v1.5"
-            )
-        architecture = dataclasses.replace(architecture, variant=options.variant)
-    if options.epsilon is not None:
-        architecture = dataclasses.replace(architecture, epsilon=options.epsilon)
+    architecture = _changed(architecture, options)
     paths = {tuple(name.split("/")): tensor for name, tensor in weights.tensors.items()}
     try:
         sources.save(
@@ -165,6 +154,25 @@ def convert(options: argparse.Namespace) -> None:
     except OverflowError as error:
         raise UserError(f"cannot write {options.output}: {error}") from error
     print(f"{options.output}: {options.output.stat().st_size:,} bytes")
+
+
+def _changed(architecture: Architecture, options: argparse.Namespace) -> Architecture:
+    """The architecture as --variant and --epsilon say."""
+    if options.variant:
+        if not isinstance(architecture, resnet.Architecture):
+            raise UserError(f"--variant is for ResNets, and this is a {architecture.title}")
+        if not resnet.DEPTHS[architecture.depth].bottleneck:
+            raise UserError(
+                f"--variant is for ResNet-50 and deeper; a ResNet-{architecture.depth} is the same "
+                "in v1 and v1.5"
+            )
+        architecture = dataclasses.replace(architecture, variant=options.variant)
+    if options.epsilon is None:
+        return architecture
+    if architecture.batch_norm_epsilon is None:
+        raise UserError(f"--epsilon is BatchNorm's, and a {architecture.title} has none")
+    changes: dict[str, Any] = {"epsilon": options.epsilon}
+    return dataclasses.replace(architecture, **changes)
 
 
 def _named(path: Path | None, num_classes: int | None) -> tuple[str, ...] | None:
@@ -267,7 +275,7 @@ def _add_convert_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dtype", choices=("float32", "float16"), default="float32")
     command.add_argument("--preprocessing", choices=verify.PIXELS, help="instead of the file's")
     command.add_argument("--channels", choices=("rgb", "bgr"), help="instead of the file's")
-    command.add_argument("--variant", choices=VARIANTS, help="where the stride is")
+    command.add_argument("--variant", choices=resnet.VARIANTS, help="where the stride is")
     command.add_argument("--epsilon", type=_epsilon, help="BatchNorm's")
     command.add_argument(
         "--classes",

@@ -13,7 +13,8 @@ from vtl.decisions import Decisions
 from vtl.errors import UserError
 from vtl.files import file_sha256, user_path
 from vtl.models import HEAD
-from vtl.models.head import features_per_channel
+from vtl.models.architecture import Architecture
+from vtl.models.head import num_features
 from vtl.preprocessing import Preprocessing
 from vtl.untrusted import printable
 from vtl.weights import convert, formats, metadata, sources
@@ -59,12 +60,10 @@ def load(
     *,
     classes: tuple[str, ...],
     weights_sha256: str,
-    num_channels: int,
+    architecture: Architecture,
     preprocessing: Preprocessing,
 ) -> Head:
-    """A probe's head, its columns in the order of `classes`.
-
-    `num_channels` is that of the network's last stage.
+    """A probe's head for a network of `architecture`, its columns in the order of `classes`.
 
     Raises:
         UserError: there is no head, or it is for other classes, weights or another layer.
@@ -74,7 +73,7 @@ def load(
     if not path.exists():
         raise UserError(f"{where}: no finished probe there ({FILE_NAME} is missing)")
     meta, kernel, bias = _read(path)
-    _check_features(where, meta, weights_sha256, len(kernel), num_channels)
+    _check_features(where, meta, weights_sha256, len(kernel), architecture)
     if meta.preprocessing and meta.preprocessing != preprocessing:
         logging.warning(
             "%s: its features were computed with other preprocessing (%s)",
@@ -110,7 +109,11 @@ def _tensors(file: formats.WeightsFile, num_classes: int) -> tuple[np.ndarray, n
 
 
 def _check_features(
-    where: str, meta: metadata.HeadMeta, weights_sha256: str, width: int, num_channels: int
+    where: str,
+    meta: metadata.HeadMeta,
+    weights_sha256: str,
+    width: int,
+    architecture: Architecture,
 ) -> None:
     """UserError if the head was fitted to other features than the network's."""
     if meta.weights_sha256 is None:
@@ -123,11 +126,13 @@ def _check_features(
             f"{where}: its features came from other weights "
             f"(sha256 {printable(meta.weights_sha256[:8])}… instead of {weights_sha256[:8]}…)"
         )
-    num_features = num_channels * features_per_channel(meta.pooling)
-    if (meta.layer, meta.pool) != ("layer4", 1) or width != num_features:
+    last, count = architecture.stages[-1], num_features(architecture.num_channels, meta.pooling)
+    layer = meta.layer or last
+    is_seen = meta.pooling in architecture.poolings
+    if (layer, meta.pool) != (last, 1) or width != count or not is_seen:
         raise UserError(
-            f"{where}: its features are {width} numbers of {printable(meta.layer, 20)} with "
-            f"pool={meta.pool}, the network's head takes the {num_features} of layer4 with pool=1"
+            f"{where}: its features are {width} numbers of {printable(layer, 20)} with "
+            f"pool={meta.pool}, the network's head takes the {count} of {last} with pool=1"
         )
 
 
@@ -168,7 +173,7 @@ def keep(weights: sources.Weights, classes: tuple[str, ...]) -> Head:
     prefix = f"params/{HEAD}/"
     head = {name: t for name, t in weights.tensors.items() if name.startswith(prefix)}
     own = weights.architecture
-    convert.check_finite(head, own.epsilon, weights.path)
+    convert.check_finite(head, own.batch_norm_epsilon, weights.path)
     if missing := {f"{prefix}kernel", f"{prefix}bias"} - head.keys():
         raise UserError(f"{where} lacks {missing.pop()}: {otherwise}")
     params = _ordered(where, head[f"{prefix}kernel"], head[f"{prefix}bias"], names, classes)
@@ -210,7 +215,7 @@ def load_network(name_or_path: str, *, trunk: str = "") -> sources.Weights:
             f"{where} is a probe, and the network of its features can't be read:\n"
             f"{str(error).splitlines()[0]}\nSay where it is now: --weights=FILE"
         ) from error
-    _check_features(where, meta, weights.sha256, len(kernel), weights.architecture.num_channels)
+    _check_features(where, meta, weights.sha256, len(kernel), weights.architecture)
     body = {
         name: tensor
         for name, tensor in weights.tensors.items()

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from vtl.decisions import Decisions
 from vtl.errors import UserError
-from vtl.models.head import MAX_REGIONS, POOLINGS, TRANSFORMS
-from vtl.models.resnet import VARIANTS
+from vtl.models import families
+from vtl.models.architecture import Architecture, as_record
+from vtl.models.head import POOLINGS, TRANSFORMS
 from vtl.preprocessing import Preprocessing
 from vtl.untrusted import printable
-from vtl.weights.convert import Architecture
 from vtl.weights.formats import WeightsFile
 
 NETWORK_KEY = "vtl"
@@ -43,6 +43,7 @@ class HeadMeta(NamedTuple):
     weights_sha256: str | None
     preprocessing: Preprocessing | None
     layer: str
+    """The stage, or "" for the last."""
     pool: int
     pooling: str
     transform: str
@@ -54,7 +55,7 @@ def network_text(meta: NetworkMeta) -> str:
     """What `read_network` reads."""
     return json.dumps(
         {
-            "architecture": dataclasses.asdict(meta.architecture),
+            "architecture": as_record(meta.architecture),
             "preprocessing": dataclasses.asdict(meta.preprocessing),
             "classes": list(meta.classes) if meta.classes else None,
             "multi_label": meta.multi_label,
@@ -100,12 +101,9 @@ def read_network(file: WeightsFile, implied: Architecture) -> NetworkMeta | None
         return None
     with _damage(file, NETWORK_KEY):
         meta = _object(json.loads(file.metadata[NETWORK_KEY]))
-        own = Architecture(**_object(_of(meta, "architecture")))
-        stated = {name: getattr(own, name) for name in _NOT_IN_TENSORS}
-        of_tensors = dataclasses.replace(implied, **stated)
-        if own != of_tensors or own.variant not in VARIANTS or not 0 < own.epsilon < 1:
+        own = families.from_record(_object(_of(meta, "architecture")))
+        if not own.agrees_with(implied):
             raise ValueError(f"it says {own}, its tensors are of {implied}")
-        _check_head(own.pooling, own.transform, own.regions)
         names = _of(meta, "classes")
         return NetworkMeta(
             own,
@@ -131,12 +129,13 @@ def read_head(file: WeightsFile) -> HeadMeta:
         features = _object(_of(meta, "features"))
         weights = _object(features.get("weights") or {})
         name, sha256, before = (weights.get(k) for k in ("name", "sha256", "preprocessing"))
-        layer, pool = features.get("layer", "layer4"), features.get("pool", 1)
+        layer, pool = features.get("layer", ""), features.get("pool", 1)
         is_text = isinstance(name, str | None) and isinstance(sha256, str | None)
         if not is_text or not isinstance(layer, str) or type(pool) is not int:
             raise ValueError("its weights, layer or pool are none")
         pooling, transform = features.get("pooling", "average"), meta.get("transform", "none")
-        _check_head(pooling, transform, 0)
+        if pooling not in POOLINGS or transform not in TRANSFORMS:
+            raise ValueError(f"its head is unknown: {pooling}, {transform}")
         classes = class_names(_of(meta, "classes"))
         return HeadMeta(
             classes,
@@ -150,16 +149,6 @@ def read_head(file: WeightsFile) -> HeadMeta:
             _decisions(meta, len(classes)),
             bool(meta.get("multi_label", True)),  # heads of before are all of several labels
         )
-
-
-_NOT_IN_TENSORS = ("variant", "epsilon", "pooling", "transform", "regions")
-"""What an architecture has that the shapes of its tensors don't tell."""
-
-
-def _check_head(pooling: Any, transform: Any, regions: Any) -> None:
-    is_known = pooling in POOLINGS and transform in TRANSFORMS
-    if not is_known or type(regions) is not int or not 0 <= regions <= MAX_REGIONS or regions == 1:
-        raise ValueError(f"its head is unknown: {pooling}, {transform}, {regions}")
 
 
 @contextlib.contextmanager

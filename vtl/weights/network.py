@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from vtl import processes
 from vtl.decisions import Decisions
 from vtl.errors import UserError, check_choice
-from vtl.models import HEAD
-from vtl.models.head import MAX_REGIONS, PLAIN, POOLINGS, TRANSFORMS
-from vtl.models.resnet import DEPTHS, EPSILON, ResNet
+from vtl.models import HEAD, resnet
+from vtl.models.architecture import Architecture
+from vtl.models.head import MAX_REGIONS, TRANSFORMS
 from vtl.preprocessing import RESIZE_RULES, TORCHVISION, Preprocessing
 from vtl.weights import convert, sources
 
@@ -32,8 +33,8 @@ class Network(NamedTuple):
     `weights` is None if its variables start at random.
     """
 
-    model: ResNet
-    architecture: convert.Architecture
+    model: nn.Module
+    architecture: Architecture
     preprocessing: Preprocessing
     weights: sources.Weights | None
 
@@ -53,18 +54,28 @@ def from_config(config: ConfigDict, num_classes: int) -> Network:
         return untrained(config.model, TORCHVISION.override(**changes), num_classes)
     check_choice("model.dtype", config.model.dtype, DTYPES)
     weights = sources.load(config.weights)
-    architecture = dataclasses.replace(weights.architecture, num_classes=num_classes, **PLAIN)
+    own = weights.architecture
+    architecture = dataclasses.replace(own, num_classes=num_classes, **own.plain_head)
+    preprocessing = weights.preprocessing.override(**changes)
+    if preprocessing.crop_size % own.size_multiple:
+        raise UserError(
+            f"data.image_size must be a multiple of {own.size_multiple} for {own.title}, got "
+            f"{preprocessing.crop_size}"
+        )
     model = make_model(architecture, config.model.dtype)
-    return Network(model, architecture, weights.preprocessing.override(**changes), weights)
+    return Network(model, architecture, preprocessing, weights)
 
 
 def with_head(net: Network, *, pooling: str, transform: str, regions: int) -> Network:
     """The same network with a head of `models.head` that sees something else.
 
+    An empty pooling is the one that the network was published with.
+
     Raises:
         UserError: a name or the number of regions is invalid.
     """
-    check_choice("pooling", pooling, POOLINGS)
+    pooling = pooling or net.architecture.plain_pooling
+    check_choice("pooling", pooling, net.architecture.poolings)
     check_choice("transform", transform, TRANSFORMS)
     if regions not in (0, *range(2, MAX_REGIONS + 1)):
         raise UserError(
@@ -82,30 +93,26 @@ def untrained(options: ConfigDict, preprocessing: Preprocessing, num_classes: in
         UserError: the depth, width or dtype is invalid.
     """
     check_choice("model.dtype", options.dtype, DTYPES)
-    if options.depth not in DEPTHS:
-        depths = ", ".join(map(str, DEPTHS))
+    if options.depth not in resnet.DEPTHS:
+        depths = ", ".join(map(str, resnet.DEPTHS))
         raise UserError(f"model.depth must be one of {depths}, got {options.depth}")
     if not 1 / 64 <= options.width <= MAX_WIDTH:
         raise UserError(f"model.width must be from 1/64 to {MAX_WIDTH}, got {options.width}")
-    architecture = convert.Architecture(
-        options.depth, options.width, "v1.5", EPSILON["v1.5"], num_classes
+    architecture = resnet.Architecture(
+        options.depth, options.width, "v1.5", resnet.EPSILON["v1.5"], num_classes=num_classes
     )
     return Network(make_model(architecture, options.dtype), architecture, preprocessing, None)
 
 
-def describe(architecture: convert.Architecture) -> str:
-    """`ResNet-50`, or `ResNet-50 of width 0.25`."""
-    width = f" of width {architecture.width:g}" if architecture.width != 1 else ""
-    return f"ResNet-{architecture.depth}{width}"
-
-
-def describe_head(architecture: convert.Architecture) -> str:
+def describe_head(architecture: Architecture) -> str:
     """What the head sees: `the average of the last stage` is what torchvision's does."""
     pooling = {
         "average": "the average",
         "maximum": "the maximum",
         "both": "the average and the maximum",
         "cells": "the largest average of 2 x 2 cells",
+        "token": "the token",
+        "token_average": "the token and the average",
     }[architecture.pooling]
     transform = {
         "none": "",
@@ -117,46 +124,52 @@ def describe_head(architecture: convert.Architecture) -> str:
     return f"{pooling} of the last stage{transform}{cells if side else ''}"
 
 
-def make_model(architecture: convert.Architecture, dtype: str = "float32") -> ResNet:
+def make_model(architecture: Architecture, dtype: str = "float32") -> nn.Module:
     """The module of an architecture; its activations are in `dtype`, a name in `DTYPES`."""
-    return ResNet(**dataclasses.asdict(architecture), dtype=DTYPES[dtype])
+    return architecture.module(DTYPES[dtype])
 
 
-def initialise(model: ResNet, seed: int) -> Any:
-    """Random variables {params, batch_stats}."""
-    return model.init(jax.random.key(seed), jnp.zeros((1, 64, 64, 3)), norms_by_batch=())
+def initialise(model: nn.Module, seed: int) -> Any:
+    """Random variables {params, batch_stats}; the second is empty without BatchNorm."""
+    images = jnp.zeros((1, 64, 64, 3))
+    return {"batch_stats": {}} | dict(model.init(jax.random.key(seed), images, norms_by_batch=()))
 
 
 @functools.cache
-def shapes_of(model: ResNet) -> Any:
+def shapes_of(model: nn.Module) -> Any:
     """The variables' shapes, without computing them."""
     return jax.eval_shape(lambda: initialise(model, 0))
 
 
-def as_published(weights: sources.Weights) -> tuple[ResNet, dict[str, Any]]:
+def as_published(weights: sources.Weights) -> tuple[nn.Module, dict[str, Any]]:
     """The model and variables of `weights`, under their own head or, without one, 1,000 zeros.
 
     Raises:
         UserError: tensors are missing or misshapen, or hold NaN or infinity.
     """
-    convert.check_finite(weights.tensors, weights.architecture.epsilon, weights.path)
+    convert.check_finite(weights.tensors, weights.architecture.batch_norm_epsilon, weights.path)
     return complete(weights)
 
 
-def complete(weights: sources.Weights) -> tuple[ResNet, dict[str, Any]]:
+def complete(weights: sources.Weights) -> tuple[nn.Module, dict[str, Any]]:
     """As `as_published`, whatever the numbers are.
 
     Raises:
         UserError: tensors are missing or misshapen.
     """
-    own = weights.architecture
-    model = make_model(dataclasses.replace(own, num_classes=own.num_classes or 1000))
-    head = "keep" if own.num_classes else "zeros"
+    model = with_any_head(weights.architecture)
+    head = "keep" if weights.architecture.num_classes else "zeros"
     return model, starting_variables(model, weights, head=head, seed=0)
 
 
+def with_any_head(architecture: Architecture) -> nn.Module:
+    """The module of an architecture, with 1,000 classes if it has no head."""
+    num_classes = architecture.num_classes or 1000
+    return make_model(dataclasses.replace(architecture, num_classes=num_classes))
+
+
 def starting_variables(
-    model: ResNet, weights: sources.Weights | None, *, head: str, seed: int
+    model: nn.Module, weights: sources.Weights | None, *, head: str, seed: int
 ) -> dict[str, Any]:
     """The weights, or random variables without any, with the head that `head` names.
 
@@ -191,7 +204,7 @@ def save(
     decisions: Decisions | None = None,
     dtype: str = "float32",
 ) -> None:
-    """Write a trained network under torchvision's names, with all that `sources.load` needs.
+    """Write a trained network under its origin's names, with all that `sources.load` needs.
 
     Raises:
         OverflowError: a number does not fit into `dtype`.

@@ -17,10 +17,10 @@ _MOST = 4
 _MAX_LISTED = 1000
 
 
-def absent(name: str, path: Path, depths: Mapping[str, int]) -> str:
+def absent(name: str, path: Path, networks: Mapping[str, str]) -> str:
     """What to say if there are no weights of this name, nor a file at `path`.
 
-    `depths` are those of the sources by name.
+    `networks` are those of the sources, by name.
     """
     shown = f"weights={printable(name, 100)}"
     folder = user_path(name)
@@ -30,31 +30,38 @@ def absent(name: str, path: Path, depths: Mapping[str, int]) -> str:
     lines = [f"{shown}: no such file or finished run, nor a source"]
     if _is_path(name):
         lines += _lying(path.parent, path.name)
-    return "\n".join([*lines, *no_source(name, depths)])
+    return "\n".join([*lines, *no_source(name, networks)])
 
 
-def no_source(name: str, depths: Mapping[str, int]) -> list[str]:
+def no_source(name: str, networks: Mapping[str, str]) -> list[str]:
     """Which sources may have been meant, and where all are named."""
-    close = _close_sources(name, depths)
+    close = _close_sources(name, networks)
     lines = [f"did you mean {_one_of(close)}?"] if close else []
-    return [*lines, f"`vtl weights list` names all {len(depths)} sources"]
+    return [*lines, f"`vtl weights list` names all {len(networks)} sources"]
 
 
 def _is_path(name: str) -> bool:
     return os.sep in name or name.lower().endswith(WEIGHT_FILES)
 
 
-def _close_sources(name: str, depths: Mapping[str, int]) -> list[str]:
+def _close_sources(name: str, networks: Mapping[str, str]) -> list[str]:
     """Sources with nearly that name, or of the network that it names."""
     if _is_path(name):
         return []
     low = name.lower().replace("-", "_")
-    if close := difflib.get_close_matches(low, depths, n=_MOST, cutoff=0.7):
+    if close := difflib.get_close_matches(low, networks, n=_MOST, cutoff=0.7):
         return close
-    network = re.search(r"resnet_?(\d+)", low)
-    of_depth = [source for source in depths if network and depths[source] == int(network[1])]
-    publisher = [source for source in of_depth if source.partition("_")[0] in low]
-    return (publisher or [source for source in of_depth if source != "demo"])[:_MOST]
+    titles = {source: _letters(title) for source, title in networks.items()}
+    named = [source for source, title in titles.items() if title in _letters(low)]
+    longest = max((len(titles[source]) for source in named), default=0)
+    close = [source for source in named if len(titles[source]) == longest]
+    publisher = [source for source in close if source.partition("_")[0] in low]
+    return (publisher or close)[:_MOST]
+
+
+def _letters(text: str) -> str:
+    """`ResNet-50` -> `resnet50`."""
+    return re.sub("[^a-z0-9]", "", text.lower())
 
 
 def _lying(folder: Path, name: str) -> list[str]:

@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 
+from vtl.models.resnet import Architecture
 from vtl.preprocessing import CAFFE, normalise
 from vtl.weights import network, sources, stated
-from vtl.weights.convert import Architecture
 from vtl.weights.stated import keras_model
-from vtl.weights.stated.statement import NotThisNetwork
+from vtl.weights.statement import NotThisNetwork
 
-KERAS = Architecture(50, 1.0, "v1", 1.001e-5, 3)
+KERAS = Architecture(50, 1.0, "v1", 1.001e-5, num_classes=3)
 CONV = ("Conv2D", {"dilation_rate": [1, 1], "groups": 1})
 
 

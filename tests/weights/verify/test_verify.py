@@ -16,9 +16,10 @@ from flax import traverse_util
 
 from tests.weights.test_sample_photos import WEIGHTS as REAL
 from vtl.models import layers
+from vtl.models.resnet import Architecture
 from vtl.preprocessing import CAFFE, TORCHVISION, normalise
-from vtl.weights import convert, network, sources, verify, watched
-from vtl.weights.verify import golden, misfit, pictures
+from vtl.weights import network, sources, verify, watched
+from vtl.weights.verify import answers, golden, misfit, pictures
 
 SMALL = TORCHVISION.override(image_size=64)
 LEAVES = ("params/{}/scale", "params/{}/bias", "batch_stats/{}/mean", "batch_stats/{}/var")
@@ -26,7 +27,7 @@ LEAVES = ("params/{}/scale", "params/{}/bias", "batch_stats/{}/mean", "batch_sta
 
 def good(epsilon=1e-5, kernel_scale=1.0, padding="torch"):
     """A ResNet-50 of an eighth of the width that knows its photos, and oranges by their colour."""
-    architecture = convert.Architecture(50, 0.125, "v1.5", epsilon, 1000)
+    architecture = Architecture(50, 0.125, "v1.5", epsilon, num_classes=1000)
     model = network.make_model(architecture)
     variables = jax.tree.map(np.array, network.initialise(model, 0))
     tensors = {"/".join(k): v for k, v in traverse_util.flatten_dict(variables).items()}
@@ -57,7 +58,7 @@ def good(epsilon=1e-5, kernel_scale=1.0, padding="torch"):
         lambda old, new: (np.asarray(new) - 0.9 * old) / 0.1, variables["batch_stats"], moved
     )
 
-    fruit, classes = pictures.fruit(verify.NUM_FRUIT, SMALL.crop_size)
+    fruit, classes = pictures.fruit(answers.NUM_FRUIT, SMALL.crop_size)
     both = np.concatenate([fruit, fruit[..., ::-1]])
     features = np.asarray(
         jax.jit(lambda x: model.apply(variables, x, norms_by_batch=())[1]["features"])(
@@ -124,7 +125,7 @@ def network_():
 def test_good_weights_have_no_fault(network_):
     findings = verify.verify(network_)
     assert [f.kind for f in findings] == ["good", "good"]
-    for fact in ("RGB/255 with torchvision's mean and std", "stride v1.5", "eps 1e-05"):
+    for fact in ("RGB/255 with torchvision's mean and std", "v1.5 stride", "eps 1e-05"):
         assert fact in findings[0].text
     assert int(findings[1].text.split()[1]) >= 9
 
@@ -227,7 +228,7 @@ def test_top_missing(network_):
 
 @pytest.mark.full
 def test_never_trained():
-    model = network.make_model(convert.Architecture(18, 0.125, "v1.5", 1e-5, 10))
+    model = network.make_model(Architecture(18, 0.125, "v1.5", 1e-5, num_classes=10))
     tensors = traverse_util.flatten_dict(network.initialise(model, 0), sep="/")
     weights = dataclasses.replace(good_static(), tensors=jax.tree.map(np.asarray, tensors))
     assert faults(weights) == [
@@ -236,25 +237,51 @@ def test_never_trained():
 
 
 def good_static():
-    architecture = convert.Architecture(18, 0.125, "v1.5", 1e-5, 10)
+    architecture = Architecture(18, 0.125, "v1.5", 1e-5, num_classes=10)
     return sources.Weights(
         "x", None, "0", {}, architecture, SMALL, None, False, "safetensors", ("float32",)
     )
 
 
-def test_folded_norms(network_):
-    norms = misfit.norms_of(network_.tensors)
-    folded = dict(network_.tensors)
-    for name, tensors in norms.items():
-        shift = tensors["bias"] - tensors["mean"] / np.sqrt(tensors["var"])
-        folded |= {
-            f"params/{name}/scale": np.ones_like(shift),
-            f"params/{name}/bias": shift,
-            f"batch_stats/{name}/mean": np.zeros_like(shift),
-            f"batch_stats/{name}/var": np.ones_like(shift),
-        }
-    (text,) = faults(dataclasses.replace(network_, tensors=folded))
-    assert "folded into the convolutions" in text
+def folded(weights):
+    """The same network, its BatchNorms inside its convolutions."""
+    tensors, epsilon = dict(weights.tensors), weights.architecture.epsilon
+    for conv, norm in misfit.norm_by_conv(weights.architecture).items():
+        scale, bias, mean, var = (weights.tensors[leaf.format(norm)] for leaf in LEAVES)
+        multiplier = scale / np.sqrt(var + epsilon)
+        tensors[f"params/{conv}/kernel"] = weights.tensors[f"params/{conv}/kernel"] * multiplier
+        shift = bias - mean * multiplier
+        idle = np.full_like(mean, np.sqrt(1 + epsilon)), shift, 0 * mean, np.ones_like(var)
+        tensors |= {leaf.format(norm): tensor for leaf, tensor in zip(LEAVES, idle, strict=True)}
+    return dataclasses.replace(weights, tensors=tensors)
+
+
+def without_statistics(weights):
+    """Mean 0 and variance 1, as if nobody had saved them."""
+    lost = {
+        name: np.full_like(tensor, name.endswith("/var"))
+        for name, tensor in weights.tensors.items()
+        if name.startswith("batch_stats/")
+    }
+    return dataclasses.replace(weights, tensors=weights.tensors | lost)
+
+
+def test_folded_norms_that_work_are_a_note(network_):
+    note, verdict = verify.verify(folded(network_))
+    assert (note.kind, verdict.kind) == ("note", "good")
+    assert "folded into the convolutions" in note.text
+    assert "drawn oranges and lemons right" in verdict.text
+
+
+def test_lost_statistics_are_a_fault(network_):
+    biases = {
+        name: tensor + 0.1
+        for name, tensor in network_.tensors.items()
+        if name.endswith("/bias") and "bn" in name
+    }
+    trained = dataclasses.replace(network_, tensors=network_.tensors | biases)
+    (text,) = faults(without_statistics(trained))
+    assert "tells two photos apart no better than random weights" in text
 
 
 @pytest.mark.parametrize(
@@ -336,9 +363,21 @@ def test_faults_in_real_weights(real, plant, text):
 
 
 @pytest.mark.full
+def test_real_weights_without_statistics(real):
+    assert [finding.kind for finding in verify.verify(folded(real))] == ["note", "good"]
+    headless = dataclasses.replace(real.architecture, num_classes=None)
+    tensors = {k: v for k, v in folded(real).tensors.items() if not k.startswith("params/fc/")}
+    nameless = dataclasses.replace(real, architecture=headless, tensors=tensors)
+    assert not faults(nameless)
+    assert "tells two photos apart" in str(verify.verify(nameless))
+    (text,) = faults(without_statistics(real))
+    assert "no better than random weights" in text
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("pixels", ["inception", "unit"])
 def test_misfit_of_real_weights_tells_pixels_and_padding(real, pixels):
-    right = misfit.Reading(real.preprocessing, "v1.5", 1e-5)
+    right = misfit.Reading(real.preprocessing, real.architecture)
     wrong = verify.with_pixels(real.preprocessing, verify.PIXELS[pixels])
     least = misfit.mean(misfit.misfits(real, right))
     assert least < 0.25

@@ -10,12 +10,12 @@ import json
 from typing import Any
 
 from vtl.errors import UserError
+from vtl.models.architecture import Architecture
 from vtl.preprocessing import Preprocessing
 from vtl.untrusted import printable, read_json, reason_of
-from vtl.weights.convert import Architecture
 from vtl.weights.formats import WeightsFile, keras_h5
 from vtl.weights.stated import hub, keras_model
-from vtl.weights.stated.statement import NotThisNetwork, Statement
+from vtl.weights.statement import NotThisNetwork, Statement
 
 CONFIG = "config.json"
 PROCESSOR = "preprocessor_config.json"

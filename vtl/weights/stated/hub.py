@@ -1,16 +1,12 @@
 """config.json and preprocessor_config.json, as timm and Hugging Face's transformers write them."""
 
 import math
-import re
 from typing import Any
 
-from vtl.models.resnet import DEPTHS
+from vtl.models.architecture import Architecture
 from vtl.preprocessing import INTERPOLATIONS
-from vtl.weights.convert import Architecture
-from vtl.weights.stated.statement import NotThisNetwork, Statement
-
-_TIMM_PLAIN = re.compile(r"(?:tv_|ssl_|swsl_|gluon_)?resnet(18|34|50|101|152)(?:_v1b)?(?:\..+)?")
-"""timm's plain ResNets, tags included; resnetblur50 and resnetaa50 have the same tensors."""
+from vtl.weights import layouts
+from vtl.weights.statement import NotThisNetwork, Statement
 
 _TIMM_HARMLESS = {
     "num_classes",
@@ -47,25 +43,20 @@ def read(config: Any, processor: Any, implied: Architecture) -> Statement:
 
 
 def _timm(config: dict[str, Any], implied: Architecture) -> Statement:
-    name = config["architecture"]
-    match = _TIMM_PLAIN.fullmatch(name)
-    if not match or int(match[1]) != implied.depth:
-        raise NotThisNetwork(
-            f"{name!r}: another network than a plain ResNet-{implied.depth}, which its tensors fit"
-        )
-    arguments = config.get("model_args") or {}
-    pool = arguments.pop("global_pool", config.get("global_pool") or "avg")
-    if pool not in ("avg", ""):
-        raise NotThisNetwork(f"global_pool={pool!r}: vtl averages")
-    if arguments.pop("output_stride", 32) != 32:
-        raise NotThisNetwork("output_stride: vtl has no dilated ResNets")
+    name, arguments = config["architecture"], dict(config.get("model_args") or {})
+    pool = arguments.pop("global_pool", config.get("global_pool") or "")
+    architecture = layouts.of(implied).of_timm(name, pool, arguments, implied)
     if other := arguments.keys() - _TIMM_HARMLESS:
-        raise NotThisNetwork(f"{', '.join(sorted(other))} in model_args: vtl has no such ResNet")
+        raise NotThisNetwork(
+            f"{', '.join(sorted(other))} in model_args: vtl has no such {implied.title}"
+        )
     # Before 2023 the values of pretrained_cfg stood in config.json itself.
     how = config.get("pretrained_cfg") or config
     pixels, unread = _timm_pixels(how)
     names, more = _names(config.get("label_names"), implied)
-    return Statement(preprocessing=pixels, classes=names, unread=(*unread, *more))
+    return Statement(
+        preprocessing=pixels, classes=names, architecture=architecture, unread=(*unread, *more)
+    )
 
 
 def _timm_pixels(how: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -97,22 +88,7 @@ def _timm_pixels(how: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 
 def _transformers(config: dict[str, Any], processor: Any, implied: Architecture) -> Statement:
-    kind = config.get("model_type")
-    if kind != "resnet":
-        raise NotThisNetwork(f"model_type={kind!r}: another network than a ResNet")
-    row = DEPTHS[implied.depth]
-    expected = {
-        "depths": list(row.blocks),
-        "layer_type": "bottleneck" if row.bottleneck else "basic",
-        "hidden_act": "relu",
-        "downsample_in_first_stage": False,
-        "num_channels": 3,
-    }
-    for key, value in expected.items():
-        if config.get(key, value) != value:
-            raise NotThisNetwork(
-                f"{key}={config[key]!r}, and its tensors fit a ResNet-{implied.depth} of {value!r}"
-            )
+    architecture = layouts.of(implied).of_transformers(config, implied)
     labels = config.get("id2label") or {}
     names = [labels.get(str(i)) for i in range(len(labels))]
     if all(name == f"LABEL_{i}" for i, name in enumerate(names)):
@@ -129,7 +105,7 @@ def _transformers(config: dict[str, Any], processor: Any, implied: Architecture)
         preprocessing=pixels,
         classes=classes,
         multi_label=None if problem is None else problem == "multi_label_classification",
-        architecture={"variant": "v1"} if config.get("downsample_in_bottleneck") else {},
+        architecture=architecture,
         unread=unread,
     )
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from vtl.weights.convert import Architecture
-from vtl.weights.stated.statement import NotThisNetwork, Statement
+from vtl.models.architecture import Architecture
+from vtl.weights.statement import NotThisNetwork, Statement
 
 _MODELS = ("Functional", "Model", "Sequential")
 _IDLE = {"InputLayer", "ZeroPadding2D", "Dropout", "SpatialDropout2D", "GaussianNoise"}

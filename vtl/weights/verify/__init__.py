@@ -2,53 +2,27 @@
 
 Each way to read the file, with other pixels, another stride, padding or eps, gets a misfit
 (misfit.py), and the least one tells what is wrong. Statistics don't tell red from blue; what the
-network calls drawn oranges and lemons does. A known file is compared with the recorded outputs of
-its own framework (golden.py).
+network calls drawn oranges and lemons does. A network without BatchNorm, or whose BatchNorm is
+folded into its convolutions, has no statistics: it is asked for those names or, without ImageNet's
+classes, whether it tells two photos apart (neighbours.py). A known file is compared with the
+recorded outputs of its own framework (golden.py).
 """
 
-import dataclasses
-import functools
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
-
-import jax
 import numpy as np
 
-from vtl.models.resnet import DEPTHS, EPSILON
-from vtl.preprocessing import CAFFE, TORCHVISION, Preprocessing, normalise
-from vtl.weights import convert, layouts, network, sources
-from vtl.weights.verify import golden, misfit, pictures
+from vtl.weights import network, sources
+from vtl.weights.verify import answers, golden, misfit
+from vtl.weights.verify.finding import Finding, Kind
+from vtl.weights.verify.pixels import PIXELS as PIXELS
+from vtl.weights.verify.pixels import describe, other_channels, other_pixels, runs_best_as
+from vtl.weights.verify.pixels import with_pixels as with_pixels
 
-PIXELS = {
-    "torchvision": TORCHVISION,
-    "caffe": CAFFE,
-    "inception": dataclasses.replace(TORCHVISION, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
-    "unit": dataclasses.replace(TORCHVISION, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
-}
-"""The pixels that networks are trained on in practice."""
-
-DESCRIPTIONS = {
-    "torchvision": "RGB/255 with torchvision's mean and std",
-    "caffe": "caffe BGR, 0..255 less the mean",
-    "inception": "RGB in -1..1",
-    "unit": "RGB in 0..1",
-}
 _PADDINGS = {"torch": "torch's", "same": "TensorFlow's SAME, which vtl does not support"}
 
-NUM_FRUIT = 12
 BETTER = 0.85
 """Another way to read the file is better if its misfit is below this share of the given one's."""
 MAX_MISFIT = 0.5
 """Beyond it the statistics are of no photos: a factor of 1.6 in the median channel."""
-MARGIN_NATS = 0.5
-"""By how much another channel order must raise the mean log-probability of the right fruit."""
-
-
-class Finding(NamedTuple):
-    """One line of the verdict."""
-
-    kind: Literal["good", "note", "fault"]
-    text: str
 
 
 def verify(weights: sources.Weights) -> list[Finding]:
@@ -62,12 +36,16 @@ def verify(weights: sources.Weights) -> list[Finding]:
         return findings
     if golden.is_known(weights):
         return [*findings, _golden(weights)]
-    architecture = weights.architecture
-    given = misfit.Reading(weights.preprocessing, architecture.variant, architecture.epsilon)
+    given = misfit.Reading(weights.preprocessing, weights.architecture)
+    if not has_statistics(weights):
+        behaviour = answers.without_statistics(weights, given)
+        return findings + (_as_notes(behaviour) if weights.classes else behaviour)
     best, behaviour = _behaviour(weights, given)
     if weights.classes:  # it may have been trained on pictures that are no photos
         return findings + _as_notes(behaviour)
-    return findings + behaviour + _names(weights, best)
+    exchanged = other_channels(best.preprocessing)
+    others = {runs_best_as(exchanged, best.preprocessing): exchanged}
+    return findings + behaviour + (answers.names(weights, best, others) or [answers.NO_NAMES])
 
 
 def _as_notes(behaviour: list[Finding]) -> list[Finding]:
@@ -101,20 +79,33 @@ def static(weights: sources.Weights) -> list[Finding]:
         elif name.endswith("/kernel") and np.ptp(tensor) == 0:
             findings.append(Finding("fault", f"{name} is {tensor.flat[0]:g} everywhere"))
     untouched = [
-        name for name, norm in norms.items() if _is(norm["mean"], 0) and _is(norm["var"], 1)
+        name
+        for name, norm in norms.items()
+        if "var" in norm and _is(norm["mean"], 0) and _is(norm["var"], 1)
     ]
     if untouched:
         which = "all" if len(untouched) == len(norms) else f"{len(untouched)} of {len(norms)}"
         if all(_is(norms[name]["bias"], 0) for name in untouched):
+            kind: Kind = "fault"
             cause = "it was never trained"
         else:
+            # Where all are, what it does tells which.
+            kind = "note" if len(untouched) == len(norms) else "fault"
             cause = "BatchNorm was folded into the convolutions, or its statistics were lost"
         text = f"mean 0 and variance 1 in {which} BatchNorms, from {untouched[0]} on: {cause}"
-        findings.append(Finding("fault", text))
-    dead = sum(int(np.sum(norm["var"] == 0)) for norm in norms.values())
+        findings.append(Finding(kind, text))
+    dead = sum(int(np.sum(norm["var"] == 0)) for norm in norms.values() if "var" in norm)
     if dead:
         findings.append(Finding("note", f"{dead} channels never varied in training"))
     return findings
+
+
+def has_statistics(weights: sources.Weights) -> bool:
+    """Whether BatchNorms recorded what their convolutions give."""
+    norms = misfit.norms_of(weights.tensors).values()
+    return any(
+        "var" in norm and not (_is(norm["mean"], 0) and _is(norm["var"], 1)) for norm in norms
+    )
 
 
 def _is(tensor: np.ndarray, value: float) -> bool:
@@ -124,52 +115,18 @@ def _is(tensor: np.ndarray, value: float) -> bool:
 # What it does with photos
 
 
-def _alternatives(reading: misfit.Reading, depth: int) -> dict[str, misfit.Reading]:
+def _alternatives(reading: misfit.Reading) -> dict[str, misfit.Reading]:
     """What else the file could be, in words -> how to read it then; one change at a time."""
-    given, alternatives = reading.preprocessing, {}
-    for name, pixels in PIXELS.items():
-        changed = with_pixels(given, pixels)
-        if changed != given:
-            text = f"runs best as {DESCRIPTIONS[name]}: the given preprocessing ({describe(given)})"
-            alternatives[f"{text} is probably wrong"] = reading._replace(preprocessing=changed)
-    exchanged = _other_channels(given)
-    text = f"runs best as {exchanged.channels.upper()}, not as {given.channels.upper()}"
-    alternatives[text] = reading._replace(preprocessing=exchanged)
-    if DEPTHS[depth].bottleneck:
-        other = "v1" if reading.variant == "v1.5" else "v1.5"
-        where = {"v1": "the first 1x1", "v1.5": "the 3x3"}[other]
-        text = f"stride looks like {other}'s, in {where} convolution, not like {reading.variant}'s"
-        alternatives[text] = reading._replace(variant=other)
+    alternatives = {
+        text: reading._replace(preprocessing=changed)
+        for text, changed in other_pixels(reading.preprocessing).items()
+    }
+    for text, architecture in reading.architecture.alternatives().items():
+        alternatives[text] = reading._replace(architecture=architecture)
     other = "same" if reading.padding == "torch" else "torch"
     text = f"padding looks like {_PADDINGS[other]}, not like {_PADDINGS[reading.padding]}"
     alternatives[text] = reading._replace(padding=other)
-    for epsilon in (1e-3, EPSILON["v1.5"]):
-        if not 0.5 < epsilon / reading.epsilon < 2:
-            text = f"eps looks like {epsilon:g}, not {reading.epsilon:g}"
-            alternatives[text] = reading._replace(epsilon=epsilon)
     return alternatives
-
-
-def with_pixels(given: Preprocessing, pixels: Preprocessing) -> Preprocessing:
-    """`given` with the channels, scale, mean and std of `pixels`."""
-    return dataclasses.replace(
-        given, channels=pixels.channels, scale=pixels.scale, mean=pixels.mean, std=pixels.std
-    )
-
-
-def _other_channels(given: Preprocessing) -> Preprocessing:
-    """Red and blue exchanged, each with its mean."""
-    other = {"rgb": "bgr", "bgr": "rgb"}[given.channels]
-    return dataclasses.replace(given, channels=other, mean=given.mean[::-1], std=given.std[::-1])
-
-
-def describe(given: Preprocessing) -> str:
-    """The pixels that a network gets, in a few words."""
-    for name, pixels in PIXELS.items():
-        if with_pixels(given, pixels) == given:
-            return DESCRIPTIONS[name]
-    mean, std = (", ".join(f"{x:g}" for x in values) for values in (given.mean, given.std))
-    return f"{given.channels.upper()} times {given.scale:g}, mean {mean}, std {std}"
 
 
 def _behaviour(
@@ -185,7 +142,7 @@ def _behaviour(
     while True:
         tried = {
             text: (reading, misfit.misfits(weights, reading))
-            for text, reading in _alternatives(best, weights.architecture.depth).items()
+            for text, reading in _alternatives(best).items()
         }
         text = min(tried, key=lambda text: misfit.mean(tried[text][1]))
         reading, other_layers = tried[text]
@@ -199,12 +156,13 @@ def _behaviour(
         text = f"its statistics fit photos in no preprocessing that vtl knows (misfit {least:.2f})"
         findings.append(Finding("fault", text))
     elif outlier:
-        text = f"{layouts.norm_after(outlier)}'s statistics are not what {outlier} gives on photos"
+        norm = misfit.norm_by_conv(weights.architecture)[outlier]
+        text = f"{norm}'s statistics are not what {outlier} gives on photos"
         findings.append(Finding("fault", text))
     elif not findings:
         text = (
             f"its BatchNorm statistics fit photos as {describe(given.preprocessing)}, "
-            f"stride {given.variant}, eps {given.epsilon:g} (misfit {least:.2f})"
+            f"{given.architecture.details} (misfit {least:.2f})"
         )
         findings.append(Finding("good", text))
     return best, findings
@@ -225,7 +183,7 @@ def _swapped(weights: sources.Weights, layers: dict[str, misfit.Misfit]) -> str 
     outlier = _outlier(layers)
     if outlier is None:
         return None
-    layer, norm = layers[outlier], layouts.norm_after(outlier)
+    layer, norm = layers[outlier], misfit.norm_by_conv(weights.architecture)[outlier]
     distances = {
         name: misfit.distance(layer.log_measured, tensors["var"])
         for name, tensors in misfit.norms_of(weights.tensors).items()
@@ -246,43 +204,3 @@ def _golden(weights: sources.Weights) -> Finding:
     return Finding(
         "good", f"a known file ({name}): its blocks agree with {framework}'s to {worst:.0e}"
     )
-
-
-@functools.cache
-def _log_probs(
-    architecture: convert.Architecture,
-) -> Callable[[dict[str, Any], jax.Array], jax.Array]:
-    model = network.make_model(architecture)
-    return jax.jit(lambda v, x: jax.nn.log_softmax(model.apply(v, x, norms_by_batch=())[0]))
-
-
-def _names(weights: sources.Weights, reading: misfit.Reading) -> list[Finding]:
-    """What the head calls the drawn fruit, in the reading's channel order and in the other."""
-    if weights.architecture.num_classes != 1000:
-        text = "red and blue can't be told apart without ImageNet's 1,000 classes"
-        return [Finding("note", text)]
-    given = reading.preprocessing
-    exchanged = _other_channels(given)
-    architecture = dataclasses.replace(
-        weights.architecture, variant=reading.variant, epsilon=reading.epsilon
-    )
-    variables = network.as_published(weights)[1]
-    fruit, classes = pictures.fruit(NUM_FRUIT, given.crop_size)
-
-    def log_probs(preprocessing: Preprocessing) -> np.ndarray:
-        return np.asarray(_log_probs(architecture)(variables, normalise(fruit, preprocessing)))
-
-    rows = np.arange(NUM_FRUIT)
-    as_given = log_probs(given)
-    mean_given = float(np.mean(as_given[rows, classes]))
-    mean_exchanged = float(np.mean(log_probs(exchanged)[rows, classes]))
-    if mean_exchanged > mean_given + MARGIN_NATS:
-        text = (
-            f"runs best as {exchanged.channels.upper()}, not as {given.channels.upper()}: so it "
-            f"names oranges and lemons better (mean log-probability {mean_exchanged:.1f} instead "
-            f"of {mean_given:.1f})"
-        )
-        return [Finding("fault", text)]
-    right = int(np.sum(as_given.argmax(axis=1) == classes))
-    text = f"names {right} of {NUM_FRUIT} drawn oranges and lemons right"
-    return [Finding("good" if 2 * right > NUM_FRUIT else "note", text)]

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vtl.models.resnet import STAGES
 from vtl.preprocessing import normalise
 from vtl.weights import network, sources
 
@@ -66,7 +65,8 @@ def block_statistics(weights: sources.Weights) -> dict[str, list[float]]:
     @jax.jit
     def run(variables: dict[str, Any], images: jax.Array) -> dict[str, Any]:
         logits, outputs = model.apply(variables, images, norms_by_batch=())
-        blocks = {name: output for name, output in outputs.items() if name not in STAGES}
+        others = (*weights.architecture.stages, "seen")
+        blocks = {name: output for name, output in outputs.items() if name not in others}
         return {
             name: jnp.stack([jnp.mean(x), jnp.std(x), *x.ravel()[positions(x.size)]])
             for name, x in (blocks | {"logits": logits}).items()

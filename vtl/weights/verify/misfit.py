@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from vtl.models import HEAD
+from vtl.models.architecture import Architecture
 from vtl.models.resnet import EPSILON
 from vtl.preprocessing import Preprocessing, normalise
-from vtl.weights import convert, layouts, network, sources
+from vtl.weights import network, sources, watched
 from vtl.weights.verify import pictures
 from vtl.weights.watched import COLLECTION, WatchedConv, outputs_by_path
 
@@ -29,8 +30,8 @@ class Reading(NamedTuple):
     """One way to read a weight file."""
 
     preprocessing: Preprocessing
-    variant: str
-    epsilon: float
+    architecture: Architecture
+    """One with BatchNorm."""
     padding: str = "torch"
     """The padding that the network was trained with: `torch`, or TensorFlow's `same`."""
 
@@ -59,7 +60,7 @@ def misfits(weights: sources.Weights, reading: Reading) -> dict[str, Misfit]:
     variables = network.as_published(weights)[1]
     # Only var + eps matters, and other variances, unlike another eps, compile nothing again.
     epsilon = EPSILON["v1.5"]
-    change = reading.epsilon - epsilon
+    change = (reading.architecture.batch_norm_epsilon or epsilon) - epsilon
     variables["batch_stats"] = jax.tree.map_with_path(
         lambda path, leaf: leaf + change if path[-1].key == "var" else leaf,
         variables["batch_stats"],
@@ -67,27 +68,29 @@ def misfits(weights: sources.Weights, reading: Reading) -> dict[str, Misfit]:
     pixels = normalise(
         pictures.photo_crops(NUM_CROPS, reading.preprocessing.crop_size), reading.preprocessing
     )
-    architecture = dataclasses.replace(
-        weights.architecture, variant=reading.variant, epsilon=epsilon
-    )
-    order, run = _watched(architecture, reading.padding)
+    changes: dict[str, Any] = {"epsilon": epsilon}
+    order, run = _watched(dataclasses.replace(reading.architecture, **changes), reading.padding)
     variances = run(variables, pixels)
-    norms = norms_of(weights.tensors)
-    return {
-        conv: Misfit.of(variances[conv], norms[layouts.norm_after(conv)]["var"]) for conv in order
-    }
+    norms, after = norms_of(weights.tensors), norm_by_conv(weights.architecture)
+    return {conv: Misfit.of(variances[conv], norms[after[conv]]["var"]) for conv in order}
+
+
+@functools.cache
+def norm_by_conv(architecture: Architecture) -> dict[str, str]:
+    """Convolution -> the BatchNorm that follows it, in calling order."""
+    model = network.with_any_head(architecture)
+    return watched.norm_by_conv(model, network.shapes_of(model), image_size=64)
 
 
 @functools.cache
 def _watched(
-    architecture: convert.Architecture, padding: str
+    architecture: Architecture, padding: str
 ) -> tuple[list[str], Callable[[dict[str, Any], jax.Array], dict[str, jax.Array]]]:
     """A jitted network that returns the variance of each convolution's output, and their order.
 
     The order is known once the network has run.
     """
-    num_classes = architecture.num_classes or 1000
-    model = network.make_model(dataclasses.replace(architecture, num_classes=num_classes))
+    model = network.with_any_head(architecture)
     model = model.clone(conv=functools.partial(WatchedConv, padding=padding))
     order: list[str] = []  # set when traced: jit returns dicts sorted by key
 

@@ -1,4 +1,4 @@
-"""Recognise networks that are not plain ResNets by their tensors, so that errors can name them."""
+"""Networks akin to ResNets that vtl does not have, by their tensors, so that errors name them."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,8 @@ import numpy as np
 
 from vtl.errors import UserError
 from vtl.untrusted import printable
-from vtl.weights import layouts
+from vtl.weights.layouts import names
+from vtl.weights.layouts.resnet_names import BODY
 
 _BY_NAME = {
     r"conv1\.0\.weight": "a deep stem ({}): ResNet-D/-C variants are not supported",
@@ -24,16 +25,16 @@ _BY_NAME = {
 
 def refuse_others(tensors: Mapping[str, np.ndarray], path: object) -> None:
     """Raise UserError if the weights at `path` are of a known family that vtl does not support."""
-    wrapper = layouts.wrapper_of(tensors)
+    wrapper = names.wrapper_of(tensors, BODY)
     # Of a network that is no ResNet at all the wrapper is unknown.
     before = re.escape(wrapper) if wrapper is not None else r"(?:.*[./])?"
     bare = {
-        layouts.plain_name(name).removeprefix(wrapper or ""): tensor
+        names.plain_name(name).removeprefix(wrapper or ""): tensor
         for name, tensor in tensors.items()
     }
     for pattern, reason in _BY_NAME.items():
         for key in tensors:
-            if match := re.fullmatch(f"{before}({pattern})", layouts.plain_name(key)):
+            if match := re.fullmatch(f"{before}({pattern})", names.plain_name(key)):
                 raise UserError(f"{path}: {reason.format(printable(match[1], 80))}")
     if "conv1.bias" in bare and "bn1.weight" not in bare:
         raise UserError(

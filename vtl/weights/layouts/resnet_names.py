@@ -1,17 +1,16 @@
-"""Where each tensor of another framework's ResNet goes: one table per layout.
+"""Where each tensor of another framework's ResNet goes: one table a layout.
 
 Our module paths are torchvision's names with `_` for the dots inside a stage and a block.
 """
 
 import re
-from collections import Counter
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from vtl.errors import UserError
 from vtl.models import HEAD
 from vtl.models.resnet import DEPTHS
-from vtl.untrusted import printable
+from vtl.weights.layouts import names
 
 TORCH_LEAVES = {
     ("conv", "weight"): ("params", "kernel"),
@@ -48,18 +47,11 @@ _HUGGING_FACE_MODULE = (
     r"(?:embedder\.embedder|encoder\.stages\.[0-3]\.layers\.\d+\.(?:shortcut|layer\.[0-2]))"
     r"\.(?:convolution|normalization)"
 )
-_BODY = re.compile(
+BODY = re.compile(
     rf"(?:^|\.)((?:{_TORCH_MODULE}|{_HUGGING_FACE_MODULE})"
     r"\.(?:weight|bias|running_mean|running_var))$"
 )
 """The end of a tensor's name from where it is a ResNet's, the head's aside."""
-
-_INSERTED = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-"""What PyTorch itself puts between names, anywhere: torch.compile, FSDP, checkpointing."""
-
-IGNORED = re.compile(r".*\.num_batches_tracked|optimizer/vars/\d+")
-NETWORK = 60
-"""Tensors of the smallest network, a ResNet-18 without statistics and head."""
 
 _KERAS_HEAD = re.compile(r"predictions|probs|fc1000|dense(_\d+)?")
 _KERAS_DEPTHS = (50, 101, 152)
@@ -86,53 +78,21 @@ def layout_of(format: str, keys: Collection[str], path: object) -> Layout:
         return Layout("/", _keras_module, _KERAS_LEAVES)
     if format == "keras3_weights_h5":
         return Layout("/", _keras_3_module(keys, path), _KERAS_3_LEAVES)
-    wrapper = wrapper_of(keys)
+    wrapper = names.wrapper_of(keys, BODY)
     if wrapper is None:
-        _refuse_several(keys, path)
+        names.refuse_several(keys, BODY, path)
         wrapper = ""
-    names = [plain_name(key) for key in keys]
-    is_hugging_face = any(name.startswith(f"{wrapper}embedder.") for name in names)
+    is_hugging_face = any(names.plain_name(key).startswith(f"{wrapper}embedder.") for key in keys)
     module_of = _hugging_face_module if is_hugging_face else _torch_module
     return Layout(".", lambda name: module_of(_unwrapped(name, wrapper)), TORCH_LEAVES)
 
 
-def plain_name(key: str) -> str:
-    """A tensor's name without what PyTorch itself puts into it."""
-    return _INSERTED.sub("", key)
-
-
 def _unwrapped(name: str, wrapper: str) -> str:
     """A module's name inside of the wrapper; a head may stand outside, nothing else may."""
-    name = plain_name(name)
+    name = names.plain_name(name)
     if name.startswith(wrapper):
         return name.removeprefix(wrapper)
     return name if f"{name}." in _TORCH_HEADS else ""
-
-
-def _wrappers(keys: Collection[str]) -> list[tuple[str, int]]:
-    """What stands before the names of a ResNet's tensors, and before how many, most first."""
-    names = (plain_name(key) for key in keys)
-    ends = ((name, _BODY.search(name)) for name in names)
-    return Counter(name[: end.start(1)] for name, end in ends if end).most_common()
-
-
-def wrapper_of(keys: Collection[str]) -> str | None:
-    """What PyTorch modules around the network put before most of its names, such as `module.`.
-
-    None if no prefix is that of most.
-    """
-    wrappers = _wrappers(keys)
-    if not wrappers or 2 * wrappers[0][1] <= sum(count for _, count in wrappers):
-        return None
-    return wrappers[0][0]
-
-
-def _refuse_several(keys: Collection[str], path: object) -> None:
-    """UserError if whole networks lie side by side, as a student and its teacher."""
-    held = {wrapper for wrapper, count in _wrappers(keys) if count >= NETWORK}
-    if len(held) > 1:
-        shown = " and ".join(repr(printable(wrapper, 40)) for wrapper in sorted(held)[:3])
-        raise UserError(f"{path}: holds {len(held)} networks, under {shown}; save the one you want")
 
 
 def kind_of(module: str) -> str:

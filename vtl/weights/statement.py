@@ -17,6 +17,6 @@ class Statement(NamedTuple):
     classes: tuple[str, ...] | None = None
     multi_label: bool | None = None
     architecture: dict[str, Any] = {}  # noqa: RUF012 (never changed)
-    """Fields of `convert.Architecture`."""
+    """Fields of the architecture."""
     unread: tuple[str, ...] = ()
     """What of it is not understood or can't be done, each in a few words."""
