@@ -32,6 +32,11 @@ ADDED = {
     "class_weights": "none",
     "shard": "",
     "mix_with_start": [],
+    "svm_costs": [],
+    "svm_folds": 3,
+    "svm_positive_weight": 2.0,
+    "low_shot": [],
+    "low_shot_draws": 5,
 }
 """Knobs that runs of before lack, with the value, in JSON, that leaves what these computed."""
 

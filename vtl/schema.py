@@ -315,3 +315,27 @@ def decisions(classes: Collection[str] | None = None) -> Check:
             "intercepts": dict_of(number, keys=classes),
         }
     )
+
+
+def low_shot(value: Any, key: str) -> None:
+    """A probe's low-shot SVMs, as results.json has them."""
+    choice = record({"cost": at_least(0), "map": list_of(share), "mean": share, "deviation": share})
+    of_k = record(
+        {
+            "classes": count,
+            "left_out": list_of(text),
+            "all_negatives": list_of(text),
+            "chosen_on_train": maybe(choice),
+            "chosen_on_test": maybe(choice),
+        }
+    )
+    keys = {
+        "protocol": text,
+        "seeds": list_of(count, least=1, most=1000),
+        "negatives_for_each_positive": count,
+        "by_k": dict_of(of_k),
+    }
+    record(keys)(value, key)
+    for k in value["by_k"]:
+        if not k.isascii() or not k.isdigit():
+            raise _wrong(f"{key}.by_k", "by whole numbers", k)

@@ -201,8 +201,13 @@ def show_outcome(run_directory: RunDirectory) -> None:
     say(format_outcome(run_directory, run_directory.read_results()))
 
 
-def format_outcome(run_directory: RunDirectory, results: dict[str, Any]) -> str:
-    """Each class of the test split, the mAP of every split by protocol, and where it lies."""
+def format_outcome(
+    run_directory: RunDirectory, results: dict[str, Any], further: Sequence[str] = ()
+) -> str:
+    """Each class of the test split, the mAP of every split by protocol, and where it lies.
+
+    `further` are lines that come before the last.
+    """
     roles = list(results["map"])
     headline = headline_split(roles)
     outcome = {
@@ -226,7 +231,7 @@ def format_outcome(run_directory: RunDirectory, results: dict[str, Any]) -> str:
         )
     if headline in results.get("answers", {}):
         lines += ["", *answers.format_lines(results, headline, results["classes"]), ""]
-    lines += _what_training_brought(results)
+    lines += [*_what_training_brought(results), *further]
     return "\n".join([*lines, *where_it_is(run_directory)])
 
 

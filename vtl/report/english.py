@@ -101,6 +101,15 @@ WORDS = {
     "axis_gradients": "norm over all layers",
     "label_present": "class present",
     "label_absent": "class absent",
+    "low_shot": "Low-shot SVMs",
+    "low_shot_note": "{run}: SVMs of k positives and {negatives} k negatives a class, drawn "
+    "{draws} times (seeds {seeds}): the mAP ({protocol}) on test, its mean and its deviation over "
+    "the draws. Each k has one C, the best on the photos of train that were not drawn or, as in "
+    "VISSL, the best on test itself, which flatters.",
+    "column_k": "k",
+    "column_classes_of_k": "classes",
+    "column_chosen_on_train": "C by train",
+    "column_chosen_on_test": "C by test",
     # Classes.
     "classes_note": "Dots show average precision, bars its 95 % interval. Classes are sorted by "
     "the AP of the best run.",

@@ -104,6 +104,15 @@ WORDS = {
     "axis_gradients": "norme sur toutes les couches",
     "label_present": "classe présente",
     "label_absent": "classe absente",
+    "low_shot": "SVM sur peu d’exemples",
+    "low_shot_note": "{run} : SVM sur k positifs et {negatives} k négatifs par classe, tirés "
+    "{draws} fois (graines {seeds}) : la mAP ({protocol}) sur test, sa moyenne et son écart type. "
+    "Chaque k a un seul C, le meilleur sur les photos de train qui n’ont pas été tirées ou, comme "
+    "dans VISSL, le meilleur sur test même, ce qui flatte.",
+    "column_k": "k",
+    "column_classes_of_k": "classes",
+    "column_chosen_on_train": "C choisi sur train",
+    "column_chosen_on_test": "C choisi sur test",
     # Classes.
     "classes_note": "Les points montrent l’average precision, les traits son intervalle à 95 %. "
     "Les classes sont triées selon l’AP de la meilleure exécution.",

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 import vtl
-from vtl.report import answers, compare, figures, photos, summary, thresholds, trust
+from vtl.report import answers, compare, figures, low_shot, photos, summary, thresholds, trust
 from vtl.report.canvas import Stroke, strokes
 from vtl.report.compare import PROTOCOL, DataSet
 from vtl.report.language import Language
@@ -51,6 +51,7 @@ def make(runs: Sequence[Run], refused: Sequence[str], command: str, language: La
         refused=refused,
         headlines=[summary.headline(data_set, language) for data_set in data_sets],
         summaries=[summary.of_data_set(data_set, language) for data_set in data_sets],
+        low_shots=[of for run in runs if (of := low_shot.section(run, language))],
         studies=[summary.of_study(run, language) for run in studies],
         curves=[_curves(data_set, styles, language) for data_set in data_sets],
         classes=[_classes(data_set, styles, language) for data_set in data_sets],

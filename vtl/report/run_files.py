@@ -192,6 +192,7 @@ def check_scored(directory: Path, config: dict[str, Any], results: dict[str, Any
             "images_per_second": maybe(at_least(0)),
             "answers": dict_of(schema.answers(classes)),
             "decisions": maybe(schema.decisions(classes)),
+            "low_shot": schema.low_shot,
         }
         record(by_role | of_training | {"weights": _anything}, optional)(results, "")
 

@@ -5,13 +5,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vtl import knobs
+from vtl import identity, knobs
+from vtl.console import say
 from vtl.data import deep_features, duplicates, prepare
 from vtl.data.deep_features import DeepFeatures
 from vtl.data.splits import VOC_SPLITS
@@ -20,8 +21,10 @@ from vtl.evaluation import outcome, thresholds
 from vtl.evaluation.thresholds import Unseen
 from vtl.files import user_path
 from vtl.models.head import TRANSFORMS, transformed
-from vtl.probing.solvers import LOSSES_OF_LBFGS, SOLVERS, Fitted, Problem
-from vtl.probing.solvers import predict as predict  # the lab sheet calls it here
+from vtl.probing import low_shot
+from vtl.probing.problem import Fitted, Problem
+from vtl.probing.problem import predict as predict  # the lab sheet calls it here
+from vtl.probing.solvers import LOSSES_OF_LBFGS, SOLVERS
 from vtl.run_directory import RunDirectory
 from vtl.training import fit_head, losses
 from vtl.untrusted import plain_sha256, printable
@@ -36,7 +39,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     _check_options(config)
     run_directory = RunDirectory(workdir, config)
-    if outcome.was_finished(run_directory, lambda: _content(config)):
+    if outcome.was_finished(run_directory, lambda: _content(config), _format):
         return
     raw = deep_features.read(config.features)
     _check_meta(raw, config)
@@ -101,7 +104,18 @@ def run(config: ConfigDict, workdir: Path) -> None:
             "features_sha256": content["features"],
         }
     )
-    outcome.show_outcome(run_directory)
+    say(_format(run_directory, run_directory.read_results()))
+
+
+def _format(run_directory: RunDirectory, results: dict[str, Any]) -> str:
+    """The outcome, with what the benchmark's protocols add to it."""
+    further: list[str] = []
+    if "svm" in results:
+        further.append(f"The AP that VISSL's SVM benchmark states is {low_shot.PROTOCOL}.")
+    if "low_shot" in results:
+        of_all = results["map"]["test"][results["low_shot"]["protocol"]]
+        further += ["", *low_shot.format_lines(results["low_shot"], of_all), ""]
+    return outcome.format_outcome(run_directory, results, further)
 
 
 def _check_options(config: ConfigDict) -> None:
@@ -124,9 +138,34 @@ def _check_options(config: ConfigDict) -> None:
             f"solver=lbfgs takes loss={' or '.join(LOSSES_OF_LBFGS)}; solver=sgd takes "
             f"{config.loss} too"
         )
+    _check_svm(config)
     for option in ("learning_rates", "weight_decays", "l2s"):
         if not config[option]:
             raise UserError(f"{option} must not be empty")
+
+
+def _check_svm(config: ConfigDict) -> None:
+    """Refuse what an SVM has no use for, and its knobs with another solver."""
+    for option in SVM_KNOBS if config.solver != "svm" else ():
+        value = config[option]
+        if (list(value) if isinstance(value, tuple) else value) != identity.ADDED[option]:
+            raise UserError(
+                f"{option} is for solver=svm, and the solver is {config.solver}\n"
+                f"add --config.solver=svm, or leave {option} as it is"
+            )
+    if config.solver == "svm" and config.loss:
+        raise UserError(
+            "solver=svm has a loss of its own, the squared hinge: leave loss empty\n"
+            f"solver=sgd takes loss={config.loss}"
+        )
+    if config.solver == "svm" and config.class_weights != "none":
+        raise UserError(
+            f"solver=svm weighs positives by svm_positive_weight ({config.svm_positive_weight:g}): "
+            "leave class_weights at none"
+        )
+    for k in config.low_shot:
+        if k != int(k):
+            raise UserError(f"low_shot must be whole numbers of photos, got {k}")
 
 
 def _content(config: ConfigDict) -> dict[str, str]:
@@ -182,6 +221,9 @@ def _check_meta(data: DeepFeatures, config: ConfigDict) -> None:
                 f"but the config asks for {option}={config[option]}"
             )
 
+
+SVM_KNOBS = ("svm_costs", "svm_folds", "svm_positive_weight", "low_shot", "low_shot_draws")
+"""What only solver=svm reads. Elsewhere each must be as in runs of before it was there."""
 
 STANDARDISE = "standardise"
 """Beside those of `models.head`: what it does can be done to the head's weights instead."""

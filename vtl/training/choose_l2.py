@@ -6,7 +6,9 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
+from vtl.console import say
 from vtl.training import losses
 from vtl.training.fit_linear import fit_rotated, fit_softmax, rotate
 
@@ -25,7 +27,7 @@ MOST_STEPS_BEYOND = 4
 def describe(l2: np.ndarray) -> str:
     """`0.001 (5), 0.01 (15) classes`: the values, and how many classes have each."""
     values, counts = np.unique(l2, return_counts=True)
-    return ", ".join(f"{v:.3g} ({n})" for v, n in zip(values, counts, strict=True)) + " classes"
+    return ", ".join(f"{v:.4g} ({n})" for v, n in zip(values, counts, strict=True)) + " classes"
 
 
 def by_cross_validation(
@@ -88,21 +90,37 @@ def by_cross_validation(
         return np.sum(by_label * counts_out, axis=(0, 1))
 
     loss = softmax_loss if one_label_each else sigmoid_loss
-    found = {l2: loss(l2) for l2 in sorted(set(l2s))}
-    for end, before in ((0, 1), (-1, -2)):
-        for _ in range(MOST_STEPS_BEYOND):
-            grid = sorted(found)
-            least = np.min(list(found.values()), axis=0)
-            without = np.min([found[l2] for l2 in grid if l2 != grid[end]], axis=0)
-            if np.sum(without) <= (1 + WORTH) * np.sum(least):
-                break
-            following = grid[end] ** 2 / grid[before]
-            found[following] = loss(following)
+    found: dict[float, np.ndarray] = {}
+    first = sorted(set(l2s))
+    with tqdm(total=len(first), desc="L2 by cross-validation", unit="value") as progress:
+        for l2 in first:
+            found[l2] = loss(l2)
+            progress.update()
+        for place in (0, -1):
+            for _ in range(MOST_STEPS_BEYOND):
+                if not _gains_at(found, place):
+                    break
+                end, before = sorted(found)[place], sorted(found)[1 if place == 0 else -2]
+                progress.total += 1
+                progress.refresh()
+                found[end**2 / before] = loss(end**2 / before)
+                progress.update()
     grid = sorted(found)
+    for place, name in ((0, "least"), (-1, "largest")):
+        if _gains_at(found, place):
+            say(f"the best L2 may lie beyond the {name} tried, {grid[place]:.3g}")
     by_l2 = np.array([found[l2] for l2 in grid])
     if one_label_each:
         by_l2 = np.repeat(by_l2.sum(axis=1, keepdims=True), labels.shape[1], axis=1)
     return np.array(grid)[np.argmin(by_l2, axis=0)]
+
+
+def _gains_at(found: dict[float, np.ndarray], place: int) -> bool:
+    """Whether all classes' losses [C] gain by the grid's first (0) or last (-1) L2."""
+    grid = sorted(found)
+    least = np.min(list(found.values()), axis=0)
+    without = np.min([found[l2] for l2 in grid if l2 != grid[place]], axis=0)
+    return bool(np.sum(without) > (1 + WORTH) * np.sum(least))
 
 
 def held_out(
