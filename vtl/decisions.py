@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
+import scipy
 
 HALF = 0.5
 """The threshold of a class for which none was chosen."""
@@ -68,7 +68,7 @@ def probabilities(logits: np.ndarray, decisions: Decisions, *, one_label_each: b
     )
     calibrated = np.asarray(logits, np.float32) * slopes + intercepts
     if not one_label_each:
-        return expit(calibrated)
+        return scipy.special.expit(calibrated)
     exponentials = np.exp(calibrated - calibrated.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 

@@ -101,7 +101,9 @@ def first_step(arguments: list[str], cache: Path, workdir: Path) -> dict[str, fl
 
 def finished(workdir: Path, printed: Path) -> list[str]:
     """The phases of a run that its files show to be over."""
-    metrics = workdir / "metrics.jsonl"
+    metrics = workdir / "held_out" / "metrics.jsonl"  # of the trial, which comes first
+    if not metrics.exists():
+        metrics = workdir / "metrics.jsonl"
     signs = (
         printed.stat().st_size > 0,
         (workdir / "config.json").exists(),

@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from vtl.errors import UserError
 from vtl.evaluation import metrics
@@ -352,3 +352,19 @@ def test_where_nothing_is_known_there_is_no_loss():
     assert result["loss"] is None
     assert result["binary_accuracy"] is None
     assert "binary accuracy" not in metrics.format_table(result, ["a", "b"])
+
+
+def test_precision_and_recall_are_scikit_learns_with_ties_as_well():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 200)
+    for scores in (rng.normal(size=200), rng.integers(0, 9, 200) / 8, np.zeros(200)):
+        expected = precision_recall_curve(labels, scores)[:2]
+        found = metrics.precision_recall(scores, labels)
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_without_a_positive_recall_is_one_but_for_the_last():
+    precision, recall = metrics.precision_recall(np.array([0.1, 0.2]), np.array([0, 0]))
+    assert precision.tolist() == [0, 0, 1]
+    assert recall.tolist() == [1, 1, 0]

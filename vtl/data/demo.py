@@ -13,7 +13,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from vtl.data import drawing
 from vtl.errors import UserError
@@ -134,6 +133,9 @@ def draw_scene(
 
 def _split_digits() -> dict[str, dict[str, np.ndarray]]:
     """The handwriting of every split and class, shared out as the scenes are."""
+    # scikit-learn takes as long to import as JAX, and the scenes are made but once.
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     rng = np.random.default_rng((_STREAM, VERSION))
     ends = np.cumsum(list(SPLITS.values())) / sum(SPLITS.values())

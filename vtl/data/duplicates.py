@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import scipy
 from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from vtl import processes
 from vtl.data.batches import Images
@@ -180,9 +179,9 @@ def near_duplicates(images: Images) -> np.ndarray:
         one.append(first + near)
         other.append(to)
     pairs = np.concatenate(one), np.concatenate(other)
-    graph = coo_array((np.ones(len(pairs[0]), bool), pairs), shape=(count, count))
+    graph = scipy.sparse.coo_array((np.ones(len(pairs[0]), bool), pairs), shape=(count, count))
     # Processors round differently, and who trains together must agree on the groups.
-    return processes.broadcast(connected_components(graph, directed=False)[1])
+    return processes.broadcast(scipy.sparse.csgraph.connected_components(graph, directed=False)[1])
 
 
 def thumbnails(images: Images) -> np.ndarray:

@@ -8,8 +8,8 @@ textured background. No class is a digit, though O and I look much like 0 and 1.
 import functools
 
 import numpy as np
+import scipy
 from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 
 from vtl.data import drawing
 
@@ -71,7 +71,7 @@ def _bend(rng: np.random.Generator, master: np.ndarray, side: int) -> np.ndarray
     grid = np.stack(np.meshgrid(axis, axis, indexing="ij")).reshape(2, -1)
     shifts = np.stack([_smooth_noise(rng, size) for _ in range(2)]).reshape(2, -1)
     positions = matrix @ grid + shifts + (master.shape[0] - 1) / 2
-    mask = ndimage.map_coordinates(master, positions, order=1).reshape(size, size)
+    mask = scipy.ndimage.map_coordinates(master, positions, order=1).reshape(size, size)
     coarse = int(rng.integers(8, 25))
     if coarse < size:
         image = Image.fromarray(mask.astype(np.float32)).resize((coarse, coarse))

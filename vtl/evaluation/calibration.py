@@ -5,8 +5,7 @@ Calibration of Modern Neural Networks".
 """
 
 import numpy as np
-from scipy.optimize import minimize, minimize_scalar
-from scipy.special import expit, log_softmax
+import scipy
 
 from vtl.evaluation.metrics import has_both
 
@@ -49,11 +48,13 @@ def _platt(x: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
     def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
         scaled = np.exp(point[0]) * x
         z = scaled + point[1]
-        residuals = expit(z) - targets
+        residuals = scipy.special.expit(z) - targets
         loss = np.sum(np.logaddexp(0, z) - targets * z) + PRIOR @ point**2 / 2
         return loss, np.array([residuals @ scaled, residuals.sum()]) + PRIOR * point
 
-    log_slope, intercept = minimize(objective, np.zeros(2), jac=True, bounds=_BOUNDS).x
+    log_slope, intercept = scipy.optimize.minimize(
+        objective, np.zeros(2), jac=True, bounds=_BOUNDS
+    ).x
     return float(np.exp(log_slope)), float(intercept)
 
 
@@ -66,7 +67,7 @@ def resampled(
     A slope at the end of what it may be stays there.
     """
     scaled = slope * x
-    p = expit(scaled + intercept)
+    p = scipy.special.expit(scaled + intercept)
     residuals, curvature = p - _targets(is_positive), p * (1 - p)
     gradients = np.stack([residuals * scaled, residuals]) @ counts
     point = np.array([np.log(slope), intercept])
@@ -89,10 +90,12 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     rows = np.arange(len(labels))
 
     def objective(log_t: float) -> float:
-        by_photo = log_softmax(logits.astype(np.float64) / np.exp(log_t), axis=1)[rows, truth]
+        scaled = logits.astype(np.float64) / np.exp(log_t)
+        by_photo = scipy.special.log_softmax(scaled, axis=1)[rows, truth]
         return -by_photo.sum() + 0.5 * log_t**2
 
-    return float(np.exp(minimize_scalar(objective, bounds=_BOUNDS[0], method="bounded").x))
+    log_t = scipy.optimize.minimize_scalar(objective, bounds=_BOUNDS[0], method="bounded").x
+    return float(np.exp(log_t))
 
 
 def brier(probabilities: np.ndarray, labels: np.ndarray, label_mask: np.ndarray) -> float | None:

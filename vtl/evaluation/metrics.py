@@ -245,6 +245,21 @@ def resampled_map(
     )
 
 
+def precision_recall(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall [T + 1] of one class at each of T different scores, the lowest first.
+
+    scores [N] and labels [N] in {0, 1}. The last is precision 1 and recall 0, as scikit-learn's
+    precision_recall_curve has it, which takes as long to import as JAX. Without a positive, recall
+    is 1 but for the last.
+    """
+    order = np.argsort(-scores, kind="stable")
+    last_of_its_score = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    hits = np.cumsum(labels[order], dtype=np.float64)[last_of_its_score]
+    precision = hits / (last_of_its_score + 1)
+    recall = hits / hits[-1] if hits[-1] else np.ones_like(hits)
+    return np.append(precision[::-1], 1.0), np.append(recall[::-1], 0.0)
+
+
 def format_table(result: dict[str, Any], classes: Sequence[str]) -> str:
     """The result of `evaluate_scores` as an aligned text table, in percent."""
     names = [name for name in PROTOCOLS if name not in result["not_computable"]]

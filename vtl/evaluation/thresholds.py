@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from absl import logging
-from scipy.special import expit
 
 from vtl import decisions as answered
 from vtl.decisions import HALF, Decisions
@@ -194,7 +194,7 @@ class _Cuts:
             slopes, intercepts = calibration.resampled(
                 self._x, self.is_positive, *self._fit, counts
             )
-            expected = expit(self._x[:, None] * slopes + intercepts)
+            expected = scipy.special.expit(self._x[:, None] * slopes + intercepts)
         return self._best(counts, expected, least_precision)
 
     def _best(

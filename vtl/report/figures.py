@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
-from sklearn.metrics import precision_recall_curve
 
+from vtl.evaluation import metrics
 from vtl.relu_study import conclusion
 from vtl.report.canvas import COLOURS, INK, Stroke, open_canvas, strokes
 from vtl.report.compare import PROTOCOL, DataSet, Difference
@@ -100,7 +100,7 @@ def precision_recall(
             is_known = scores.is_known[:, column]
             labels = scores.labels[is_known, column]
             ranked_by = scores.ranked_by[is_known, column]
-            precision, recall, _ = precision_recall_curve(labels, ranked_by)
+            precision, recall = metrics.precision_recall(ranked_by, labels)
             rows = evenly_spaced(recall, 60)
             colour, dashes = styles[run.name]
             canvas.axes.plot(recall[rows], precision[rows], dashes, color=colour, linewidth=1.2)

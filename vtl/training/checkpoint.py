@@ -6,6 +6,7 @@ and the one before takes its place. Files that the manifest does not name are ig
 """
 
 import errno
+import functools
 import logging as python_logging
 import os
 import re
@@ -18,7 +19,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from absl import logging
 from jax.sharding import Mesh
 
@@ -85,6 +85,7 @@ class Checkpoints:
         self._directory.mkdir(parents=True, exist_ok=True)
         # All are kept: `_thin_out` removes those that aren't needed, so that a kill leaves no half
         # of one. Without `best_fn` orbax writes no scores.
+        ocp = _orbax()
         options = ocp.CheckpointManagerOptions(
             best_fn=score if self._best_by else None,
             create=False,
@@ -114,7 +115,7 @@ class Checkpoints:
             raise OSError(errno.ENOSPC, "No space left on device", str(self._directory))
         self._mark(step).touch()
         scored = {"score": (scores or {}).get(self._best_by, _UNSCORED)} if self._best_by else None
-        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=scored)
+        self._manager.save(step, args=_orbax().args.StandardSave(state), metrics=scored)
         self._sealing = threading.Thread(target=self._seal, args=(step,))
         self._sealing.start()
 
@@ -171,7 +172,7 @@ class Checkpoints:
         path = self._path(step)
         with reading(path, "move it away, and the one before takes its place"):
             _check_shapes(path, like)
-            state = self._manager.restore(step, args=ocp.args.StandardRestore(like))
+            state = self._manager.restore(step, args=_orbax().args.StandardRestore(like))
             found = int(state["step"] if isinstance(state, dict) else state.step)
         if found != step:  # the manifest says so too, but for those of vtl 0.1
             raise UserError(
@@ -248,6 +249,14 @@ def _without_orbax(hook: Callable[[Any], Any]) -> Callable[[Any], None]:
 sys.unraisablehook = _without_orbax(sys.unraisablehook)
 
 
+@functools.cache
+def _orbax() -> Any:
+    """orbax.checkpoint takes 0.2 s to import; a finished run is shown without it."""
+    import orbax.checkpoint
+
+    return orbax.checkpoint
+
+
 def _is_not_orbax(record: python_logging.LogRecord) -> bool:
     """Keep out orbax's dozens of log lines per save; it raises its errors as well."""
     return "orbax" not in record.pathname
@@ -258,7 +267,7 @@ python_logging.getLogger("absl").addFilter(_is_not_orbax)
 
 def _check_shapes(path: Path, like: Any) -> None:
     """Raise UserError if a checkpoint is of another network: orbax makes that a long story."""
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _orbax().StandardCheckpointer() as checkpointer:
         stored = _shapes(dict(checkpointer.metadata(path / "default").item_metadata))
     for name, shape in _shapes(like).items():
         if stored.get(name, shape) != shape:

@@ -2,8 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import expit, log_softmax, logsumexp
+import scipy
 
 from vtl.models.head import logits_of
 from vtl.training import choose_l2
@@ -132,7 +131,8 @@ def _shares_match(scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
     log_shares = np.log(shares / shares.sum())
     biases = np.zeros_like(log_shares)
     for _ in range(MOST_ROUNDS):
-        means = logsumexp(log_softmax(scores + biases, axis=1), axis=0) - np.log(len(scores))
+        by_photo = scipy.special.log_softmax(scores + biases, axis=1)
+        means = scipy.special.logsumexp(by_photo, axis=0) - np.log(len(scores))
         biases += log_shares - means
         if np.abs(log_shares - means).max() < CLOSE:
             break
@@ -143,4 +143,6 @@ def _mean_matches(scores: np.ndarray, share: float) -> float:
     """The bias b with mean(sigmoid(scores + b)) = share; it lies where all scores would be it."""
     low, high = -scores.max(), -scores.min()
     odds = np.log(share / (1 - share))
-    return brentq(lambda b: expit(scores + b).mean() - share, low + odds - 1, high + odds + 1)
+    return scipy.optimize.brentq(
+        lambda b: scipy.special.expit(scores + b).mean() - share, low + odds - 1, high + odds + 1
+    )

@@ -1,13 +1,16 @@
 import json
 
+import pytest
+
 from experiments.speed import startup
 
 
-def test_the_phases_show_in_the_files_of_a_run(tmp_path):
+@pytest.mark.parametrize("trained_first", [".", "held_out"])
+def test_the_phases_show_in_the_files_of_a_run(tmp_path, trained_first):
     printed, workdir = tmp_path / "first.txt", tmp_path / "first"
     printed.touch()
-    workdir.mkdir()
-    metrics = workdir / "metrics.jsonl"
+    metrics = workdir / trained_first / "metrics.jsonl"
+    metrics.parent.mkdir(parents=True)
     assert startup.finished(workdir, printed) == []
     printed.write_text("the rules\n")
     assert startup.finished(workdir, printed) == ["imports"]
