@@ -665,6 +665,8 @@ def test_a_knob_that_came_later_is_no_other_config():
         "thresholds"
     ]
     assert identity.changes(before, before | {"mix_with_start": []}) == {}
+    assert identity.changes(before, before | {"data": {"decode": "exact"}}) == {}
+    assert list(identity.changes(before, before | {"data": {"decode": "fast"}})) == ["data.decode"]
     assert list(identity.changes(before, before | {"mix_with_start": [0.5]})) == ["mix_with_start"]
     assert list(identity.changes(before, before | {"loss": "focal"})) == ["loss"]
     assert list(identity.changes(before, before | {"solver": ""})) == ["solver"]

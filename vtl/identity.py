@@ -27,6 +27,7 @@ Changes = dict[str, tuple[Any, Any]]
 ABSENT = "absent"
 
 ADDED = {
+    "data.decode": "exact",
     "thresholds": "f1",
     "loss": "",
     "class_weights": "none",

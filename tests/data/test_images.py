@@ -277,6 +277,68 @@ def test_a_strip_of_a_million_pixels_takes_no_memory(tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
 
 
+def smooth(height: int, width: int) -> Image.Image:
+    """A photo without an edge: a few waves across and down, of another phase in each colour."""
+    y, x = np.mgrid[:height, :width] / max(height, width) * 2 * np.pi
+    waves = [np.sin(3 * x + phase) * np.cos(2 * y - phase) for phase in range(3)]
+    return Image.fromarray((127.5 + 120 * np.stack(waves, -1)).round().astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("sides", "decoded"),
+    [
+        ((640, 480), (640, 480)),
+        ((639, 256), (639, 256)),
+        ((1024, 768), (512, 384)),
+        ((1023, 511), (1023, 511)),
+        ((1023, 512), (512, 256)),
+        ((3000, 1024), (750, 256)),
+        ((1025, 1536), (257, 384)),
+        ((2000, 2048), (500, 512)),
+        ((4000, 3000), (500, 375)),
+    ],
+)
+def test_fast_decodes_at_the_smallest_scale_of_twice_what_is_needed(
+    sides, decoded, tmp_path, monkeypatch
+) -> None:
+    path = save(smooth(*sides), tmp_path / "a.jpg", quality=95)
+    seen, real = [], images._to_rgb
+    monkeypatch.setattr(images, "_to_rgb", lambda image: seen.append(image.size) or real(image))
+    options = {"size": 128, "rule": "squash", "interpolation": "bilinear"}
+    exact = load_resized(path, **options)
+    fast = load_resized(path, **options, decode="fast")
+    assert seen == [sides[::-1], decoded[::-1]]
+    difference = np.abs(exact.astype(int) - fast)
+    # Sides that a scale doesn't divide are rounded up, which stretches the photo by a pixel.
+    assert difference.max() <= (0 if decoded == sides else 4)
+    assert (difference.max() > 0) == (decoded != sides)
+
+
+def test_fast_is_exact_where_nothing_is_averaged(tmp_path: Path) -> None:
+    options = {"size": 32, "rule": "resize_crop"}
+    jpeg = save(Image.fromarray(noise(300, 400)), tmp_path / "a.jpg")
+    png = save(Image.fromarray(noise(300, 400)), tmp_path / "a.png")
+    for path, interpolation in ((jpeg, "nearest"), (png, "bilinear")):
+        exact = load_resized(path, **options, interpolation=interpolation)
+        fast = load_resized(path, **options, interpolation=interpolation, decode="fast")
+        np.testing.assert_array_equal(fast, exact)
+
+
+def test_a_phones_photo_is_turned_upright_by_fast_too(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[images.ORIENTATION] = 6
+    other = smooth(600, 800).resize((300, 300))
+    for name, more in (("a.jpg", {}), ("a.mpo", {"save_all": True, "append_images": [other]})):
+        path = save(smooth(600, 800), tmp_path / name, quality=95, exif=exif, **more)
+        exact, fast = (load_resized(path, **OPTIONS, decode=decode) for decode in images.DECODE)
+        assert 0 < np.abs(exact.astype(int) - fast).max() <= 2
+
+
+def test_an_unknown_decoding_is_refused(paths, directory: Path) -> None:
+    message = error_of(decode_once, paths, IDS, **OPTIONS, decode="quick", directory=directory)
+    assert message == "data.decode is 'quick': choose one of exact, fast"
+
+
 def test_large_photos_take_turns(tmp_path: Path, monkeypatch) -> None:
     path = save(Image.new("RGB", (30, 20)), tmp_path / "a.png")
     running, most, real = [], [], images._to_rgb
@@ -443,8 +505,10 @@ def test_whatever_pixels_depend_on_makes_another_file(paths, directory: Path) ->
     assert count_after(paths, interpolation="nearest") == 4
     assert count_after(paths[::-1], IDS[::-1]) == 5
     assert count_after(paths[1:], IDS[1:]) == 6
+    assert count_after(paths, decode="exact") == 6
+    assert count_after(paths, decode="fast") == 7
     save(Image.fromarray(noise(30, 30, 99)), paths[3])
-    assert count_after(paths) == 7
+    assert count_after(paths) == 8
 
 
 def test_a_damaged_file_is_written_again(paths, directory: Path) -> None:

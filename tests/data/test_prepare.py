@@ -40,9 +40,15 @@ def make(tmp_path, contradicts=False):
     return splits.read(root, labels=tmp_path / "labels.csv")
 
 
-def prepared(by_role, broken="error", duplicates="warn"):
-    data = ConfigDict({"broken": broken, "duplicates": duplicates})
+def prepared(by_role, broken="error", duplicates="warn", decode="exact"):
+    data = ConfigDict({"broken": broken, "duplicates": duplicates, "decode": decode})
     return prepare.prepare(by_role, PREPROCESSING, data, crops=False)
+
+
+def test_how_photos_were_decoded_is_recorded(tmp_path):
+    by_role = make(tmp_path)
+    for decode in ("exact", "fast"):
+        assert prepared(by_role, decode=decode).record()["decode"] == decode
 
 
 @pytest.fixture(autouse=True)

@@ -4,11 +4,13 @@ import csv
 import dataclasses
 import itertools
 import json
+import shutil
 import sys
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.predict import tiny_runs
 from tests.tiny import write_weights
@@ -94,6 +96,26 @@ def test_other_batches_give_the_same_but_for_rounding(run, tmp_path):
     np.testing.assert_allclose(numbers, expected["scores"], rtol=1e-5, atol=1e-6)
 
 
+def test_large_photos_are_decoded_as_the_run_says_or_the_command(run, tmp_path):
+    y, x = np.mgrid[:600, :800] / 60
+    waves = 127.5 + 120 * np.stack([np.sin(x + phase) * np.cos(y) for phase in range(3)], -1)
+    photo = tmp_path / "photo.jpg"
+    Image.fromarray(waves.astype(np.uint8)).save(photo)
+    exact = Predictor.load(str(run[0])).decode(photo)
+    fast = Predictor.load(str(run[0]), decode="fast").decode(photo)
+    assert 0 < np.abs(exact.astype(int) - fast).max() <= 3
+    fast_run = shutil.copytree(run[0], tmp_path / "fast")
+    config = json.loads((fast_run / "config.json").read_text())
+    config["data"]["decode"] = "fast"
+    (fast_run / "config.json").write_text(json.dumps(config))
+    np.testing.assert_array_equal(Predictor.load(str(fast_run)).decode(photo), fast)
+    np.testing.assert_array_equal(
+        Predictor.load(str(fast_run), decode="exact").decode(photo), exact
+    )
+    with pytest.raises(SystemExit):
+        command.main([str(run[0]), str(photo), "--decode=quick"])
+
+
 def test_a_run_says_how_it_scored(run):
     settings = settings_of(str(run[0]))
     assert settings == predictor_module.Settings(tiny_runs.BATCH_SIZE, "default", "float32")
@@ -101,7 +123,13 @@ def test_a_run_says_how_it_scored(run):
 
 
 @pytest.mark.parametrize(
-    "config", [{"eval_batch_size": 0}, {"eval_batch_size": "8"}, {"precision": "odd"}]
+    "config",
+    [
+        {"eval_batch_size": 0},
+        {"eval_batch_size": "8"},
+        {"precision": "odd"},
+        {"data": {"decode": 2}},
+    ],
 )
 def test_a_damaged_config_is_a_line(tmp_path, config):
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -36,6 +36,10 @@ _SHOWN_S = 60.0
 STRIP_PIXELS = 1 << 22
 """What is converted at once of a photo that isn't RGB, so that only the result takes memory."""
 
+EXACT = "exact"
+DECODE = (EXACT, "fast")
+"""How much of a JPEG is decoded: all its pixels, or averages of them where they are many."""
+
 LONG = 32
 """Beyond this ratio of its sides a photo is cropped before it is resized, which takes no memory for
 what is cut away, and rounds a little differently."""
@@ -69,9 +73,18 @@ def load_rgb(path: str | Path) -> Image.Image:
         return rgb.copy() if rgb is upright else rgb  # nothing that is still of its file
 
 
-def load_resized(path: str | Path, size: int, rule: str, interpolation: str) -> np.ndarray:
-    """`resize` of `load_rgb`, in memory that is bounded over all threads that call it."""
+def load_resized(
+    path: str | Path, size: int, rule: str, interpolation: str, decode: str = EXACT
+) -> np.ndarray:
+    """`resize` of `load_rgb`, in memory that is bounded over all threads that call it.
+
+    With `decode` "fast", libjpeg averages a JPEG's pixels to the smallest of 1/2, 1/4 and 1/8 of
+    its sides at which both are at least twice `size`; the resizing still averages what is left.
+    The interpolation "nearest" averages nothing, and has all pixels decoded.
+    """
     with open_photo(path) as image, _DECODING.taken(math.prod(image.size)):
+        if decode == "fast" and interpolation != "nearest":
+            image.draft(None, (2 * size, 2 * size))
         return resize(_to_rgb(_upright(image)), size, rule, interpolation)
 
 
@@ -196,6 +209,7 @@ def decode_once(
     size: int,
     rule: str,
     interpolation: str,
+    decode: str = EXACT,
     directory: Path,
     filled: Path | None = None,
     num_threads: int | None = None,
@@ -212,20 +226,22 @@ def decode_once(
         UserError: photos are missing or broken, or the file can't be written.
     """
     _check_options(size, rule, interpolation)
+    check_choice("data.decode", decode, DECODE)
     description = {
         "format_version": FORMAT_VERSION,
         "pillow": PIL.__version__,
         "size": size,
         "rule": rule,
         "interpolation": interpolation,
+        **({} if decode == EXACT else {"decode": decode}),
         "photos": [_fingerprint(path, photo_id) for path, photo_id in zip(paths, ids, strict=True)],
     }
     key = hashlib.sha256(json.dumps(description).encode()).hexdigest()
     target = Path(directory) / f"images_{key[:16]}.npy"
     shape = (len(ids), size, size, 3)
 
-    def decode(row: int) -> np.ndarray:
-        return load_resized(paths[row], size, rule, interpolation)
+    def load(row: int) -> np.ndarray:
+        return load_resized(paths[row], size, rule, interpolation, decode)
 
     def checked(decoded: DecodedPhotos) -> DecodedPhotos:
         if not skips_broken:
@@ -238,10 +254,10 @@ def decode_once(
     def whole() -> DecodedPhotos | None:
         nonlocal begun, is_kept
         for folder in filter(None, (target.parent, filled)):
-            decoded = open_decoded(folder / target.name, key, shape, decode)
+            decoded = open_decoded(folder / target.name, key, shape, load)
             if decoded is None:
                 continue
-            if not any(_is_legible(decode, row) for row in decoded.broken):
+            if not any(_is_legible(load, row) for row in decoded.broken):
                 return decoded
             # Some were broken for a while, on a disk that failed or without memory.
             begun, is_kept = decoded, np.ones(len(ids), bool)
@@ -253,10 +269,10 @@ def decode_once(
     if decoded is not None and is_done:
         return checked(decoded)
     if not begun:
-        begun, is_kept = open_unfinished(target, key, shape, decode)
+        begun, is_kept = open_unfinished(target, key, shape, load)
 
-    def decode_or_take(row: int) -> np.ndarray:
-        return begun[row] if begun and is_kept[row] else decode(row)
+    def load_or_take(row: int) -> np.ndarray:
+        return begun[row] if begun and is_kept[row] else load(row)
 
     num_bytes = math.prod(shape)
     try:
@@ -268,15 +284,15 @@ def decode_once(
                 target,
                 shape,
                 {"key": key, **description},
-                functools.partial(_decode_all, decode_or_take, num_threads),
+                functools.partial(_decode_all, load_or_take, num_threads),
                 num_unfinished=int(is_kept.sum()),
                 team=team,
             )
-        decoded = open_decoded(target, key, shape, decode)
+        decoded = open_decoded(target, key, shape, load)
         end = time.monotonic() + (_SHOWN_S if len(team) > 1 else 0)
         while decoded is None and time.monotonic() < end:
             time.sleep(1)
-            decoded = open_decoded(target, key, shape, decode)
+            decoded = open_decoded(target, key, shape, load)
     except OSError as error:
         raise UserError(
             f"cannot write the {num_bytes:,} bytes of decoded photos to {directory}: "
@@ -364,11 +380,13 @@ def decode_splits(
     preprocessing: Preprocessing,
     *,
     crops: bool,
+    decode: str = EXACT,
     skips_broken: bool = False,
 ) -> dict[str, DecodedPhotos]:
     """The photos of each split, by role, as `preprocessing` has them; from the cache, or into it.
 
-    `crops` says whether training draws random crops; photos are then stored larger.
+    `crops` says whether training draws random crops; photos are then stored larger. `decode` is as
+    in `load_resized`.
     """
     return {
         role: decode_once(
@@ -377,6 +395,7 @@ def decode_splits(
             size=preprocessing.stored_size(crops=crops),
             rule=preprocessing.resize,
             interpolation=preprocessing.interpolation,
+            decode=decode,
             directory=cache_dir() / "images",
             filled=cache_holding("images") / "images",
             skips_broken=skips_broken,

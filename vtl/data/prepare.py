@@ -32,6 +32,7 @@ class Prepared:
         broken: role -> id -> why the photo can't be decoded; it was left out.
         pairs: the photos that are there twice, by rows of `before`; None if nobody looked.
         before: the splits without the broken photos, but with those that were dropped.
+        decode: how JPEGs were decoded, one of `images.DECODE`.
     """
 
     splits: dict[str, Split]
@@ -39,6 +40,7 @@ class Prepared:
     broken: dict[str, dict[str, str]]
     pairs: list[Pair] | None
     before: dict[str, Split]
+    decode: str
 
     def record(self) -> dict[str, Any]:
         """What results.json says of it."""
@@ -49,6 +51,7 @@ class Prepared:
             "broken": self.broken,
             "duplicates": None if self.pairs is None else counts,
             "dropped_from_train": dropped,
+            "decode": self.decode,
         }
 
     def with_features(self, features: Mapping[str, np.ndarray]) -> "Prepared":
@@ -79,9 +82,10 @@ class Prepared:
 
 
 def check_options(data: ConfigDict) -> None:
-    """Raise UserError unless `data.broken` and `data.duplicates` name what there is."""
+    """Raise UserError unless `data.broken`, `duplicates` and `decode` name what there is."""
     check_choice("data.broken", data.broken, BROKEN)
     check_choice("data.duplicates", data.duplicates, DUPLICATES)
+    check_choice("data.decode", data.decode, images.DECODE)
 
 
 def prepare(
@@ -101,7 +105,11 @@ def prepare(
         UserError: photos are missing, or broken or there twice where the config has it an error.
     """
     photos = images.decode_splits(
-        splits, preprocessing, crops=crops, skips_broken=data.broken == "skip"
+        splits,
+        preprocessing,
+        crops=crops,
+        decode=data.decode,
+        skips_broken=data.broken == "skip",
     )
     before = dict(splits)
     broken: dict[str, dict[str, str]] = {}
@@ -112,7 +120,7 @@ def prepare(
             _say_broken(role, broken[role], len(legible), is_shard)
             before[role], photos[role] = splits[role].rows(legible), found.rows(legible)
     if is_shard:
-        return Prepared(before, photos, broken, None, before)
+        return Prepared(before, photos, broken, None, before, data.decode)
     processes.check_same("photos", {role: split.ids_sha256 for role, split in before.items()})
     pairs, is_shared = duplicates.find(before, photos)
     is_shared = processes.broadcast(is_shared)
@@ -129,7 +137,7 @@ def prepare(
         used["train"], photos["train"] = before["train"].rows(kept), photos["train"].rows(kept)
         lines.append(f"{int(is_shared.sum())} photos were dropped from train")
     warn(lines)
-    return Prepared(used, photos, broken, pairs, before)
+    return Prepared(used, photos, broken, pairs, before, data.decode)
 
 
 def warn(lines: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from vtl import identity
-from vtl.data import deep_features
+from vtl.data import deep_features, images
 from vtl.data.deep_features import DeepFeatures, FeatureSplit
 from vtl.data.split import Split, describe_splits, ids_sha256
 from vtl.errors import UserError
@@ -113,6 +113,7 @@ def _joined(
         "broken": broken,
         "duplicates": None,
         "dropped_from_train": 0,
+        "decode": meta["data"].get("decode", images.EXACT),
     }
     return splits, {key: x for key, x in meta.items() if key != "shard"} | {"data": of_data}
 

@@ -23,7 +23,7 @@ import logging
 import sys
 
 from vtl import compile_cache, disks, files, places, processes
-from vtl.data import splits
+from vtl.data import images, splits
 from vtl.errors import UserError
 from vtl.predict import errors_page, growing, likeliest, photos, table
 from vtl.predict.predictor import Predictor
@@ -56,7 +56,10 @@ def _predict(options: argparse.Namespace) -> int:
         growing.check_free(options.output, overwrite=options.overwrite)
     compile_cache.use(files.cache_dir() / "xla")
     predictor = Predictor.load(
-        options.network, trunk=options.weights, uncalibrated=options.uncalibrated
+        options.network,
+        trunk=options.weights,
+        uncalibrated=options.uncalibrated,
+        decode=options.decode,
     )
     if options.errors_page:
         tally = _write_page(predictor, options)
@@ -146,6 +149,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--uncalibrated",
         action="store_true",
         help="the run's scores, also of a network with calibrated probabilities",
+    )
+    parser.add_argument(
+        "--decode",
+        choices=images.DECODE,
+        default="",
+        help="how large JPEGs are decoded; the default is as the run did, or exact",
     )
     parser.add_argument(
         "--top", type=_positive, default=likeliest.TOP, help="how many classes are printed"

@@ -45,6 +45,7 @@ class Settings:
     batch_size: int = BATCH_SIZE
     precision: str = "default"
     dtype: str = "float32"
+    decode: str = images.EXACT
 
 
 def settings_of(name_or_path: str) -> Settings:
@@ -54,17 +55,19 @@ def settings_of(name_or_path: str) -> Settings:
         return Settings()
     config = read_json(path, inside=path.parent)
     config = config if isinstance(config, dict) else {}
-    model = config.get("model")
+    model, data = config.get("model"), config.get("data")
     settings = Settings(
         config.get("eval_batch_size", BATCH_SIZE),
         config.get("precision", "default"),
         model.get("dtype", "float32") if isinstance(model, dict) else "float32",
+        data.get("decode", images.EXACT) if isinstance(data, dict) else images.EXACT,
     )
     is_possible = (
         type(settings.batch_size) is int
         and 1 <= settings.batch_size <= MAX_BATCH_SIZE
         and settings.precision in PRECISIONS
         and settings.dtype in network.DTYPES
+        and settings.decode in images.DECODE
     )
     if not is_possible:
         raise UserError(f"{printable(path)} is damaged: {printable(settings)}")
@@ -87,10 +90,13 @@ class Predictor:
     mesh: Mesh
 
     @classmethod
-    def load(cls, name: str, *, trunk: str = "", uncalibrated: bool = False) -> "Predictor":
+    def load(
+        cls, name: str, *, trunk: str = "", uncalibrated: bool = False, decode: str = ""
+    ) -> "Predictor":
         """The network that `heads.load_network` finds; its decisions give the probabilities.
 
         With `uncalibrated` they are the scores of its run instead. The answers stay the same.
+        `decode` is one of `images.DECODE`, or "" for the run's.
 
         Raises:
             UserError: there is no such network, it is damaged, or it has no head.
@@ -99,6 +105,7 @@ class Predictor:
         if weights.architecture.num_classes is None:
             raise UserError(f"{printable(weights.path)} has no head, so it can't name classes")
         settings, mesh = settings_of(name), make_mesh(jax.local_devices())
+        settings = dataclasses.replace(settings, decode=decode or settings.decode)
         model, variables = network.as_published(weights)
         return cls(
             weights,
@@ -134,6 +141,7 @@ class Predictor:
             preprocessing.stored_size(crops=False),
             preprocessing.resize,
             preprocessing.interpolation,
+            self.settings.decode,
         )
 
     def run(
