@@ -16,7 +16,7 @@ from sklearn.metrics import precision_recall_curve
 
 from tests.report.synthetic import labels_of, noisy_scores, write_run, write_study
 from vtl.report import __main__ as command
-from vtl.report import commands, compare, figures, page, photos, runs
+from vtl.report import commands, compare, figures, page, photos, runs, search
 from vtl.report.answers import all_answers
 from vtl.report.canvas import strokes
 from vtl.report.language import LANGUAGES, Language
@@ -399,9 +399,11 @@ def test_a_directory_of_runs_stands_for_them(tmp_path):
     features.mkdir()
     (features / "config.json").write_text('{"task": "features"}')
     (tmp_path / "runs" / "notes").mkdir()
-    assert runs.runs_in(tmp_path / "runs") == [tmp_path / "runs" / name for name in ("a", "b")]
-    assert runs.runs_in(tmp_path / "runs" / "a") == [tmp_path / "runs" / "a"]
-    assert runs.runs_in(tmp_path / "runs" / "notes") == [tmp_path / "runs" / "notes"]
+    below = [tmp_path / "runs" / name for name in ("a", "b")]
+    assert search.runs_in(tmp_path / "runs").paths == below
+    assert search.runs_in(below[0]).paths == below[:1]
+    notes = tmp_path / "runs" / "notes"
+    assert search.runs_in(notes).paths == [notes]
     assert make(tmp_path, ("runs",))[0] == 0
 
 
@@ -411,7 +413,7 @@ def test_a_directory_that_may_not_be_entered(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "listdir", refuse)
     monkeypatch.setattr(Path, "exists", refuse)
-    (path,) = runs.runs_in(tmp_path)
+    (path,) = search.runs_in(tmp_path).paths
     found, refused = runs.read_all([path])
     assert not found
     assert refused == [f"{tmp_path} can't be read: Permission denied"]

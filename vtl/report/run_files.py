@@ -57,6 +57,7 @@ OF_EVERY_RUN = record(
         "resumed_from": maybe(count),
         "features": text,
         "features_sha256": text,
+        "files": dict_of(text),
         "one_label": dict_of(ONE_LABEL),
         "chosen_mix": number,
         "network": record(
