@@ -82,7 +82,7 @@ def _write_class(
     with whole_file(options.output) as file:
         file.write(html)
     if options.csv:
-        with whole_file(options.csv) as file:
+        with disks.refusals(options.csv), whole_file(options.csv) as file:
             file.write(marks.as_csv(rows, language).encode())
     num_ranked = sum(row.rank is not None for row in rows)
     written = f"{options.output}, {options.csv}" if options.csv else f"{options.output}"

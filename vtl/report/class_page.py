@@ -43,7 +43,7 @@ def make(rows: Sequence[Mark], problems: Sequence[str], command: str, language: 
             problems=problems,
             to_ask=[row for row in unranked if row.status in TO_ASK],
             others=[row for row in unranked if row.status not in TO_ASK],
-            same=[row for row in rows if row.same_as and row.rank is not None],
+            same=_same(rows, language),
             of_runs=_table(rows, language),
             note=_note(rows, language),
             warnings=_warnings(rows, language),
@@ -80,6 +80,15 @@ def _table(rows: Sequence[Mark], language: Language) -> Table:
             cells.append(Cell(titles.get(row.data_set, NO_VALUE)))
         table.append([*cells, *(Cell(row.knobs.get(name, NO_VALUE)) for name in knobs)])
     return Table([*headings, *knobs], table)
+
+
+def _same(rows: Sequence[Mark], language: Language) -> list[tuple[str, str]]:
+    """(ranked runs, the run whose scores they have) pairs."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        if row.same_as and row.rank is not None:
+            names.setdefault(row.same_as, []).append(row.name)
+    return [(language.listing(of), first) for first, of in names.items()]
 
 
 def _note(rows: Sequence[Mark], language: Language) -> Markup:

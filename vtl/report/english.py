@@ -324,10 +324,9 @@ WORDS = {
     "warn_few_seeds": "The study has fewer than 5 seeds ({count}), so its intervals say little.",
     # The class.
     "class_title": "Runs of a class: {count}",
-    "class_counts": "{ranked} of {count} runs are ranked, by the mAP ({protocol}) on test that "
-    "was computed again from the scores in each run’s directory. Nothing is taken from "
-    "results.json.",
-    "class_ask": "Not ranked: edited or copied",
+    "class_counts": "{ranked} of {count} runs are ranked, by an mAP ({protocol}) that was "
+    "computed from the scores in each run’s directory, and not taken from its results.json.",
+    "class_ask": "Not ranked: edited, copied, or not comparable",
     "class_ask_note": "Of runs with the same scores the first by name keeps its rank: the files "
     "don’t tell whose they were.",
     "class_others": "Not ranked: other reasons",
@@ -367,7 +366,7 @@ WORDS = {
     "class_same": "Ranked, with the scores of another run",
     "class_same_note": "The same command with the same seed gives the same scores on the same "
     "kind of machine. So do copied files whose times were edited.",
-    "class_same_as": "has the scores of {other}, bit for bit; its times are its own.",
+    "class_same_as": "with the scores of {other}, bit for bit, and times of their own.",
     "why_same_checkpoints": "Its checkpoints are those of {other}, file by file, but its scores "
     "are others.",
 }

@@ -341,10 +341,9 @@ WORDS = {
     "chose.",
     # The class.
     "class_title": "Exécutions d’une classe : {count}",
-    "class_counts": "{ranked} exécutions sur {count} sont classées, d’après la mAP ({protocol}) "
-    "sur test, recalculée avec les scores du répertoire de chacune. Rien n’est repris de "
-    "results.json.",
-    "class_ask": "Non classées : modifiées ou copiées",
+    "class_counts": "{ranked} exécutions sur {count} sont classées, d’après une mAP ({protocol}) "
+    "calculée avec les scores du répertoire de chacune, et non reprise de son results.json.",
+    "class_ask": "Non classées : modifiées, copiées ou pas comparables",
     "class_ask_note": "Parmi les exécutions aux mêmes scores, la première par le nom garde son "
     "rang : les fichiers ne disent pas de qui ils sont.",
     "class_others": "Non classées : autres raisons",
@@ -386,7 +385,7 @@ WORDS = {
     "class_same": "Classées, avec les scores d’une autre",
     "class_same_note": "La même commande avec la même graine donne les mêmes scores sur le même "
     "genre de machine. Des fichiers copiés dont on a modifié les durées aussi.",
-    "class_same_as": "a les scores de {other}, bit à bit ; ses durées sont les siennes.",
+    "class_same_as": "avec les scores de {other}, bit à bit, et des durées à elles.",
     "why_same_checkpoints": "Ses points de reprise sont ceux de {other}, fichier par fichier, "
     "mais ses scores sont autres.",
 }

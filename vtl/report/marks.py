@@ -171,7 +171,8 @@ def _compute(mark: Mark, run: Run, cells_left: int) -> int:
         mark.seconds = json.dumps(run.results["seconds"], sort_keys=True)
         mark.checkpoints = _checkpoints_sha256(run.path)
         mark.config = run.config if len(mark.knobs) < MAX_KNOBS_OF_RUN else {}
-        mark.content = (run.made_of or {}).get("content", {})
+        content = (run.made_of or {}).get("content", {})
+        mark.content = content if len(identity.flatten(content)) < MAX_KNOBS_OF_RUN else {}
         mark.keeps_start = run.results.get("chosen_step") == 0
         if mark.mean_ap is None:
             mark.set_aside("no_map", "why_no_positives")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from vtl import identity
 from vtl.errors import UserError
 from vtl.report import run_files, study_files
 from vtl.report.run_files import Scores
@@ -174,7 +173,7 @@ def read(path: Path, name: str, *, with_gallery: bool = True) -> Run:
     scores = {role: run_files.read_scores(path, role, classes) for role in results["map"]}
     files = (f"scores_{role}.npz" for role in scores)
     sha256 = {file: plain_sha256(path / file, inside=path) for file in files}
-    run = Run(name, path, config, results, lines, scores, {}, identity.read(path), sha256)
+    run = Run(name, path, config, results, lines, scores, {}, run_files.read_made_of(path), sha256)
     if not with_gallery:
         return run
     gallery = run_files.read_gallery(path, run.headline_split, len(classes))
