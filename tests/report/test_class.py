@@ -103,7 +103,7 @@ def test_who_has_no_rank_is_named_at_the_top_with_the_reason(class_of_thirty):
         assert reason in rows[name]["reason"], name
         assert rows[name]["rank"] == ""
         where = "ask" if name[0] in "fu" and name != "unlucky/finetune" else "others"
-        assert f"{name} {reason}" in section(html, where)
+        assert f"{name}: {reason}" in section(html, where)
     assert html.count("91.0") == 1
     assert str(class_of_thirty) not in section(html, "others")
     assert "30 of 34 runs are ranked" in html
@@ -180,7 +180,7 @@ def test_labels_are_those_of_most(tmp_path):
     _, html, rows = make(root)
     assert rows["s2/a"]["reason"] == "Its labels aren't those of 3 other runs on the same photos."
     assert [rows[f"s{number}/a"]["rank"] for number in range(4)] == ["1", "2", "", "3"]
-    assert "s2/a Its labels" in section(html, "ask")
+    assert "s2/a: Its labels" in section(html, "ask")
 
 
 def test_labels_that_none_shares_leave_nobody_ranked(tmp_path):

@@ -190,7 +190,7 @@ def test_a_study_without_its_curves(tmp_path):
     ("content", "words"),
     [
         ("{", "made_of.json can't be read"),
-        ("[]", "made_of.json: it is a list of 0"),
+        ("[]", "made_of.json: '' is a list of 0"),
         ('{"format_version": 1, "run": "", "content": {"data": 3}}', "'content.data' is 3"),
         ('{"a":' * 900 + "1" + "}" * 900, "made_of.json"),
         (

@@ -323,7 +323,7 @@ WORDS = {
     "edge of the grid. A wider grid may hold a better one.",
     "warn_few_seeds": "The study has fewer than 5 seeds ({count}), so its intervals say little.",
     # The class.
-    "class_title": "Runs of a class: {count}",
+    "class_title": "A class: {count} runs",
     "class_counts": "{ranked} of {count} runs are ranked, by an mAP ({protocol}) that was "
     "computed from the scores in each run’s directory, and not taken from its results.json.",
     "class_ask": "Not ranked: edited, copied, or not comparable",

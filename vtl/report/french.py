@@ -340,7 +340,7 @@ WORDS = {
     "warn_few_seeds": "L’étude a moins de 5 graines ({count}) : ses intervalles disent donc peu de "
     "chose.",
     # The class.
-    "class_title": "Exécutions d’une classe : {count}",
+    "class_title": "Une classe : {count} exécutions",
     "class_counts": "{ranked} exécutions sur {count} sont classées, d’après une mAP ({protocol}) "
     "calculée avec les scores du répertoire de chacune, et non reprise de son results.json.",
     "class_ask": "Non classées : modifiées, copiées ou pas comparables",
