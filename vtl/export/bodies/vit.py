@@ -43,7 +43,8 @@ def add(graph: Graph, x: str, weights: Weights, dtype: str) -> Seen:
     if own.fc_norm:
         patches = nodes.sliced(x, num_tokens, None, "mean/patches")
         mean = graph.add("ReduceMean", "mean", patches, nodes.integers(1), keepdims=1)
-        x, num_tokens = nodes.norm(graph.add("Concat", "mean/first", mean, patches, axis=1), "fc_norm"), 1
+        x = graph.add("Concat", "mean/first", mean, patches, axis=1)
+        x, num_tokens = nodes.norm(x, "fc_norm"), 1
     else:
         x = nodes.norm(x, "norm")
     patches = nodes.sliced(x, num_tokens, None, "last/patches")
