@@ -276,7 +276,7 @@ def _conclusion(study: Run | None, data_set: DataSet | None, language: Language)
         )
     )
     by_name = {}
-    others = [run for run in data_set.ranked if run is not best]
+    others = [run for run in data_set.by_map if run is not best]
     for run in others[:MAX_COMPARED]:
         gap = difference(best, run)
         if gap:

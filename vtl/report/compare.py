@@ -110,11 +110,14 @@ class DataSet:
         return [run for run in self.runs if not is_rejected(run)]
 
     @functools.cached_property
+    def by_map(self) -> list[Run]:
+        """The ranked runs, the one with the highest mAP first."""
+        return sorted(self.ranked, key=lambda run: -(run.headline_result("map")[PROTOCOL] or 0.0))
+
+    @property
     def best(self) -> Run:
         """The ranked run with the highest mAP; the first run where none is ranked."""
-        if not self.ranked:
-            return self.first
-        return max(self.ranked, key=lambda run: run.headline_result("map")[PROTOCOL] or 0.0)
+        return self.by_map[0] if self.by_map else self.first
 
     def of_regime(self, *regimes: str) -> Run | None:
         """The best ranked run of these regimes, or None."""

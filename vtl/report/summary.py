@@ -22,7 +22,7 @@ def headline(data_set: DataSet, language: Language) -> Markup:
     if not data_set.ranked:
         return language("headline_none", name=language.data_set(data_set.name))
     best = data_set.best
-    tied = [run.name for run in data_set.ranked if run is not best and _is_tie(best, run)]
+    tied = [run.name for run in data_set.by_map if run is not best and _is_tie(best, run)]
     if tied:
         key = "headline_tied"
     else:
