@@ -14,7 +14,7 @@ from tests.faults import NUM_FAULTS, mutations
 from tests.faults.mutate import mutated
 from tests.report.synthetic import write_run, write_study
 from vtl import identity
-from vtl.report import class_page, marks, page, runs
+from vtl.report import class_page, marks_csv, page, ranking, runs
 from vtl.report.language import Language
 
 NUM_CASES = NUM_FAULTS // 5
@@ -122,11 +122,11 @@ def test_damaged_run_directories_are_rows_of_a_class(sound, tmp_path):
         damage(directory, sound / "outside.json", rng)
 
         def read(directory=directory):
-            rows = marks.of_runs([directory, sound / "probe"], ["run", "sound"])
+            rows = ranking.of_runs([directory, sound / "probe"], ["run", "sound"])
             by_name = {row.name: row for row in rows}
             if by_name["sound"].status not in ("ranked", "copy", "labels", "photos"):
                 return f"the sound run is {by_name['sound'].status}"
-            table = marks.as_csv(rows, language)
+            table = marks_csv.write(rows, language)
             html = class_page.make(rows, [], "vtl report", language)
             if "outside" in html + table and "secret" in html + table:
                 return "read outside"

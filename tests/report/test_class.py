@@ -23,7 +23,7 @@ from tests.report.synthetic import (
 )
 from vtl import identity
 from vtl.report import __main__ as command
-from vtl.report import marks
+from vtl.report import knobs, marks, marks_csv, ranking
 from vtl.report.language import Language
 
 APOSTROPHE = "\N{RIGHT SINGLE QUOTATION MARK}"
@@ -157,7 +157,7 @@ def test_knobs_that_one_run_alone_has_crowd_out_no_others(tmp_path):
     write_student(root / "t" / "a", 9.0, seed=0, **junk)
     _, html, rows = make(root)
     columns = list(rows["s0/a"])
-    assert len(columns) <= len(marks.CSV_COLUMNS) + marks.MAX_KNOB_COLUMNS
+    assert len(columns) <= len(marks_csv.COLUMNS) + knobs.MAX_COLUMNS
     assert "config.seed" in columns
     assert re.search(r"\d+ more knobs differ", html)
 
@@ -303,12 +303,12 @@ def test_rows_need_a_class(capsys):
 
 def test_names_start_where_the_directories_lie(tmp_path):
     paths = [tmp_path / "runs" / name for name in ("a/x", "b/x")]
-    assert marks.names_below(paths, [tmp_path / "runs"]) == ["a/x", "b/x"]
-    assert marks.names_below(paths, [tmp_path / "runs" / "a", tmp_path / "runs" / "b"]) == [
+    assert ranking.names_below(paths, [tmp_path / "runs"]) == ["a/x", "b/x"]
+    assert ranking.names_below(paths, [tmp_path / "runs" / "a", tmp_path / "runs" / "b"]) == [
         "a/x",
         "b/x",
     ]
-    assert marks.names_below(paths[:1], paths[:1]) == ["x"]
+    assert ranking.names_below(paths[:1], paths[:1]) == ["x"]
 
 
 def test_many_scores_have_no_interval_rather_than_hours(tmp_path, monkeypatch):

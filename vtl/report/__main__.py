@@ -22,7 +22,7 @@ from pathlib import Path
 from vtl import disks
 from vtl.errors import UserError
 from vtl.files import user_path, whole_file
-from vtl.report import class_page, compare, marks, page
+from vtl.report import class_page, compare, marks, marks_csv, page, ranking
 from vtl.report.language import LANGUAGES, Language
 from vtl.report.runs import read_all
 from vtl.report.search import runs_in
@@ -71,7 +71,7 @@ def _write_class(
     """Write the table, and the CSV; a run that can't be read is a row like the others."""
     for line in problems:
         _complain(line)
-    rows = marks.of_runs(paths, marks.names_below(paths, given))
+    rows = ranking.of_runs(paths, ranking.names_below(paths, given))
     if all(row.kind is None for row in rows):
         for row in rows:
             _complain(f"{row.name}: {marks.said(row, Language('en'))}")
@@ -83,7 +83,7 @@ def _write_class(
         file.write(html)
     if options.csv:
         with disks.refusals(options.csv), whole_file(options.csv) as file:
-            file.write(marks.as_csv(rows, language).encode())
+            file.write(marks_csv.write(rows, language).encode())
     num_ranked = sum(row.rank is not None for row in rows)
     written = f"{options.output}, {options.csv}" if options.csv else f"{options.output}"
     print(f"{_num_runs(len(rows))}, {num_ranked} ranked: {written}")

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 import vtl
-from vtl.report import marks
+from vtl.report import knobs, marks
+from vtl.report.knobs import NO_VALUE
 from vtl.report.language import Language
-from vtl.report.marks import NO_VALUE, Mark
+from vtl.report.marks import Mark
 from vtl.report.page import environment
+from vtl.report.ranking import data_titles
 from vtl.report.rejection import PROTOCOL
 from vtl.report.tables import Cell, Table
 
@@ -52,8 +54,8 @@ def make(rows: Sequence[Mark], problems: Sequence[str], command: str, language: 
 
 
 def _table(rows: Sequence[Mark], language: Language) -> Table:
-    titles = marks.data_titles(rows, language)
-    knobs = marks.differing_knobs(rows).names[:MAX_KNOBS]
+    titles = data_titles(rows, language)
+    names = knobs.differing([row.knobs for row in rows]).names[:MAX_KNOBS]
     headings: list[str] = [
         language("column_run"),
         language("column_rank"),
@@ -78,8 +80,8 @@ def _table(rows: Sequence[Mark], language: Language) -> Table:
         ]
         if with_data:
             cells.append(Cell(titles.get(row.data_set, NO_VALUE)))
-        table.append([*cells, *(Cell(row.knobs.get(name, NO_VALUE)) for name in knobs)])
-    return Table([*headings, *knobs], table)
+        table.append([*cells, *(Cell(row.knobs.get(name, NO_VALUE)) for name in names)])
+    return Table([*headings, *names], table)
 
 
 def _same(rows: Sequence[Mark], language: Language) -> list[tuple[str, str]]:
@@ -93,10 +95,10 @@ def _same(rows: Sequence[Mark], language: Language) -> list[tuple[str, str]]:
 
 def _note(rows: Sequence[Mark], language: Language) -> Markup:
     sentences = ["class_intervals", "class_table_note"]
-    if len(marks.data_titles(rows, language)) > 1:
+    if len(data_titles(rows, language)) > 1:
         sentences.append("class_of_data")
     said = [language(key) for key in (*sentences, "sortable")]
-    names, num_left_out = marks.differing_knobs(rows)
+    names, num_left_out = knobs.differing([row.knobs for row in rows])
     num_left_out += max(0, len(names) - MAX_KNOBS)
     if num_left_out:
         said.insert(2, language("class_knobs_left_out", count=language.number(num_left_out, 0)))
