@@ -51,6 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "disks",
         "errors",
         "files",
+        "identity",
         "stops",
         "untrusted",
         "schema",

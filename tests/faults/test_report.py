@@ -1,6 +1,8 @@
 """Thousands of damaged run directories: a page, or one line on each."""
 
 import contextlib
+import csv
+import io
 import json
 import shutil
 
@@ -11,7 +13,8 @@ from matplotlib.figure import Figure
 from tests.faults import NUM_FAULTS, mutations
 from tests.faults.mutate import mutated
 from tests.report.synthetic import write_run, write_study
-from vtl.report import page, runs
+from vtl import identity
+from vtl.report import class_page, marks_csv, page, ranking, runs
 from vtl.report.language import Language
 
 NUM_CASES = NUM_FAULTS // 5
@@ -28,6 +31,9 @@ def sound(tmp_path_factory):
         write(root / name, name, classes=("cat", "dog"))
         for role in ("train", "test"):
             add_logits(root / name / f"scores_{role}.npz")
+        of_test = dict.fromkeys(("ids", "labels", "difficult"), "0" * 64)
+        made_of = identity.made_of({}, {"data": {"test": of_test}})
+        (root / name / "made_of.json").write_text(json.dumps(made_of))
     write_study(root / "study", {"perceptron": {"sigmoid": [6.0, None], "relu": [2.0, 2.5]}})
     return root
 
@@ -102,3 +108,37 @@ def test_damaged_run_directories_give_a_page_or_a_line(sound, tmp_path, monkeypa
     assert not outcomes.bad, "\n".join(outcomes.bad[:30])
     assert outcomes.counts["line"] > NUM_CASES / 3
     assert outcomes.counts["right"] > NUM_CASES / 10
+
+
+@pytest.mark.full
+def test_damaged_run_directories_are_rows_of_a_class(sound, tmp_path):
+    """Whatever one run holds, the others keep their rows, and nothing gets out of its cell."""
+    outcomes, language = mutations.Outcomes(), Language("en")
+    for seed in range(NUM_CASES // 2):
+        rng = np.random.default_rng(seed)
+        directory = tmp_path / "run"
+        shutil.rmtree(directory, ignore_errors=True)
+        shutil.copytree(sound / ("full", "probe", "study")[rng.integers(3)], directory)
+        damage(directory, sound / "outside.json", rng)
+
+        def read(directory=directory):
+            rows = ranking.of_runs([directory, sound / "probe"], ["run", "sound"])
+            by_name = {row.name: row for row in rows}
+            if by_name["sound"].status not in ("ranked", "copy", "labels", "photos"):
+                return f"the sound run is {by_name['sound'].status}"
+            table = marks_csv.write(rows, language)
+            html = class_page.make(rows, [], "vtl report", language)
+            if "outside" in html + table and "secret" in html + table:
+                return "read outside"
+            if "\x1b" in html + table or "<b>&amp;" in html:
+                return "raw text in the page"
+            if len(list(csv.reader(io.StringIO(table)))) != 3:
+                return "a CSV of other rows"
+            if len(html) > 1e6:
+                return f"a page of {len(html)} bytes"
+            return "right" if by_name["run"].reasons == [] else "line"
+
+        outcomes.note(seed, read)
+    print(dict(outcomes.counts))
+    assert not outcomes.bad, "\n".join(outcomes.bad[:30])
+    assert outcomes.counts["line"] > NUM_CASES / 6

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from vtl.evaluation.outcome import split_last
 CLASSES = ("bird", "cat", "dog", "person")
 NUM_PHOTOS = {"train": 40, "test": 60}
 VERSIONS = {"python": "3.11.7", "vtl": "0.1.0", "jax": "0.10.2", "numpy": "2.4.6"}
+NUM_STUDENTS = 30
 RULES = {
     "full": [[".*", 1.0]],
     "partial": [["fc/.*", 1.0], ["layer4_.*", 1.0], [".*", None]],
@@ -194,3 +196,34 @@ def write_study(
     (path / "results.json").write_text(json.dumps(results))
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
+
+
+def write_student(path: Path, noise: float, **config) -> Path:
+    """Write a run with times of its own; `config` replaces the keys that it has."""
+    optim = {"rules": RULES["full"], "learning_rate": config.pop("learning_rate", 0.1)}
+    seconds = {"train": 60 + noise}
+    return write_run(
+        path, "full", noise, config={"optim": optim} | config, results={"seconds": seconds}
+    )
+
+
+def state_map(path: Path, value: float) -> None:
+    """Have results.json state another mAP than that of the scores."""
+    results = json.loads((path / "results.json").read_text())
+    results["map"]["test"]["lab"] = value
+    (path / "results.json").write_text(json.dumps(results))
+
+
+def write_class(root: Path) -> Path:
+    """Runs of NUM_STUDENTS students, then one forged, one copied, one unfinished, one damaged."""
+    for number in range(NUM_STUDENTS):
+        rate = (0.1, 0.01)[number % 2]
+        path = root / f"student_{number:02}" / "finetune"
+        write_student(path, 1 + 0.2 * number, seed=number, learning_rate=rate)
+    state_map(write_student(root / "forger" / "finetune", 8.0, seed=99), 0.91)
+    shutil.copytree(root / "student_03" / "finetune", root / "unoriginal" / "mine")
+    unfinished = write_student(root / "hasty" / "finetune", 2.1)
+    (unfinished / "results.json").unlink()
+    damaged = write_student(root / "unlucky" / "finetune", 2.2) / "scores_test.npz"
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    return root

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.synthetic import write_run, write_study
+from tests.report.synthetic import NUM_STUDENTS, write_class, write_run, write_study
 from vtl.report import __main__ as command
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -137,4 +137,37 @@ def test_it_can_be_printed(browser, report, tmp_path):
     page.goto(report.as_uri())
     page.pdf(path=tmp_path / "report.pdf", format="A4")
     assert os.path.getsize(tmp_path / "report.pdf") > 20_000
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def table_of_class(tmp_path_factory) -> Path:
+    root = write_class(tmp_path_factory.mktemp("class") / "runs")
+    target = root.parent / "class.html"
+    assert command.main(["--class", str(root), "-o", str(target)]) == 0
+    return target
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_table_of_a_class(browser, table_of_class, width):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    messages = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.goto(table_of_class.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.locator("#runs tbody tr").count() == NUM_STUDENTS + 4
+    first = page.locator("#runs tbody tr").first
+    assert first.locator("th").text_content() == "student_00/finetune"
+    assert first.locator("td").first.text_content() == "1"
+    page.locator("#runs thead th").nth(1).locator("button").click()  # by rank, the last first
+    assert first.locator("td").first.text_content() in (
+        "edited",
+        "copy",
+        "unfinished",
+        "unreadable",
+    )
+    levels = page.locator("h1, h2, h3, h4").evaluate_all("(all) => all.map((x) => +x.tagName[1])")
+    assert levels == [1, *[2] * (len(levels) - 1)]
+    assert messages == []
     page.close()

@@ -14,9 +14,9 @@ import pytest
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve
 
-from tests.report.synthetic import labels_of, noisy_scores, write_run, write_study
+from tests.report.synthetic import labels_of, noisy_scores, state_map, write_run, write_study
 from vtl.report import __main__ as command
-from vtl.report import commands, compare, figures, page, photos, runs
+from vtl.report import answers, commands, compare, figures, page, photos, runs, search
 from vtl.report.answers import all_answers
 from vtl.report.canvas import strokes
 from vtl.report.language import LANGUAGES, Language
@@ -54,7 +54,8 @@ NAMES = ("relu", "probe", "head", "finetune", "scratch")
 def make(root, names, *, lang="en", output="report.html"):
     """The exit status and the page of `python -m vtl.report`."""
     target = root / output
-    options = [*(str(root / name) for name in names), "-o", str(target), "--lang", lang]
+    given = [name if name.startswith("--") else str(root / name) for name in names]
+    options = [*given, "-o", str(target), "--lang", lang]
     status = command.main(options)
     return status, target.read_text(encoding="utf-8") if target.exists() else ""
 
@@ -64,8 +65,8 @@ def prose(root, names, lang="en"):
     all_runs, _ = runs.read_all([root / name for name in names])
     data_sets = compare.by_data_set(all_runs)
     styles = strokes(run.name for run in all_runs)
-    answers = all_answers(all_runs, data_sets[0] if data_sets else None, styles, Language(lang))
-    text = "\n".join(f"{a.question}\n" + "\n".join(a.paragraphs) for a in answers)
+    found = all_answers(all_runs, data_sets[0] if data_sets else None, styles, Language(lang))
+    text = "\n".join(f"{a.question}\n" + "\n".join(a.paragraphs) for a in found)
     return re.sub(r"<[^>]*>", "", text).replace("\N{NO-BREAK SPACE}", " ")
 
 
@@ -392,6 +393,66 @@ def test_edited_results_win_nothing(tmp_path):
     assert "99.9" in html  # in the table and in the warning
 
 
+def test_a_rejected_run_is_in_no_sentence(tmp_path):
+    """Of forged results, of a file that was replaced, of a run that was trained on test."""
+    for name, noise in (
+        ("forged", 4.0),
+        ("replaced", 0.5),
+        ("unfair", 0.5),
+        ("a", 1.0),
+        ("b", 2.0),
+    ):
+        data = {"train_split": "test" if name == "unfair" else "train", "test_split": "test"}
+        results = {"files": {"scores_test.npz": "0" * 64}} if name == "replaced" else {}
+        config = {"data": data}
+        write_run(tmp_path / name, "full", noise, results=results, config=config)
+    write_run(tmp_path / "scratch", "scratch", 9.0)
+    state_map(tmp_path / "forged", 0.91)
+    names = ("forged", "replaced", "unfair", "a", "b", "scratch")
+    _, html = make(tmp_path, names)
+    assert re.findall(r"<strong>(\w+)</strong> ★", html) == ["a"]
+    assert re.findall(r"(\w+) ✗ not ranked", html) == ["forged", "replaced", "unfair"]
+    (headline,) = re.findall(r'<p class="headline">(.*?)</p>', html)
+    assert "<strong>a</strong> has the highest mAP" in headline
+    text = prose(tmp_path, names)
+    assert re.search(r"a is better than b: \+\d", text)
+    for name in names[:3]:
+        assert name not in headline
+        assert not re.search(rf"\b{name}\b", text)
+
+
+def test_where_all_are_rejected_none_is_the_best(tmp_path):
+    for name in ("a", "b"):
+        state_map(write_run(tmp_path / name, "full"), 0.91)
+    _, html = make(tmp_path, ("a", "b"))
+    assert "★" not in html
+    assert "On pets no run has a rank" in html
+    assert "the highest mAP" not in html
+
+
+def test_thirty_runs_are_a_number_in_the_heading(tmp_path):
+    names = [f"run_{number:02}" for number in range(9)]
+    for name in names:
+        write_run(tmp_path / name, "full", noise=2.0 + 0.001 * names.index(name))
+    _, html = make(tmp_path, names)
+    assert "<h1>Visual transfer learning: 9 runs</h1>" in html
+    (headline,) = re.findall(r'<p class="headline">(.*?)</p>', html)
+    assert len(re.findall(r"run_\d\d", headline)) == 6
+    assert "and 3 more" in headline
+    text = prose(tmp_path, names)
+    assert len(re.findall("are tied", text)) == answers.MAX_COMPARED
+    assert "2 more runs are in the table." in text
+
+
+def test_the_answers_can_be_left_out(given):
+    _, html = make(given, (*NAMES, "--no-answers"))
+    assert 'id="questions"' not in html
+    assert 'href="#questions"' not in html
+    assert str(Language("en")("q_conclusion")) not in html
+    assert "--no-answers" in html  # the command that makes the page
+    assert 'id="trust"' in html
+
+
 def test_a_directory_of_runs_stands_for_them(tmp_path):
     for name in ("a", "b"):
         write_run(tmp_path / "runs" / name, "full")
@@ -399,9 +460,11 @@ def test_a_directory_of_runs_stands_for_them(tmp_path):
     features.mkdir()
     (features / "config.json").write_text('{"task": "features"}')
     (tmp_path / "runs" / "notes").mkdir()
-    assert runs.runs_in(tmp_path / "runs") == [tmp_path / "runs" / name for name in ("a", "b")]
-    assert runs.runs_in(tmp_path / "runs" / "a") == [tmp_path / "runs" / "a"]
-    assert runs.runs_in(tmp_path / "runs" / "notes") == [tmp_path / "runs" / "notes"]
+    below = [tmp_path / "runs" / name for name in ("a", "b")]
+    assert search.runs_in(tmp_path / "runs").paths == below
+    assert search.runs_in(below[0]).paths == below[:1]
+    notes = tmp_path / "runs" / "notes"
+    assert search.runs_in(notes).paths == [notes]
     assert make(tmp_path, ("runs",))[0] == 0
 
 
@@ -411,7 +474,7 @@ def test_a_directory_that_may_not_be_entered(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "listdir", refuse)
     monkeypatch.setattr(Path, "exists", refuse)
-    (path,) = runs.runs_in(tmp_path)
+    (path,) = search.runs_in(tmp_path).paths
     found, refused = runs.read_all([path])
     assert not found
     assert refused == [f"{tmp_path} can't be read: Permission denied"]

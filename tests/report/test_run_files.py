@@ -184,3 +184,27 @@ def test_a_study_without_its_curves(tmp_path):
     run = write_study(tmp_path / "study", {"perceptron": {"sigmoid": [3.0], "relu": [2.0]}})
     (run / "metrics.jsonl").write_text("")
     assert "it has no line of perceptron with sigmoid" in refusal(run)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "made_of.json can't be read"),
+        ("[]", "made_of.json: '' is a list of 0"),
+        ('{"format_version": 1, "run": "", "content": {"data": 3}}', "'content.data' is 3"),
+        ('{"a":' * 900 + "1" + "}" * 900, "made_of.json"),
+        (
+            json.dumps(
+                {
+                    "format_version": 1,
+                    "run": "",
+                    "content": json.loads('{"a":' * 30 + "{}" + "}" * 30),
+                }
+            ),
+            "nested more than 20 deep",
+        ),
+    ],
+)
+def test_what_a_run_was_made_of(run, content, words):
+    (run / "made_of.json").write_text(content)
+    assert words in refusal(run)

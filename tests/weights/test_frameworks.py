@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -26,8 +27,10 @@ from tests.weights.formats.pickles import (
     value,
 )
 from vtl.errors import UserError
+from vtl.models.vit import Architecture
 from vtl.weights import __main__ as command
-from vtl.weights import extracts, formats, frameworks, sources
+from vtl.weights import convert, extracts, formats, frameworks, sources
+from vtl.weights import network as networks
 from vtl.weights.formats import safetensors
 
 OBJECT = "an object beside the tensors"
@@ -476,6 +479,48 @@ def test_vision_transformers_are_recognised_by_their_names_too(tmp_path):
         assert seen.names == names
         assert [found.selection for found in seen.networks] == selections
         assert not any(found.unknown for found in seen.networks)
+
+
+@functools.cache
+def vit_network(number=0):
+    """The tensors of a small Vision Transformer without a head, by timm's names."""
+    model = networks.with_any_head(VIT)
+    tensors = convert.from_variables(jax.device_get(networks.initialise(model, number)), VIT)
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+
+
+VIT = Architecture(
+    **{"width": 64, "depth": 4, "heads": 1, "patch": 16, "mlp_width": 32, "grid": 2},
+    num_classes=None,
+    pooling="token",
+)
+
+
+@pytest.mark.parametrize("case", ["moco v3", "dino", "mae"])
+def test_what_inspect_prints_takes_a_vision_transformer_out(case, tmp_path, monkeypatch, capsys):
+    one, two = vit_network(), vit_network(1)
+    decoder = layer("decoder_embed") | layer("decoder_blocks.0.attn.qkv") | layer("decoder_norm")
+    saved = {
+        "moco v3": {
+            "state_dict": under("module.base_encoder.", one, mlp("head"))
+            | under("module.momentum_encoder.", two, mlp("head"))
+            | mlp("module.predictor")
+        },
+        "dino": {"student": dino(two), "teacher": dino(one), "args": opaque()},
+        "mae": {"model": one | decoder | {"mask_token": np.ones((1, 1, 64), np.float32)}},
+    }[case]
+    monkeypatch.chdir(tmp_path)
+    torch_file(tmp_path / "saved.pth", saved)
+    run(monkeypatch, "vtl weights inspect saved.pth")
+    printed = capsys.readouterr().out.splitlines()
+    commands = [line.strip() for line in printed if line.startswith("    ")]
+    for line, expected in zip(commands, (one, two), strict=False):
+        run(monkeypatch, line)
+        found = formats.read("out.safetensors").tensors
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            np.testing.assert_array_equal(found[name], tensor, err_msg=name)
+    assert len(commands) == (1 if case == "mae" else 2)
 
 
 def test_another_network_is_not_made_one_of_ours_by_leaving_parts_out(tmp_path):

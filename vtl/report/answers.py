@@ -8,11 +8,15 @@ from markupsafe import Markup
 
 from vtl.report import commands, figures, relu_study
 from vtl.report.canvas import Stroke
-from vtl.report.compare import PROTOCOL, DataSet, Difference, difference
+from vtl.report.compare import DataSet, Difference, difference
 from vtl.report.language import Language
 from vtl.report.photos import ExamplePhoto
+from vtl.report.rejection import PROTOCOL
 from vtl.report.runs import Run
 from vtl.report.tables import Cell, Table
+
+MAX_COMPARED = 6
+"""Runs that the conclusion compares with the best: a sentence and a bootstrap each."""
 
 
 @dataclasses.dataclass
@@ -260,7 +264,7 @@ def _conclusion(study: Run | None, data_set: DataSet | None, language: Language)
     answer = Answer(language("q_conclusion"))
     if study is not None:
         answer.paragraphs += relu_study.sentences(study, language)
-    if data_set is None:
+    if data_set is None or not data_set.ranked:
         return answer
     best = data_set.best
     answer.paragraphs.append(
@@ -272,11 +276,14 @@ def _conclusion(study: Run | None, data_set: DataSet | None, language: Language)
         )
     )
     by_name = {}
-    for run in data_set.runs:
-        gap = None if run is best else difference(best, run)
+    others = [run for run in data_set.by_map if run is not best]
+    for run in others[:MAX_COMPARED]:
+        gap = difference(best, run)
         if gap:
             answer.paragraphs.append(verdict(best, run, gap, language))
             by_name[_minus(best, run)] = gap
+    if len(others) > MAX_COMPARED:
+        answer.paragraphs.append(language("conclusion_more", count=len(others) - MAX_COMPARED))
     answer.paragraphs += _worth_of_pretraining(data_set, language)
     if by_name:
         answer.figures.append(figures.differences(by_name, language))

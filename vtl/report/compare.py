@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from vtl.evaluation import metrics
+from vtl.report.rejection import PROTOCOL, is_rejected
 from vtl.report.runs import Run
-
-PROTOCOL = "lab"
-"""The protocol that runs are compared by: scikit-learn's AP, as the lab asks."""
 
 VOC2007_IMAGES = {"train": 5011, "test": 4952}
 
@@ -90,31 +88,6 @@ PUBLISHED = (
 """Supervised ImageNet networks on VOC2007, trained on trainval and tested on test."""
 
 
-TOLERANCE = 1e-6
-"""Scores and averages that differ by less count as equal."""
-
-
-def map_of_scores(run: Run, role: str) -> float | None:
-    """The mAP of the scores that a run kept of a split."""
-    scores = run.scores[role]
-    return metrics.mean_average_precision(
-        scores.ranked_by,
-        scores.labels,
-        scores.difficult,
-        run.classes,
-        PROTOCOL,
-        scores.label_mask,
-    )
-
-
-def is_as_scored(run: Run, role: str) -> bool:
-    """Whether the mAP in results.json is that of the scores beside it."""
-    stated, computed = run.results["map"][role][PROTOCOL], map_of_scores(run, role)
-    if stated is None or computed is None:
-        return stated is computed
-    return abs(computed - stated) <= TOLERANCE
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class DataSet:
     """The runs on one data set, in the order of the command line."""
@@ -132,14 +105,23 @@ class DataSet:
         return next((run.data_name for run in self.runs if run.data_name), None)
 
     @functools.cached_property
+    def ranked(self) -> list[Run]:
+        """The runs that nothing speaks against."""
+        return [run for run in self.runs if not is_rejected(run)]
+
+    @functools.cached_property
+    def by_map(self) -> list[Run]:
+        """The ranked runs, the one with the highest mAP first."""
+        return sorted(self.ranked, key=lambda run: -(run.headline_result("map")[PROTOCOL] or 0.0))
+
+    @property
     def best(self) -> Run:
-        """The run with the highest mAP, of those whose results say what their scores give."""
-        honest = [run for run in self.runs if is_as_scored(run, run.headline_split)]
-        return max(honest or self.runs, key=lambda r: r.headline_result("map")[PROTOCOL] or 0.0)
+        """The ranked run with the highest mAP; the first run where none is ranked."""
+        return self.by_map[0] if self.by_map else self.first
 
     def of_regime(self, *regimes: str) -> Run | None:
-        """The best run of these regimes, or None."""
-        candidates = [run for run in self.runs if run.regime in regimes]
+        """The best ranked run of these regimes, or None."""
+        candidates = [run for run in self.ranked if run.regime in regimes]
         return DataSet(candidates).best if candidates else None
 
     @property

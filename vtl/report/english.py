@@ -2,6 +2,8 @@
 
 WORDS = {
     "title": "Visual transfer learning: {names}",
+    "num_runs": "{count} runs",
+    "num_more": "{count} more",
     "and": "and",
     "nothing": "nothing",
     "no_bound": "no bound",
@@ -26,6 +28,7 @@ WORDS = {
     "({protocol}), but is tied with {others}.",
     "headline_alone": "On {name}, <strong>{run}</strong> has an mAP of {mean} on {split} "
     "({protocol}).",
+    "headline_none": "On {name} no run has a rank: what speaks against each stands under Trust.",
     "protocols": "mAP and AP are in percent, with 95 % bootstrap intervals over photos. A resample "
     "repeats photos, which raises AP slightly, so the intervals sit a little high. "
     "<code>lab</code> is scikit-learn’s average precision and counts difficult photos as "
@@ -34,6 +37,7 @@ WORDS = {
     "extracting its features.",
     "sortable": "Click a column heading to sort.",
     "best": "best",
+    "not_ranked": "not ranked",
     "column_run": "run",
     "column_regime": "what is trained",
     "column_weights": "weights",
@@ -243,6 +247,7 @@ WORDS = {
     "that includes 0 ({protocol}; paired bootstrap over the same photos).",
     "verdict_none": "{run} and {other} can’t be compared: no class has a positive photo.",
     "conclusion_best": "On {name}, <strong>{run}</strong> has the highest mAP on {split}.",
+    "conclusion_more": "{count} more runs are in the table.",
     "conclusion_pretraining_better": "Pretraining pays: {run} has {points} points of mAP "
     "{interval} compared with {scratch}, the run from random initialisation.",
     "conclusion_pretraining_tie": "It remains open whether pretraining pays: {run} has {points} "
@@ -278,8 +283,13 @@ WORDS = {
     "Rows may belong to other photos.",
     "warn_other_count": "There are {rows} rows of scores on {role}, but results.json says {images} "
     "photos.",
-    "warn_other_map": "results.json states an mAP of {stated} on {role}, but the scores beside it "
-    "give {computed}.",
+    "warn_other_map": "results.json states an mAP of {stated} ({protocol}) on {role}, but the "
+    "scores beside it give {computed}.",
+    "warn_other_file": "{file} isn’t the file whose sha256 is in results.json.",
+    "warn_other_labels": "The labels of the scores on {role} aren’t those that the run was begun "
+    "with, by the sha256 in made_of.json.",
+    "warn_other_difficult": "The difficult flags of the scores on {role} aren’t those that the "
+    "run was begun with, by the sha256 in made_of.json.",
     "warn_ties": "On {role}, {count} of {images} photos are tied in {name}: photos with and "
     "without the class rank exactly equal, as saturated scores do. How ties are broken decides its "
     "AP, and voc2007 and voc2010 take the order of the file. Classes with ties: {classes}.",
@@ -312,4 +322,51 @@ WORDS = {
     "warn_grids_edge": "{network} with {activation}: the best learning rate, {rate}, is at the "
     "edge of the grid. A wider grid may hold a better one.",
     "warn_few_seeds": "The study has fewer than 5 seeds ({count}), so its intervals say little.",
+    # The class.
+    "class_title": "A class: {count} runs",
+    "class_counts": "{ranked} of {count} runs are ranked, by an mAP ({protocol}) that was "
+    "computed from the scores in each run’s directory, and not taken from its results.json.",
+    "class_ask": "Not ranked: edited, copied, or not comparable",
+    "class_ask_note": "Of runs with the same scores the first by name keeps its rank: the files "
+    "don’t tell whose they were.",
+    "class_others": "Not ranked: other reasons",
+    "class_table": "All runs",
+    "class_table_note": "The columns on the right are the knobs that differ between runs of the "
+    "same task, but for paths.",
+    "class_knobs_left_out": "{count} more knobs differ.",
+    "class_of_data": "Ranks are by data set: runs on other photos are not compared.",
+    "class_intervals": "mAP is in percent, with 95 % bootstrap intervals over photos. "
+    "<code>lab</code> is scikit-learn’s average precision and counts difficult photos as "
+    "negatives.",
+    "class_remarks": "Warnings",
+    "column_rank": "rank",
+    "column_kind": "kind",
+    "column_data": "data",
+    "regime_relu_study": "ReLU study",
+    "status_edited": "edited",
+    "status_copy": "copy",
+    "status_labels": "other labels",
+    "status_photos": "other photos",
+    "status_saw_test": "saw test",
+    "status_unfinished": "unfinished",
+    "status_unreadable": "unreadable",
+    "status_no_map": "no mAP",
+    "why_line": '<span lang="en">{line}</span>',
+    "why_no_map": "A ReLU study has no mAP.",
+    "why_no_positives": "No class has a positive photo, so there is no mAP.",
+    "why_other_photos": "Its photos or classes aren’t those of the {count} other runs on data of "
+    "this name.",
+    "why_other_labels": "Its labels aren’t those of {count} other runs on the same photos.",
+    "why_labels_differ": "The {count} runs on these photos have different labels, and none are "
+    "those of most.",
+    "why_copied": "Its scores are those of {other}, bit for bit, and so are its times or "
+    "checkpoints: files were copied.",
+    "why_same_of_another": "Its scores are those of {other}, bit for bit, though its config or "
+    "data are others.",
+    "class_same": "Ranked, with the scores of another run",
+    "class_same_note": "The same command with the same seed gives the same scores on the same "
+    "kind of machine. So do copied files whose times were edited.",
+    "class_same_as": "with the scores of {other}, bit for bit, and times of their own.",
+    "why_same_checkpoints": "Its checkpoints are those of {other}, file by file, but its scores "
+    "are others.",
 }

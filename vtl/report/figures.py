@@ -12,8 +12,9 @@ from markupsafe import Markup
 from vtl.evaluation import metrics
 from vtl.relu_study import conclusion
 from vtl.report.canvas import COLOURS, INK, Stroke, open_canvas, strokes
-from vtl.report.compare import PROTOCOL, DataSet, Difference
+from vtl.report.compare import DataSet, Difference
 from vtl.report.language import Language
+from vtl.report.rejection import PROTOCOL
 from vtl.report.runs import Run
 from vtl.untrusted import printable
 

@@ -2,6 +2,8 @@
 
 WORDS = {
     "title": "Apprentissage par transfert visuel : {names}",
+    "num_runs": "{count} exécutions",
+    "num_more": "{count} autres",
     "and": "et",
     "nothing": "rien",
     "no_bound": "sans borne",
@@ -26,6 +28,8 @@ WORDS = {
     "({protocol}), mais elle est à égalité avec {others}.",
     "headline_alone": "Sur {name}, <strong>{run}</strong> a une mAP de {mean} sur {split} "
     "({protocol}).",
+    "headline_none": "Sur {name}, aucune exécution n’est classée : ce qui parle contre chacune "
+    "est sous Confiance.",
     "protocols": "La mAP et l’AP sont en pour cent, avec des intervalles à 95 % par bootstrap sur "
     "les photos. Un tirage répète des photos, ce qui relève un peu l’AP : les intervalles sont "
     "donc placés un peu haut. <code>lab</code> est l’average precision de scikit-learn et compte "
@@ -34,6 +38,7 @@ WORDS = {
     "difficiles de côté. La durée d’une sonde ne comprend pas l’extraction de ses descripteurs.",
     "sortable": "Cliquer sur un titre de colonne pour trier.",
     "best": "meilleure",
+    "not_ranked": "non classée",
     "column_run": "exécution",
     "column_regime": "ce qui est entraîné",
     "column_weights": "poids",
@@ -254,6 +259,7 @@ WORDS = {
     "intervalle qui contient 0 ({protocol} ; bootstrap apparié sur les mêmes photos).",
     "verdict_none": "{run} et {other} ne se comparent pas : aucune classe n’a de photo positive.",
     "conclusion_best": "Sur {name}, <strong>{run}</strong> a la plus haute mAP sur {split}.",
+    "conclusion_more": "{count} autres exécutions sont dans le tableau.",
     "conclusion_pretraining_better": "Le préentraînement paie : {run} a {points} points de mAP "
     "{interval} par rapport à {scratch}, l’exécution partie de poids aléatoires.",
     "conclusion_pretraining_tie": "On ne sait pas si le préentraînement paie : {run} a {points} "
@@ -289,8 +295,13 @@ WORDS = {
     "dans results.json. Des lignes peuvent appartenir à d’autres photos.",
     "warn_other_count": "Il y a {rows} lignes de scores sur {role}, mais results.json annonce "
     "{images} photos.",
-    "warn_other_map": "results.json annonce une mAP de {stated} sur {role}, mais les scores à côté "
-    "donnent {computed}.",
+    "warn_other_map": "results.json annonce une mAP de {stated} ({protocol}) sur {role}, mais les "
+    "scores à côté donnent {computed}.",
+    "warn_other_file": "{file} n’est pas le fichier dont le sha256 est dans results.json.",
+    "warn_other_labels": "Les étiquettes des scores sur {role} ne sont pas celles du début de "
+    "l’exécution, d’après le sha256 dans made_of.json.",
+    "warn_other_difficult": "Les marques « difficile » des scores sur {role} ne sont pas celles "
+    "du début de l’exécution, d’après le sha256 dans made_of.json.",
     "warn_ties": "Sur {role}, {count} photos sur {images} sont ex æquo pour {name} : des photos "
     "avec et sans la classe ont exactement le même rang, comme des scores saturés. La façon de les "
     "départager décide de son AP, et voc2007 et voc2010 prennent l’ordre du fichier. Classes avec "
@@ -328,4 +339,53 @@ WORDS = {
     "est au bord de la grille. Une grille plus large peut en contenir un meilleur.",
     "warn_few_seeds": "L’étude a moins de 5 graines ({count}) : ses intervalles disent donc peu de "
     "chose.",
+    # The class.
+    "class_title": "Une classe : {count} exécutions",
+    "class_counts": "{ranked} exécutions sur {count} sont classées, d’après une mAP ({protocol}) "
+    "calculée avec les scores du répertoire de chacune, et non reprise de son results.json.",
+    "class_ask": "Non classées : modifiées, copiées ou pas comparables",
+    "class_ask_note": "Parmi les exécutions aux mêmes scores, la première par le nom garde son "
+    "rang : les fichiers ne disent pas de qui ils sont.",
+    "class_others": "Non classées : autres raisons",
+    "class_table": "Toutes les exécutions",
+    "class_table_note": "Les colonnes de droite sont les réglages qui diffèrent entre exécutions "
+    "de la même tâche, chemins exceptés.",
+    "class_knobs_left_out": "{count} autres réglages diffèrent.",
+    "class_of_data": "Les rangs sont par jeu de données : on ne compare pas des exécutions sur "
+    "d’autres photos.",
+    "class_intervals": "La mAP est en pour cent, avec des intervalles à 95 % par bootstrap sur "
+    "les photos. <code>lab</code> est l’average precision de scikit-learn et compte les photos "
+    "difficiles comme négatives.",
+    "class_remarks": "Avertissements",
+    "column_rank": "rang",
+    "column_kind": "genre",
+    "column_data": "données",
+    "regime_relu_study": "étude de ReLU",
+    "status_edited": "modifiée",
+    "status_copy": "copie",
+    "status_labels": "autres étiquettes",
+    "status_photos": "autres photos",
+    "status_saw_test": "a vu le test",
+    "status_unfinished": "inachevée",
+    "status_unreadable": "illisible",
+    "status_no_map": "sans mAP",
+    "why_line": '<span lang="en">{line}</span>',
+    "why_no_map": "Une étude de ReLU n’a pas de mAP.",
+    "why_no_positives": "Aucune classe n’a de photo positive : il n’y a pas de mAP.",
+    "why_other_photos": "Ses photos ou ses classes ne sont pas celles des {count} autres "
+    "exécutions sur des données de ce nom.",
+    "why_other_labels": "Ses étiquettes ne sont pas celles de {count} autres exécutions sur les "
+    "mêmes photos.",
+    "why_labels_differ": "Les {count} exécutions sur ces photos ont des étiquettes différentes, "
+    "et aucune n’a celles de la plupart.",
+    "why_copied": "Ses scores sont ceux de {other}, bit à bit, et ses durées ou ses points de "
+    "reprise aussi : des fichiers ont été copiés.",
+    "why_same_of_another": "Ses scores sont ceux de {other}, bit à bit, bien que sa configuration "
+    "ou ses données soient autres.",
+    "class_same": "Classées, avec les scores d’une autre",
+    "class_same_note": "La même commande avec la même graine donne les mêmes scores sur le même "
+    "genre de machine. Des fichiers copiés dont on a modifié les durées aussi.",
+    "class_same_as": "avec les scores de {other}, bit à bit, et des durées à elles.",
+    "why_same_checkpoints": "Ses points de reprise sont ceux de {other}, fichier par fichier, "
+    "mais ses scores sont autres.",
 }

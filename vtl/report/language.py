@@ -51,6 +51,14 @@ class Language:
         """`82.5 [80.1, 84.3]`."""
         return f"{self.percent(share)} {self.interval(low_high)}".rstrip()
 
+    def value(self, value: Any) -> Any:
+        """A value of a warning; a float is a share."""
+        if value is None:
+            return "–"
+        if isinstance(value, float):
+            return self.percent(value)
+        return self.number(value, 0) if isinstance(value, int) else value
+
     def data_set(self, name: str | None) -> str:
         """A data set's name, or words for one without a name."""
         return name or self("unnamed_data")
@@ -72,7 +80,11 @@ class Language:
             return f"{hours} h {minutes:02} min"
         return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
-    def listing(self, items: Iterable[object]) -> str:
-        """`a, b and c`."""
-        *most, last = [str(item) for item in items]
+    def listing(self, items: Iterable[object], most_named: int | None = None) -> str:
+        """`a, b and c`; of more than `most_named` the rest is a number: `a, b and 5 more`."""
+        named = [str(item) for item in items]
+        if most_named is not None and len(named) > most_named + 1:
+            num_more = self.number(len(named) - most_named, 0)
+            named[most_named:] = [str(self("num_more", count=num_more))]
+        *most, last = named
         return f"{', '.join(most)} {self('and')} {last}" if most else last

@@ -11,8 +11,9 @@ from markupsafe import Markup
 import vtl
 from vtl.report import answers, compare, figures, low_shot, photos, summary, thresholds, trust
 from vtl.report.canvas import Stroke, strokes
-from vtl.report.compare import PROTOCOL, DataSet
+from vtl.report.compare import DataSet
 from vtl.report.language import Language
+from vtl.report.rejection import PROTOCOL
 from vtl.report.runs import Run
 from vtl.report.tables import Cell, Table
 
@@ -21,6 +22,9 @@ CONFIG_FILES = {"finetune": "finetune", "probe": "linear_probe", "relu_study": "
 
 NUM_CONFUSIONS = 15
 
+MAX_NAMED = 6
+"""Runs that the title names; of more it gives the number."""
+
 MAX_DRAWN_CLASSES = 100
 """The most classes with figures: each takes time, and pairs of classes grow with the square."""
 
@@ -28,15 +32,26 @@ MAPS = tuple(f"{role}_map_{PROTOCOL}" for role in ("val", "test"))
 """The keys of metrics.jsonl that hold the mAP by epoch."""
 
 
-def make(runs: Sequence[Run], refused: Sequence[str], command: str, language: Language) -> str:
-    """The page as HTML; `refused` is one line about each directory that is left out."""
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Where the templates are, and how their values are escaped."""
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("vtl.report", "template"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def make(
+    runs: Sequence[Run],
+    refused: Sequence[str],
+    command: str,
+    language: Language,
+    *,
+    with_answers: bool = True,
+) -> str:
+    """The page as HTML; `refused` is one line about each directory that is left out."""
     data_sets = compare.by_data_set(runs)
     styles = strokes(run.name for run in runs if run.scores)
     studies = [run for run in runs if run.task == "relu_study"]
@@ -44,23 +59,33 @@ def make(runs: Sequence[Run], refused: Sequence[str], command: str, language: La
     answered_from = ""
     if largest and len(data_sets) > 1:
         answered_from = summary.data_set_title(largest, language)
-    return environment.get_template("page.html.jinja").render(
-        say=language,
-        title=language("title", names=", ".join(run.name for run in runs)),
-        made_by=language("made_by", command=command, version=vtl.__version__),
-        refused=refused,
-        headlines=[summary.headline(data_set, language) for data_set in data_sets],
-        summaries=[summary.of_data_set(data_set, language) for data_set in data_sets],
-        low_shots=[of for run in runs if (of := low_shot.section(run, language))],
-        studies=[summary.of_study(run, language) for run in studies],
-        curves=[_curves(data_set, styles, language) for data_set in data_sets],
-        classes=[_classes(data_set, styles, language) for data_set in data_sets],
-        galleries=[_gallery(data_set, language) for data_set in data_sets],
-        answered_from=answered_from,
-        answers=answers.all_answers(runs, largest, styles, language),
-        warnings=_warnings(runs, data_sets, language),
-        facts=[_facts(run, language) for run in runs],
+    return (
+        environment()
+        .get_template("page.html.jinja")
+        .render(
+            say=language,
+            title=language("title", names=_names(runs, language)),
+            made_by=language("made_by", command=command, version=vtl.__version__),
+            refused=refused,
+            headlines=[summary.headline(data_set, language) for data_set in data_sets],
+            summaries=[summary.of_data_set(data_set, language) for data_set in data_sets],
+            low_shots=[of for run in runs if (of := low_shot.section(run, language))],
+            studies=[summary.of_study(run, language) for run in studies],
+            curves=[_curves(data_set, styles, language) for data_set in data_sets],
+            classes=[_classes(data_set, styles, language) for data_set in data_sets],
+            galleries=[_gallery(data_set, language) for data_set in data_sets],
+            answered_from=answered_from,
+            answers=answers.all_answers(runs, largest, styles, language) if with_answers else [],
+            warnings=_warnings(runs, data_sets, language),
+            facts=[_facts(run, language) for run in runs],
+        )
     )
+
+
+def _names(runs: Sequence[Run], language: Language) -> str:
+    if len(runs) > MAX_NAMED:
+        return language("num_runs", count=language.number(len(runs), 0))
+    return ", ".join(run.name for run in runs)
 
 
 def _curves(data_set: DataSet, styles: dict[str, Stroke], language: Language) -> dict[str, Any]:
@@ -211,19 +236,10 @@ def _warnings(
         findings += trust.of_comparison(data_set)
     warnings = []
     for finding in findings:
-        values = {name: _written(value, language) for name, value in finding.values.items()}
+        values = {name: language.value(value) for name, value in finding.values.items()}
         subject = language.data_set(finding.subject)
         warnings.append((subject, language(finding.key, **values)))
     return warnings
-
-
-def _written(value: Any, language: Language) -> Any:
-    """A value of a finding for people; a float is a share."""
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return language.percent(value)
-    return language.number(value, 0) if isinstance(value, int) else value
 
 
 def _facts(run: Run, language: Language) -> dict[str, Any]:

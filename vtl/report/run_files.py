@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vtl import schema
+from vtl import identity, schema
 from vtl.errors import UserError
 from vtl.evaluation import metrics
 from vtl.evaluation.gallery import KINDS
@@ -57,6 +57,7 @@ OF_EVERY_RUN = record(
         "resumed_from": maybe(count),
         "features": text,
         "features_sha256": text,
+        "files": dict_of(text),
         "one_label": dict_of(ONE_LABEL),
         "chosen_mix": number,
         "network": record(
@@ -155,6 +156,13 @@ def read_config(directory: Path) -> dict[str, Any]:
 def read_results(directory: Path) -> dict[str, Any]:
     """What results.json holds."""
     return _object(directory, "results.json", MAX_RESULTS_BYTES)
+
+
+def read_made_of(directory: Path) -> dict[str, Any] | None:
+    """What made_of.json holds; None of a run without, as those of vtl 0.1."""
+    path = directory / identity.FILE_NAME
+    with schema.of_file(path):
+        return schema.cleaned(identity.read(directory), MAX_TEXT)
 
 
 def _object(directory: Path, name: str, max_bytes: int) -> dict[str, Any]:

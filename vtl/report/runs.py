@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from vtl.errors import UserError
 from vtl.report import run_files, study_files
 from vtl.report.run_files import Scores
-from vtl.untrusted import printable, reason_of
+from vtl.untrusted import plain_sha256, printable, reason_of
 
 REGIMES = ("probe", "head", "partial", "full", "scratch")
 """What is trained: a head on features; a network's head, some or all of it; a random network."""
@@ -20,12 +19,17 @@ REGIMES = ("probe", "head", "partial", "full", "scratch")
 SHOWN_TASKS = ("finetune", "probe", "relu_study")
 
 
+class Unfinished(UserError):
+    """A run without results."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
     """One finished run.
 
     `metrics` holds the lines of metrics.jsonl. `scores` maps a split's role, such as test, to its
-    scores. `scores` and `gallery` are empty for the ReLU study.
+    scores. `scores` and `gallery` are empty for the ReLU study. `made_of` is what the run was begun
+    with, None of runs of vtl 0.1, and `sha256` that of its files with scores, by name.
     """
 
     name: str
@@ -35,6 +39,8 @@ class Run:
     metrics: list[dict[str, Any]]
     scores: dict[str, Scores]
     gallery: dict[str, np.ndarray]
+    made_of: dict[str, Any] | None = None
+    sha256: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def task(self) -> str:
@@ -106,26 +112,6 @@ class Run:
         )
 
 
-def runs_in(directory: Path) -> list[Path]:
-    """The directory itself if it holds a run, or else the directories in it whose runs are shown.
-
-    A directory without any such run is returned as it is, for `read` to say what is wrong.
-    """
-    below: list[Path] = []
-    with suppress(OSError):  # `read` says what is wrong
-        if (directory / "config.json").exists():
-            return [directory]
-        below = sorted(path.parent for path in directory.glob("*/config.json"))
-    return [path for path in below if _is_shown(path)] or [directory]
-
-
-def _is_shown(path: Path) -> bool:
-    try:
-        return run_files.read_config(path).get("task") in SHOWN_TASKS
-    except UserError:
-        return True
-
-
 def read_all(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """The runs that the page can show, and one line about each of the others."""
     runs, refused = [], []
@@ -147,11 +133,12 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
     return [f"{name} ({place})" for place, name in enumerate(names, start=1)]
 
 
-def read(path: Path, name: str) -> Run:
+def read(path: Path, name: str, *, with_gallery: bool = True) -> Run:
     """Read one run's directory.
 
     Raises:
-        UserError: it holds no run, an unfinished or damaged one, or one without anything to show.
+        Unfinished: it has no results.
+        UserError: it holds no run, a damaged one, or one without anything to show.
     """
     shown = printable(path)
     try:
@@ -164,7 +151,7 @@ def read(path: Path, name: str) -> Run:
         raise UserError(f"{shown} holds no run: it has no config.json")
     config = run_files.read_config(path)
     if "results.json" not in names:
-        raise UserError(
+        raise Unfinished(
             f"{shown} is not finished: it has no results.json; give its command again to resume it"
         )
     results = run_files.read_results(path)
@@ -184,6 +171,10 @@ def read(path: Path, name: str) -> Run:
     run_files.check_scored(path, config, results)
     classes = results["classes"]
     scores = {role: run_files.read_scores(path, role, classes) for role in results["map"]}
-    run = Run(name, path, config, results, lines, scores, {})
+    files = (f"scores_{role}.npz" for role in scores)
+    sha256 = {file: plain_sha256(path / file, inside=path) for file in files}
+    run = Run(name, path, config, results, lines, scores, {}, run_files.read_made_of(path), sha256)
+    if not with_gallery:
+        return run
     gallery = run_files.read_gallery(path, run.headline_split, len(classes))
     return dataclasses.replace(run, gallery=gallery)

@@ -7,26 +7,32 @@ from markupsafe import Markup
 
 from vtl.evaluation import metrics
 from vtl.relu_study import conclusion
-from vtl.report.compare import PROTOCOL, DataSet, difference
+from vtl.report.compare import DataSet, difference
 from vtl.report.language import Language
+from vtl.report.rejection import PROTOCOL, is_rejected
 from vtl.report.runs import Run
 from vtl.report.tables import Cell, Table
+
+MAX_NAMED = 5
+"""Runs that a sentence names; of more it gives the number."""
 
 
 def headline(data_set: DataSet, language: Language) -> Markup:
     """The run with the highest mAP, and the runs that it is tied with."""
+    if not data_set.ranked:
+        return language("headline_none", name=language.data_set(data_set.name))
     best = data_set.best
-    tied = [run.name for run in data_set.runs if run is not best and _is_tie(best, run)]
+    tied = [run.name for run in data_set.by_map if run is not best and _is_tie(best, run)]
     if tied:
         key = "headline_tied"
     else:
-        key = "headline_best" if len(data_set.runs) > 1 else "headline_alone"
+        key = "headline_best" if len(data_set.ranked) > 1 else "headline_alone"
     means, intervals = best.headline_result("map"), best.headline_result("map_interval")
     return language(
         key,
         name=language.data_set(data_set.name),
         run=best.name,
-        others=language.listing(tied) if tied else "",
+        others=language.listing(tied, MAX_NAMED) if tied else "",
         mean=language.estimate(means[PROTOCOL], intervals[PROTOCOL]),
         split=best.headline_split,
         protocol=PROTOCOL,
@@ -59,8 +65,10 @@ def of_data_set(data_set: DataSet, language: Language) -> dict[str, Any]:
         language("column_train_map", protocol=PROTOCOL),
         *(language(f"column_{name}") for name in ("parameters", "rate", "time", "seed", "commit")),
     ]
-    marked = data_set.best if len(data_set.runs) > 1 else None
-    rows = [_row(run, run is marked, protocols, language) for run in data_set.runs]
+    rows = [
+        _row(run, _marked_name(run, data_set, language), protocols, language)
+        for run in data_set.runs
+    ]
     return {
         "title": data_set_title(data_set, language),
         "table": Table(headings, rows),
@@ -68,9 +76,16 @@ def of_data_set(data_set: DataSet, language: Language) -> dict[str, Any]:
     }
 
 
-def _row(run: Run, is_best: bool, protocols: Sequence[str], language: Language) -> list[Cell]:
+def _marked_name(run: Run, data_set: DataSet, language: Language) -> Markup | str:
+    if is_rejected(run):
+        return Markup("{} ✗ {}").format(run.name, language("not_ranked"))
+    if len(data_set.runs) > 1 and run is data_set.best:
+        return Markup("<strong>{}</strong> ★ {}").format(run.name, language("best"))
+    return run.name
+
+
+def _row(run: Run, name: Markup | str, protocols: Sequence[str], language: Language) -> list[Cell]:
     results = run.results
-    marked_name = Markup("<strong>{}</strong> ★ {}").format(run.name, language("best"))
     num_photos = results["num_images"].get("train", 0)
     train = results["map"].get("train", {}).get(PROTOCOL)
     seconds = results["seconds"]
@@ -79,7 +94,7 @@ def _row(run: Run, is_best: bool, protocols: Sequence[str], language: Language) 
     commit = results.get("commit") or "–"
     means, intervals = run.headline_result("map"), run.headline_result("map_interval")
     return [
-        Cell(marked_name if is_best else run.name),
+        Cell(name),
         Cell(language(f"regime_{run.regime}")),
         Cell(_weights(run, language)),
         Cell(language.number(num_photos, 0), num_photos),

@@ -1,27 +1,13 @@
 """What a careful reader would check before believing a run."""
 
-import hashlib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from vtl.report.compare import (
-    PROTOCOL,
-    TOLERANCE,
-    VOC2007_IMAGES,
-    DataSet,
-    is_as_scored,
-    map_of_scores,
-)
+from vtl.report import rejection
+from vtl.report.compare import VOC2007_IMAGES, DataSet
+from vtl.report.rejection import PROTOCOL, TOLERANCE, Checks
 from vtl.report.runs import Run, Scores
-
-PROBABILITY_TOLERANCE = 1e-5
-"""How far a score may be from the sigmoid of its logit, which float32 rounds."""
-
-
-Checks = Iterator[tuple[str, dict[str, Any]]]
-"""What checks yield: a key of the page's words for each fault, and the values to fill in."""
 
 
 class Finding(NamedTuple):
@@ -35,18 +21,19 @@ class Finding(NamedTuple):
 def of_run(run: Run) -> list[Finding]:
     """What is suspicious about one run, the gravest first."""
     checks = _check_study(run) if run.task == "relu_study" else _check_scores(run)
-    return [Finding(run.name, key, values) for key, values in (*checks, *_check_provenance(run))]
+    found = (*rejection.checks(run), *checks, *_check_provenance(run))
+    return [Finding(run.name, key, values) for key, values in found]
 
 
 def of_comparison(data_set: DataSet) -> list[Finding]:
     """What makes the runs on one data set hard to compare."""
     runs = data_set.runs
     findings = []
-    if len(runs) > 1 and data_set.best.headline_split == "test":
+    if len(data_set.ranked) > 1 and data_set.best.headline_split == "test":
         findings.append(Finding(data_set.best.name, "warn_best_on_test", {}))
     settings = {
         "weights": {(run.results.get("weights") or {}).get("sha256") for run in runs} - {None},
-        "train_split": {_ids_sha256(run, "train") for run in runs} - {None},
+        "train_split": {rejection.ids_sha256(run, "train") for run in runs} - {None},
         "jax": {run.results["versions"].get("jax") for run in runs} - {None},
     }
     for setting, values in settings.items():
@@ -60,8 +47,7 @@ def _check_scores(run: Run) -> Checks:
     for role, scores in run.scores.items():
         yield from _check_constant(run, role, scores)
         yield from _check_rows(run, role, scores)
-        yield from _check_map(run, role)
-        yield from _check_ranking(run, role, scores)
+        yield from _check_ties(run, role, scores)
     if run.headline_split in ("train", "val"):
         yield f"warn_only_{run.headline_split}", {}
     yield from _check_overlap(run)
@@ -93,28 +79,10 @@ def _check_rows(run: Run, role: str, scores: Scores) -> Checks:
         return
     if len(set(scores.ids)) < len(scores.ids):
         yield "warn_repeated_ids", {"role": role}
-    expected = _ids_sha256(run, role)
-    sha256 = hashlib.sha256("\n".join(map(str, scores.ids)).encode()).hexdigest()
-    if expected and sha256 != expected:
-        yield "warn_other_ids", {"role": role}
-    if len(scores.scores) != run.results["num_images"][role]:
-        counts = {"rows": len(scores.scores), "images": run.results["num_images"][role]}
-        yield "warn_other_count", {"role": role, **counts}
 
 
-def _ids_sha256(run: Run, role: str) -> str | None:
-    return ((run.results.get("data") or {}).get("ids_sha256") or {}).get(role)
-
-
-def _check_map(run: Run, role: str) -> Checks:
-    """Compare the mAP in results.json with that of the scores beside it."""
-    if not is_as_scored(run, role):
-        stated, computed = run.results["map"][role][PROTOCOL], map_of_scores(run, role)
-        yield "warn_other_map", {"role": role, "stated": stated, "computed": computed}
-
-
-def _check_ranking(run: Run, role: str, scores: Scores) -> Checks:
-    """Look for ties that decide the AP, and for logits that do not belong to the scores."""
+def _check_ties(run: Run, role: str, scores: Scores) -> Checks:
+    """Look for ties that decide the AP."""
     tied = {}
     for column, name in enumerate(run.classes):
         is_known = scores.is_known[:, column]
@@ -126,13 +94,6 @@ def _check_ranking(run: Run, role: str, scores: Scores) -> Checks:
         worst = max(tied, key=lambda name: tied[name])
         values = {"count": tied[worst], "images": len(scores.scores), "name": worst}
         yield "warn_ties", {"role": role, "classes": len(tied), **values}
-    if scores.logits is not None:
-        logits = scores.logits.astype(np.float64)
-        expected = 1 / (1 + np.exp(-np.clip(logits, -100, 100)))
-        if "one_label" in run.results:
-            expected = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
-        if np.abs(expected - scores.scores).max() > PROBABILITY_TOLERANCE:
-            yield "warn_other_logits", {"role": role}
 
 
 def num_tied(ranked_by: np.ndarray, is_positive: np.ndarray) -> int:
@@ -186,14 +147,8 @@ def _check_study(run: Run) -> Checks:
 
 
 def _check_provenance(run: Run) -> Checks:
-    data = run.config.get("data") or run.config  # a probe has no `data` section
-    splits = [data.get(f"{role}_split") for role in ("train", "val")]
-    if data.get("test_split") and data["test_split"] in splits:
-        yield "warn_selected_on_test", {"split": data["test_split"]}
     if run.results.get("resumed_from") is not None:
         yield "warn_resumed", {"step": run.results["resumed_from"]}
-    if run.results.get("status") != "finished":
-        yield "warn_unfinished", {"status": run.results.get("status")}
     commit = run.results.get("commit")
     if not commit:
         yield "warn_no_commit", {}

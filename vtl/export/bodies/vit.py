@@ -41,9 +41,10 @@ def add(graph: Graph, x: str, weights: Weights, dtype: str) -> Seen:
         x = _add_block(nodes, x, f"blocks_{i}")
 
     if own.fc_norm:
-        patches = nodes.sliced(x, num_tokens, None, "fc/patches")
-        mean = graph.add("ReduceMean", "fc/mean", patches, nodes.integers(1), keepdims=1)
-        x, num_tokens = nodes.norm(graph.add("Concat", "fc", mean, patches, axis=1), "fc_norm"), 1
+        patches = nodes.sliced(x, num_tokens, None, "mean/patches")
+        mean = graph.add("ReduceMean", "mean", patches, nodes.integers(1), keepdims=1)
+        x = graph.add("Concat", "mean/first", mean, patches, axis=1)
+        x, num_tokens = nodes.norm(x, "fc_norm"), 1
     else:
         x = nodes.norm(x, "norm")
     patches = nodes.sliced(x, num_tokens, None, "last/patches")
