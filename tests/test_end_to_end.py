@@ -354,7 +354,8 @@ def test_the_model_loads_and_what_was_frozen_is_the_same(finished, weights, vari
         TORCHVISION.mean,
         TORCHVISION.std,
     )
-    head = {"transform": "sqrt_l2", "regions": 3} if variant in ("", "partial", "demo", "laptop") else {}
+    ours = variant in ("", "partial", "demo", "laptop")
+    head = {"transform": "sqrt_l2", "regions": 3} if ours else {}
     assert model.architecture == Architecture(
         18, 0.125, "v1.5", EPSILON["v1.5"], num_classes=len(CLASSES), **head
     )
