@@ -216,7 +216,7 @@ def test_options_go_on_unchanged(monkeypatch, typed, given):
         ("help probe", "there is no task or verb 'probe': did you mean linear_probe?"),
         ("finetune:scrach", "finetune has no variant 'scrach': did you mean scratch?"),
         ("help finetune:scrach", "finetune has no variant 'scrach': did you mean scratch?"),
-        ("finetune:x", "finetune has no variant 'x'; it has demo, lab, head, partial, scratch"),
+        ("finetune:x", "finetune has no variant 'x'; it has demo, laptop, lab, head, partial, scratch"),
         ("pretrain_demo:x", "pretrain_demo has no variant 'x'; it has none"),
         ("help nowhere.py", "nowhere.py: no such file"),
         ("help finetune lab", "help takes one name, got finetune lab"),

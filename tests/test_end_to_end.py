@@ -211,6 +211,7 @@ def assert_same_run(actual: Path, expected: Path, num_steps: int) -> None:
 LEARNING = {
     "": {"num_epochs": 6.0, "optim.learning_rate": 0.03, "held_out": 0.0},
     "demo": {"num_epochs": 6.0, "optim.learning_rate": 0.03, "held_out": 0.0},
+    "laptop": {"num_epochs": 6.0, "optim.learning_rate": 0.03},
     "lab": {"num_epochs": 8.0},
     "head": {"num_epochs": 8.0, "optim.learning_rate": 1.0, "optim.momentum": 0.9},
     "partial": {"num_epochs": 8.0, "optim.learning_rate": 0.3, "held_out": 0.0},
@@ -353,7 +354,7 @@ def test_the_model_loads_and_what_was_frozen_is_the_same(finished, weights, vari
         TORCHVISION.mean,
         TORCHVISION.std,
     )
-    head = {"transform": "sqrt_l2", "regions": 3} if variant in ("", "partial", "demo") else {}
+    head = {"transform": "sqrt_l2", "regions": 3} if variant in ("", "partial", "demo", "laptop") else {}
     assert model.architecture == Architecture(
         18, 0.125, "v1.5", EPSILON["v1.5"], num_classes=len(CLASSES), **head
     )
