@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vtl.errors import UserError
+from vtl.untrusted import printable, reason_of
 
 OPSET = 18
 """The oldest with the reductions used here; ONNX Runtime reads it since 1.14."""
@@ -17,16 +18,22 @@ def package(name: str) -> Any:
     """A package of the extra `export`, or one that the user installs.
 
     Raises:
-        UserError: it is not installed.
+        UserError: it is not installed, or broken.
     """
     try:
         return importlib.import_module(name)
     except ImportError as error:
         extra = 'pip install -e ".[export]"'
-        remedy = "pip install torch" if name == "torch" else extra
+        remedy = f"pip install {name}" if name in ("torch", "timm") else extra
         raise UserError(f"this needs {name}, which is not installed\nInstall it: {remedy}") from (
             error
         )
+    # Such as a torchvision that was built for another torch.
+    except Exception as error:
+        raise UserError(
+            f"this needs {name}, which is installed and can't be imported:\n"
+            f"{printable(reason_of(error), 200)}"
+        ) from error
 
 
 class Graph:

@@ -167,8 +167,8 @@ WORDS = {
     "maps_exact": "The maps are exact, because the head sees only the mean of the last stage’s "
     "output: a map’s mean plus the class’s bias is the photo’s logit.",
     "maps_approximate": "The maps are approximate: a map’s mean plus the class’s bias is the "
-    "photo’s logit, but the head transforms what it sees or looks at parts of the photo, so that "
-    "where the logit comes from is shared out by a rule.",
+    "photo’s logit, but the head transforms what it sees, looks at parts of the photo, or sees a "
+    "token that sums it up, so that where the logit comes from is shared out by a rule.",
     "kind_hit": "Hits",
     "kind_false alarm": "False alarms",
     "kind_miss": "Misses",

@@ -223,7 +223,7 @@ def _gallery(data_set: DataSet, language: Language) -> dict[str, Any]:
     if num_left_out:
         section["left_out"] = language("photos_left_out", count=num_left_out)
     note = language("photos_note", run=run.name, split=run.headline_split)
-    maps = language("maps_approximate" if run.special_head else "maps_exact")
+    maps = language("maps_exact" if run.has_exact_maps else "maps_approximate")
     return section | {"note": note + " " + maps, "classes": classes}
 
 

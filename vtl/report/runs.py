@@ -54,6 +54,8 @@ class Run:
             return "probe"
         if not self.results["weights"]:
             return "scratch"
+        if not self.config.get("num_epochs", 1):
+            return "head"
         rules = self.config["optim"]["rules"]
         trained = [pattern for pattern, multiplier in rules if multiplier is not None]
         if len(trained) == len(rules):
@@ -68,6 +70,12 @@ class Run:
         plain = {"pooling": published, "transform": "none", "regions": 0}
         own = plain | network
         return {name: own[name] for name, value in plain.items() if own[name] != value}
+
+    @property
+    def has_exact_maps(self) -> bool:
+        """Whether the head is a dense layer on the mean of maps, whose activation maps are exact."""
+        pooling = (self.results.get("network") or {}).get("pooling", "average")
+        return not self.special_head and pooling == "average"
 
     @property
     def network_title(self) -> str | None:
