@@ -174,8 +174,9 @@ WORDS = {
     "maps_exact": "Les cartes sont exactes, car la tête ne voit que la moyenne de la sortie du "
     "dernier étage : la moyenne d’une carte plus le biais de la classe donne le logit de la photo.",
     "maps_approximate": "Les cartes sont approchées : la moyenne d’une carte plus le biais de la "
-    "classe donne le logit de la photo, mais la tête transforme ce qu’elle voit, regarde des parties "
-    "de la photo ou voit un jeton qui la résume, si bien qu’une règle répartit l’origine du logit.",
+    "classe donne le logit de la photo, mais la tête transforme ce qu’elle voit, regarde des "
+    "parties de la photo ou voit un jeton qui la résume, si bien qu’une règle répartit l’origine "
+    "du logit.",
     "kind_hit": "Trouvées",
     "kind_false alarm": "Fausses alarmes",
     "kind_miss": "Manquées",

@@ -73,7 +73,7 @@ class Run:
 
     @property
     def has_exact_maps(self) -> bool:
-        """Whether the head is a dense layer on the mean of maps, whose activation maps are exact."""
+        """Whether the head is a dense layer on the mean of maps, so that its maps add up."""
         pooling = (self.results.get("network") or {}).get("pooling", "average")
         return not self.special_head and pooling == "average"
 
