@@ -295,7 +295,7 @@ def smooth(height: int, width: int) -> Image.Image:
         ((3000, 1024), (750, 256)),
         ((1025, 1536), (257, 384)),
         ((2000, 2048), (500, 512)),
-        ((4000, 3000), (500, 375)),
+        pytest.param((4000, 3000), (500, 375), marks=pytest.mark.full),
     ],
 )
 def test_fast_decodes_at_the_smallest_scale_of_twice_what_is_needed(

@@ -117,6 +117,7 @@ def test_the_padding_matters_where_a_stride_meets_an_even_side(small):
     np.testing.assert_allclose(ours["stem"], theirs["stem"], atol=1e-6)
 
 
+@pytest.mark.full
 def test_every_parameter_learns(small):
     model, variables, images, _, _ = small
 
