@@ -44,6 +44,9 @@ ADDED = {
 NAMED_ANEW = {"layer": ("layer4", ""), "pooling": ("average", "")}
 """Knobs whose default runs of before call by another name, with that and today's, in JSON."""
 
+_KNOWN_SINCE = "data.decode"
+"""A knob that came with the new names: a config with it means what it says."""
+
 _LAST_STAGE = "layer4_.*", "last_stage"
 """Likewise the pattern of a rule."""
 
@@ -126,6 +129,7 @@ def json_sha256(value: Any) -> str:
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
     """The knobs of two configs that differ."""
     flat_before, flat_now = flatten(before), flatten(now)
+    named = named_as_now(flat_before)
     found = {
         key: (flat_before.get(key, ABSENT), flat_now.get(key, ABSENT))
         for key in sorted(flat_before.keys() | flat_now.keys())
@@ -133,9 +137,16 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
     return {
         key: (was, is_now)
         for key, (was, is_now) in found.items()
-        if _as_named_now(key, was) != _as_named_now(key, is_now)
+        if is_now not in (was, named.get(key, ABSENT))
         and (was, is_now) != (ABSENT, ADDED.get(key, ABSENT))
     }
+
+
+def named_as_now(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The knobs of a flat config with today's names for what runs of before call otherwise."""
+    if _KNOWN_SINCE in flat:
+        return dict(flat)
+    return {key: _as_named_now(key, value) for key, value in flat.items()}
 
 
 def _as_named_now(key: str, value: Any) -> Any:

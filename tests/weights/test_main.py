@@ -351,7 +351,7 @@ def test_a_special_head_is_shown_and_noted(special, monkeypatch, capsys):
     run(monkeypatch, "inspect", special)
     out = capsys.readouterr().out
     assert f"head:          {expected}" in out
-    assert "note  the head is not torchvision's" in out
+    assert "note  the head is not the published one" in out
 
 
 def test_a_special_head_is_kept_by_a_conversion(special, tmp_path, monkeypatch):

@@ -98,7 +98,16 @@ def of_onnx_model(model: Any, weights: Weights, output: Path, *, resizes: bool =
 
 
 def to_int8(whole: Made, weights: Weights, output: Path, crops: np.ndarray) -> Made:
-    """The float32 ONNX `whole` with convolutions in int8, calibrated on `crops`."""
+    """The float32 ONNX `whole` with convolutions in int8, calibrated on `crops`.
+
+    Raises:
+        UserError: next to nothing of the network is convolutions.
+    """
+    if not bodies.of(weights).IS_CONVOLUTIONAL:
+        raise UserError(
+            f"int8 is of convolutions, and a {weights.architecture.title} is nearly all products\n"
+            "choose --dtype=float16"
+        )
     return of_onnx_model(quantise.to_int8(whole.model, crops), weights, output)
 
 
@@ -121,7 +130,7 @@ def to_torch(weights: Weights, output: Path) -> Made:
     """The network under torchvision's names, as .pth or .safetensors.
 
     Raises:
-        UserError: torchvision's ResNets can't compute it.
+        UserError: the package of its family can't compute it.
     """
     body = bodies.of(weights)
     body.check_torch(weights)

@@ -106,6 +106,18 @@ class Architecture:
                 f"its head is unknown: {self.pooling}, {self.transform}, {self.regions}"
             )
 
+    def check_size(self, size: int) -> None:
+        """Check the side in pixels of the photos that the network is to see.
+
+        Raises:
+            ValueError: it is not possible.
+        """
+        if size % self.size_multiple:
+            raise ValueError(
+                f"the pixels of a side must be a multiple of {self.size_multiple} for a "
+                f"{self.title}, got {size}"
+            )
+
     def agrees_with(self, implied: "Architecture") -> bool:
         """Whether it is what a file's tensors imply, but for what shapes don't tell."""
         same = type(self) is type(implied)

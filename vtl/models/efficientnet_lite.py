@@ -62,6 +62,8 @@ SIZES = {
     3: Size(1.2, 1.4, 280),
     4: Size(1.4, 1.8, 300),
 }
+MAX_WIDTH = 16
+"""In multiples of the published networks' channels."""
 EPSILON = 1e-3
 """BatchNorm's."""
 
@@ -120,7 +122,7 @@ class Architecture(architecture.Architecture):
     def check(self) -> None:  # noqa: D102
         super().check()
         is_known = self.size in SIZES and self.padding in PADDINGS
-        if not is_known or not (0 < self.width < math.inf and 0 < self.epsilon < 1):
+        if not is_known or not (0 < self.width <= MAX_WIDTH and 0 < self.epsilon < 1):
             raise ValueError(f"there is no such EfficientNet-Lite: {self}")
 
     def agrees_with(self, implied: architecture.Architecture) -> bool:

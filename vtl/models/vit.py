@@ -18,6 +18,9 @@ from jax.typing import DTypeLike
 
 from vtl.models import HEAD, architecture, head, positions
 
+MAX_PATCH, MAX_PATCHES = 64, 1 << 14
+"""Pixels of a patch's side, and patches of a photo: attention takes the square of these."""
+
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -107,13 +110,20 @@ class Architecture(architecture.Architecture):
     def size_multiple(self) -> int:  # noqa: D102
         return self.patch
 
+    def check_size(self, size: int) -> None:  # noqa: D102
+        super().check_size(size)
+        if (size // self.patch) ** 2 > MAX_PATCHES:
+            raise ValueError(f"{size} pixels are more than {MAX_PATCHES} patches of {self.patch}")
+
     def module(self, dtype: DTypeLike) -> "ViT":  # noqa: D102
         return ViT(**dataclasses.asdict(self), dtype=dtype)
 
     def check(self) -> None:  # noqa: D102
         super().check()
         sizes = (self.width, self.patch, self.mlp_width, self.grid, self.heads)
-        are_sizes = all(type(size) is int and size > 0 for size in sizes)
+        are_sizes = (
+            all(type(size) is int and size > 0 for size in sizes) and self.patch <= MAX_PATCH
+        )
         if not are_sizes or type(self.depth) is not int or self.depth < len(STAGES):
             raise ValueError(f"there is no such ViT: {self}")
         is_known = self.activation in ACTIVATIONS and self.resampling in positions.RESAMPLINGS

@@ -26,7 +26,7 @@ class Differing(NamedTuple):
 
 def of_config(config: dict[str, Any]) -> dict[str, str]:
     """The knobs of a config as text, by name."""
-    flat = identity.flatten(config)
+    flat = identity.named_as_now(identity.flatten(config))
     names = [name for name in flat if name not in WHERE_FILES_LIE]
     return {name: _written(flat[name]) for name in names[:MAX_OF_RUN]}
 

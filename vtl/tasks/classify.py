@@ -46,7 +46,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     check_batch_sizes({"batch_size": config.batch_size}, mesh)
     preprocessing = TORCHVISION.override(resize="squash", image_size=config.image_size)
     net = network.untrained(config.model, preprocessing, len(glyphs.CLASSES))
-    multipliers = optim.resolve_rules(config.optim.rules, network.shapes_of(net.model)["params"])
+    rules = optim.spelled_out(config.optim.rules, net.architecture.last_stage)
+    multipliers = optim.resolve_rules(rules, network.shapes_of(net.model)["params"])
     plan = loop.make_plan(
         config,
         num_images=config.num_images,

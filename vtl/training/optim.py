@@ -24,12 +24,11 @@ LAST_STAGE = "last_stage"
 
 def spelled_out(rules: Rules, last_stage: str) -> Rules:
     """The rules with the regex of the last stage's paths for `LAST_STAGE`."""
-    return tuple(
-        (last_stage, *rule[1:])
-        if isinstance(rule, tuple | list) and rule[:1] == (LAST_STAGE,)
-        else rule
-        for rule in rules
-    )
+
+    def names_it(rule: Any) -> bool:
+        return isinstance(rule, tuple | list) and [*rule[:1]] == [LAST_STAGE]
+
+    return tuple((last_stage, *rule[1:]) if names_it(rule) else rule for rule in rules)
 
 
 def resolve_rules(rules: Rules, params: Any) -> Multipliers:

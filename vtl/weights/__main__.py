@@ -148,8 +148,11 @@ def _print_seen(contents: formats.Contents, seen: frameworks.Seen) -> None:
         lines["no names"] = f"{printable(key, 60)}, a list of {count} tensors"
     _print_lines(lines)
     for found in seen.networks:
-        print(f"{frameworks.reason(found)} ({found.num_tensors} tensors):")
-        print(f"    {found.complaint or frameworks.command(contents.path, found.selection)}")
+        line = found.complaint or frameworks.command(contents.path, found.selection)
+        if not line.isprintable():  # nobody could type it
+            line = f"its names can't be printed: {printable(line, 200)}"
+        print(f"{printable(frameworks.reason(found), 200)} ({found.num_tensors} tensors):")
+        print(f"    {line}")
 
 
 def _kind(weights: sources.Weights) -> str:
@@ -168,7 +171,7 @@ def _describe(p: Preprocessing) -> str:
 
 
 def convert(options: argparse.Namespace) -> None:
-    """Write safetensors under torchvision's names, with what belongs to the weights inside."""
+    """Write safetensors under the names of its origin, with what belongs to the weights inside."""
     selection = extracts.Selection(options.key, options.prefix, options.drop)
     contents = formats.survey(sources.locate(options.file))
     weights = sources.of(options.file, contents, selection=selection)

@@ -156,7 +156,14 @@ def _damage(file: WeightsFile, key: str) -> Iterator[None]:
     """Any exception as one line that names the file and the key."""
     try:
         yield
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         raise UserError(
             f"{printable(file.path)}: its metadata `{key}` is damaged ({printable(error, 150)})"
         ) from error

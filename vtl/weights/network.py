@@ -57,11 +57,10 @@ def from_config(config: ConfigDict, num_classes: int) -> Network:
     own = weights.architecture
     architecture = dataclasses.replace(own, num_classes=num_classes, **own.plain_head)
     preprocessing = weights.preprocessing.override(**changes)
-    if preprocessing.crop_size % own.size_multiple:
-        raise UserError(
-            f"data.image_size must be a multiple of {own.size_multiple} for {own.title}, got "
-            f"{preprocessing.crop_size}"
-        )
+    try:
+        own.check_size(preprocessing.crop_size)
+    except ValueError as error:
+        raise UserError(f"data.image_size: {error}") from None
     model = make_model(architecture, config.model.dtype)
     return Network(model, architecture, preprocessing, weights)
 

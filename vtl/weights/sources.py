@@ -104,6 +104,7 @@ def of(
     meta, given_by = metadata.read_network(file, implied), "the file itself"
     if meta is None:
         meta, given_by = _of_others(file, implied, sha256)
+    _check_size(meta.architecture, meta.preprocessing, file.path)
     if must_work:
         body = {k: v for k, v in tensors.items() if not k.startswith(f"params/{HEAD}/")}
         convert.check_finite(body, meta.architecture.batch_norm_epsilon, path)
@@ -124,6 +125,14 @@ def of(
     )
 
 
+def _check_size(architecture: Architecture, preprocessing: Preprocessing, path: Path) -> None:
+    """UserError if the network can't see photos that are prepared so."""
+    try:
+        architecture.check_size(preprocessing.crop_size)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
 def _of_others(
     file: formats.WeightsFile, implied: Architecture, sha256: str
 ) -> tuple[metadata.NetworkMeta, str]:
@@ -140,8 +149,15 @@ def _of_others(
             ", ".join(statement.unread),
             stated.in_words(preprocessing),
         )
+    architecture = dataclasses.replace(implied, **statement.architecture)
+    try:
+        architecture.check()
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{file.path}: {statement.where} says what can't be: {printable(error, 200)}"
+        ) from None
     meta = metadata.NetworkMeta(
-        architecture=dataclasses.replace(implied, **statement.architecture),
+        architecture=architecture,
         preprocessing=preprocessing,
         classes=statement.classes,
         multi_label=bool(statement.multi_label),

@@ -566,3 +566,19 @@ def test_torch_whole_model_and_expanded_tensor_are_refused(tmp_path, new):
     assert message in refusal(path)
     torch.save({"w": torch.ones(1).expand(9)}, path, _use_new_zipfile_serialization=new)
     assert "reaches beyond its storage" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        [f"argparse.{'N' * 600}"],
+        [f"argparse.Namespace{number}" for number in range(10_100)],
+    ],
+    ids=["a long name", "many names"],
+)
+def test_classes_beyond_any_file_are_refused(tmp_path, asked):
+    """Each name is kept, so that a file of a megabyte could take gigabytes."""
+    code = b"\x80\x02(" + b"".join(named(name) + b"0" for name in asked) + b"."
+    path = tmp_path / "w"
+    path.write_bytes(zip_layout(code))
+    assert "more classes, or longer names of them, than any file" in refusal(path)

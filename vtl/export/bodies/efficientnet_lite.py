@@ -18,6 +18,7 @@ from vtl.weights.layouts.names import Tensors
 from vtl.weights.sources import Weights
 
 FAMILY = Architecture
+IS_CONVOLUTIONAL = True
 FIRST_KERNEL = "params/conv_stem/kernel"
 TIMM_EPSILON = {"same": EPSILON, "torch": 1e-5}
 """BatchNorm's in timm's `tf_efficientnet_lite*`, and in its `efficientnet_lite*`."""

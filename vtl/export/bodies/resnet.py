@@ -16,6 +16,7 @@ from vtl.weights.layouts.names import Tensors
 from vtl.weights.sources import Weights
 
 FAMILY = Architecture
+IS_CONVOLUTIONAL = True
 TORCH_EPSILON = EPSILON["v1.5"]
 FIRST_KERNEL = "params/conv1/kernel"
 

@@ -18,9 +18,10 @@ from vtl.weights.layouts.names import Tensors
 from vtl.weights.sources import Weights
 
 FAMILY = Architecture
+IS_CONVOLUTIONAL = False
 FIRST_KERNEL = "params/patch_embed/kernel"
-CLIP_EPSILON = 1e-5
-"""LayerNorm's in CLIP, and in timm's networks of that name; else it is 1e-6."""
+CLIP_EPSILON, TIMM_EPSILON = 1e-5, 1e-6
+"""LayerNorm's in CLIP, and in timm's networks of that name; else it is the second."""
 
 
 def _own(weights: Weights) -> Architecture:
@@ -216,6 +217,11 @@ def check_torch(weights: Weights) -> None:
         UserError: its head sees something else than timm's.
     """
     own = _own(weights)
+    if own.epsilon not in (CLIP_EPSILON, TIMM_EPSILON, 1e-12):  # 1e-12 is as good as timm's
+        raise UserError(
+            f"timm has no {own.title} whose LayerNorm has eps {own.epsilon:g}\n"
+            "Export it as .onnx or .stablehlo."
+        )
     if own.transform != "none" or own.regions or _timm_pool(own) is None:
         raise UserError(
             f"timm has no {own.title} whose head sees this ({own.pooling}, {own.transform}, "

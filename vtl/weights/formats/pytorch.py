@@ -210,11 +210,17 @@ def _entry(inner: _Inner, data: dict[Storage, bytes], present: int) -> Entry:
         return tensors
 
     others = {
-        name if isinstance(name, str) else f"{type(name).__name__} {name!r}": _kind(value)
+        name if isinstance(name, str) else _shown(name): _kind(value)
         for name, value in inner.values.items()
         if name not in inner.tensors
     }
     return Entry(tuple(inner.tensors), others, load)
+
+
+def _shown(name: Any) -> str:
+    """A name that is no text."""
+    part = name[:40] if isinstance(name, bytes) else name if isinstance(name, int | float) else ""
+    return f"{type(name).__name__} {part!r}"
 
 
 def _kind(value: Any) -> str:

@@ -231,6 +231,10 @@ def first_names(file: BinaryIO) -> list[str]:
 
 # Python's interpreter, of which opcodes can be left out. The one in C hashes any key, and a tuple
 # that holds another twice, which holds a third twice, forty times over, is never hashed to the end.
+_MAX_NAME, _MAX_NAMES = 500, 10_000
+"""Characters of the name of a class or function, and how many of them."""
+
+
 class _Unpickler(pickle._Unpickler):
     """Turns a pickle into plain values, Storage and Tensor, and refuses to do more."""
 
@@ -277,6 +281,10 @@ class _Unpickler(pickle._Unpickler):
         asked = f"{module.replace('__builtin__', 'builtins')}.{name}"
         if asked in self._constructors:
             return self._constructors[asked]
+        if len(asked) > _MAX_NAME or len(self.inert) >= _MAX_NAMES:
+            raise UserError(
+                "asks for more classes, or longer names of them, than any file; refused"
+            )
         return self.inert.setdefault(asked, Inert(asked))
 
     def persistent_load(self, pid: Any) -> Storage | Inert:

@@ -168,7 +168,7 @@ def _as_timm(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     They count the blocks from the first to the last and the BatchNorms from 0, even where a block
     has no expansion before the first.
     """
-    blocks = {int(m[1]) for key in tensors if (m := re.match(r"_blocks\.(\d+)\.", key))}
+    blocks = {int(m[1]) for key in tensors if (m := re.match(r"_blocks\.(\d{1,3})\.", key))}
     sizes = (size for size in SIZES if sum(s.blocks for s in stages_of(size)) == len(blocks))
     stages = stages_of(next(sizes, 0))
     places = [(s, i) for s, stage in enumerate(stages) for i in range(stage.blocks)]

@@ -67,7 +67,7 @@ def static(weights: sources.Weights) -> list[Finding]:
     if weights.architecture.num_classes is None:
         findings.append(Finding("note", "top missing: there is no head, so it names no classes"))
     elif not weights.architecture.has_plain_head:
-        text = "the head is not torchvision's: programs that load it as such get other scores"
+        text = "the head is not the published one: programs that load it as such get other scores"
         findings.append(Finding("note", text))
     network.complete(weights)  # UserError if tensors are missing or misshapen
     norms = misfit.norms_of(weights.tensors)
@@ -119,6 +119,8 @@ def _alternatives(reading: misfit.Reading) -> dict[str, misfit.Reading]:
     }
     for text, architecture in reading.architecture.alternatives().items():
         alternatives[text] = reading._replace(architecture=architecture)
+    if hasattr(reading.architecture, "padding"):
+        return alternatives  # its own are among its alternatives
     other = "same" if reading.padding == "torch" else "torch"
     text = f"padding looks like {_PADDINGS[other]}, not like {_PADDINGS[reading.padding]}"
     alternatives[text] = reading._replace(padding=other)

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vtl.models import HEAD
 from vtl.models.architecture import Architecture
 from vtl.models.resnet import EPSILON
 from vtl.preprocessing import Preprocessing, normalise
@@ -111,9 +110,10 @@ def mean(layers: dict[str, Misfit]) -> float:
 
 def norms_of(tensors: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """BatchNorm's path -> its scale, bias, mean and var, in the file's order."""
-    norms: dict[str, dict[str, np.ndarray]] = {}
+    modules = (key.partition("/")[2].rpartition("/")[0] for key in tensors if key.endswith("/var"))
+    norms: dict[str, dict[str, np.ndarray]] = {module: {} for module in modules}
     for key, tensor in tensors.items():
         module, _, leaf = key.partition("/")[2].rpartition("/")
-        if leaf in ("scale", "mean", "var") or (leaf == "bias" and module != HEAD):
-            norms.setdefault(module, {})[leaf] = tensor
+        if module in norms:
+            norms[module][leaf] = tensor
     return norms
