@@ -83,6 +83,7 @@ def test_outputs_go_by_their_names(small):
     np.testing.assert_allclose(logits, scores, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.full
 def test_frozen_batch_norms_stay_as_they_are_and_others_move(small):
     """Those of the last stage normalise by the batch; what is not named doesn't move a bit."""
     model, variables, images, _, _ = small

@@ -109,7 +109,9 @@ def test_logits_are_those_of_before(kind):
     np.testing.assert_allclose(logits[0], GOLDEN[kind], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["DINOv2", "CLIP", "SigLIP"])
+@pytest.mark.parametrize(
+    "kind", ["DINOv2", *(pytest.param(kind, marks=pytest.mark.full) for kind in ("CLIP", "SigLIP"))]
+)
 def test_bfloat16_stays_close(kind):
     made = architecture(kind)
     model, variables, images = drawn(made)

@@ -231,7 +231,7 @@ def first_names(file: BinaryIO) -> list[str]:
 
 # Python's interpreter, of which opcodes can be left out. The one in C hashes any key, and a tuple
 # that holds another twice, which holds a third twice, forty times over, is never hashed to the end.
-_MAX_NAME, _MAX_NAMES = 500, 10_000
+_MAX_NAME, _MAX_NAMES = 500, 100_000
 """Characters of the name of a class or function, and how many of them."""
 
 
