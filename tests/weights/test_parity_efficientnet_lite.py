@@ -126,8 +126,7 @@ def by_block(tensors, collection):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("kind", ["noise", "photo"])
-@pytest.mark.parametrize("side", [EVEN, ODD])
+@pytest.mark.parametrize(("side", "kind"), [(EVEN, "noise"), (ODD, "photo")])
 @pytest.mark.parametrize("training", [False, True])
 def test_gradients_are_timms(training, side, kind, timm_networks):
     """Of all parameters, on a network away from ReLU6's kinks (as in test_parity).
