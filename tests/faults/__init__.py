@@ -2,5 +2,5 @@
 
 import os
 
-NUM_FAULTS = int(os.environ.get("VTL_FAULTS", "1000"))
+NUM_FAULTS = int(os.environ.get("VTL_FAULTS", "500"))
 """Damaged files given to the readers; the whole campaign has 10,000."""

@@ -60,14 +60,20 @@ def torch_inputs(pixels):
     return torch.tensor(np.ascontiguousarray(inputs))
 
 
-@pytest.mark.parametrize("kind", ["noise", "photo"])
 @pytest.mark.parametrize(
-    ("size", "width", "side"),
+    ("size", "width", "side", "kind"),
     [
-        (0, 0.25, ODD),
+        (0, 0.25, ODD, "noise"),
+        (0, 0.25, ODD, "photo"),
         *(
             pytest.param(*network, marks=pytest.mark.full)
-            for network in ((0, 1.0, EVEN), (1, 1.0, ODD), (2, 1.0, EVEN), (4, 0.5, ODD))
+            for network in (
+                (0, 1.0, EVEN, "noise"),
+                (0, 1.0, EVEN, "photo"),
+                (1, 1.0, ODD, "photo"),
+                (2, 1.0, EVEN, "noise"),
+                (4, 0.5, ODD, "photo"),
+            )
         ),
     ],
 )

@@ -290,8 +290,10 @@ def layers_of(model):
     return next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList))
 
 
-@pytest.mark.parametrize("size", [SIZE, 48])
-@pytest.mark.parametrize("kind", ["ViT", "DINOv2", "registers", "CLIP", "SigLIP"])
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [*((kind, 48) for kind in ("ViT", "DINOv2", "registers", "CLIP", "SigLIP")), ("ViT", SIZE)],
+)
 def test_activations_are_transformers(kind, size, tmp_path):
     reference, images = transformers_model(kind), noise(size)
     pixels = torch.tensor(images.transpose(0, 3, 1, 2))
