@@ -372,6 +372,7 @@ def test_the_model_loads_and_what_was_frozen_is_the_same(finished, weights, vari
     expected = {
         "": everything - statistics,
         "demo": everything - statistics,
+        "laptop": everything - statistics,
         "lab": everything,
         "head": head,
         "partial": head | stage,
