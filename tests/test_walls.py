@@ -70,7 +70,18 @@ A program that is listed by itself stands above its package: nobody imports it.
 """
 
 MODELS_MAY_IMPORT = {
-    *("collections", "dataclasses", "functools", "math", "typing", "flax", "jax", "numpy", "vtl"),
+    *(
+        "abc",
+        "collections",
+        "dataclasses",
+        "functools",
+        "math",
+        "typing",
+        "flax",
+        "jax",
+        "numpy",
+        "vtl",
+    ),
 }
 
 Sources = dict[str, str]

@@ -1,5 +1,6 @@
 """What a network is, as data: the arguments of its module, and what differs between families."""
 
+import abc
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
@@ -14,7 +15,7 @@ Outputs = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Architecture:
+class Architecture(abc.ABC):
     """The arguments of a network's module: its head's here, its body's in a family's subclass.
 
     A subclass stands in the module of its family, and is all that others need to know of it.
@@ -36,9 +37,9 @@ class Architecture:
     """The fields that the shapes of a file's tensors tell."""
 
     @property
+    @abc.abstractmethod
     def title(self) -> str:
         """For people: `ResNet-50`, or `ResNet-50 of width 0.25`."""
-        raise NotImplementedError
 
     @property
     def details(self) -> str:
@@ -59,9 +60,9 @@ class Architecture:
         return None
 
     @property
+    @abc.abstractmethod
     def num_channels(self) -> int:
         """Of the last stage's output."""
-        raise NotImplementedError
 
     @property
     def size_multiple(self) -> int:
@@ -89,9 +90,9 @@ class Architecture:
         has_token = self.plain_pooling in TOKEN_POOLINGS
         return tuple(name for name in POOLINGS if has_token or name not in TOKEN_POOLINGS)
 
+    @abc.abstractmethod
     def module(self, dtype: DTypeLike) -> nn.Module:
         """The network, with activations in `dtype`."""
-        raise NotImplementedError
 
     def check(self) -> None:
         """Check what comes from a file.

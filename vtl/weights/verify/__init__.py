@@ -17,7 +17,7 @@ from vtl.weights.verify.pixels import PIXELS as PIXELS
 from vtl.weights.verify.pixels import describe, other_channels, other_pixels, runs_best_as
 from vtl.weights.verify.pixels import with_pixels as with_pixels
 
-_PADDINGS = {"torch": "torch's", "same": "TensorFlow's SAME, which vtl does not support"}
+_PADDINGS = {"torch": "torch's", "same": "TensorFlow's SAME, which vtl's ResNets don't have"}
 
 BETTER = 0.85
 """Another way to read the file is better if its misfit is below this share of the given one's."""
