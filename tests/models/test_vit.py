@@ -126,6 +126,7 @@ def test_bfloat16_stays_close(kind):
     assert np.abs(rough[0] - exact[0]).max() < 0.05 * np.abs(exact[0]).max()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_may_be_of_any_size(kind):
     """As in an exported file, where it is only known once the file runs."""

@@ -199,6 +199,7 @@ def test_swapped_norms(network_, one, other):
     assert texts[0].startswith(f"{one} and {other} are swapped")
 
 
+@pytest.mark.full
 def test_a_network_that_overflows_ends_the_search(network_):
     names = [f"params/layer{stage}_0/conv2/kernel" for stage in (1, 2, 3)]
     huge = {name: network_.tensors[name] * np.float32(1e30) for name in names}
@@ -266,6 +267,7 @@ def without_statistics(weights):
     return dataclasses.replace(weights, tensors=weights.tensors | lost)
 
 
+@pytest.mark.full
 def test_folded_norms_that_work_are_a_note(network_):
     note, verdict = verify.verify(folded(network_))
     assert (note.kind, verdict.kind) == ("note", "good")
@@ -273,6 +275,7 @@ def test_folded_norms_that_work_are_a_note(network_):
     assert "drawn oranges and lemons right" in verdict.text
 
 
+@pytest.mark.full
 def test_lost_statistics_are_a_fault(network_):
     biases = {
         name: tensor + 0.1
