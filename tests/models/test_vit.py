@@ -31,6 +31,11 @@ KINDS = {
     "SigLIP": {"class_token": False, "class_position": False, "attention_pooling": True},
     "MAE": {"fc_norm": True},
     "mean": {"class_token": False, "class_position": False, "pooling": "average"},
+    "DINOv3": {
+        **{"grid": 0, "class_position": False, "rotary": "float32", "registers": 4},
+        **{"layer_scale": True, "epsilon": 1e-5, "pooling": "token_average"},
+        **{"gated": True, "activation": "silu"},
+    },
 }
 
 
@@ -177,6 +182,11 @@ def test_a_new_block_adds_little_under_layer_scale():
         {"activation": "relu"},
         {"resampling": "nearest"},
         {"epsilon": 0.0},
+        {"grid": 0},
+        {"gated": True},
+        {"qkv_bias": False},
+        {"rotary": "float32"},
+        {"rotary": "float32", "grid": 0},
         {"class_token": False},
         {"attention_pooling": True, "fc_norm": True},
         {"pooling": "median"},
@@ -193,3 +203,6 @@ def test_titles_and_sizes():
     assert (small.title, small.size_multiple, small.num_channels) == ("ViT-S/14", 14, 384)
     assert PLAIN.title == "ViT-128x8/8"
     assert architecture("registers").details == "4 registers, 2 heads, gelu, eps 1e-06"
+    rotary = dataclasses.replace(architecture("DINOv3"), width=384, depth=12, patch=16)
+    assert rotary.title == "ViT-S+/16"
+    assert rotary.details == "rotary positions (float32), 4 registers, 2 heads, silu, eps 1e-05"

@@ -91,7 +91,7 @@ def test_transformers_config_says_what_tensors_do_not(tmp_path):
         ({"architecture": "vit_base", "model_args": {"qk_norm": True}}, "qk_norm"),
         ({"model_type": "beit"}, "beit"),
         ({"model_type": "clip_vision_model", "hidden_size": 64}, "hidden_size"),
-        ({"model_type": "clip_vision_model", "hidden_act": "silu"}, "silu"),
+        ({"model_type": "clip_vision_model", "hidden_act": "relu6"}, "relu6"),
         ({"model_type": "clip_vision_model", "num_attention_heads": 3}, "num_attention_heads"),
     ],
 )

@@ -4,6 +4,7 @@ Measured: activations agree to 9e-7 of a block's largest value; the bound here i
 """
 
 import dataclasses
+import functools
 import importlib.util
 import re
 from pathlib import Path
@@ -37,7 +38,15 @@ TIMM = {
     "SigLIP": {"class_token": False, "global_pool": "map"},
     "MAE": {"global_pool": "avg"},
     "mean": {"class_token": False, "global_pool": "avg", "fc_norm": False},
+    "DINOv3": {"qkv_bias": True},
+    "DINOv3 S+": {"qkv_bias": False, "swiglu_mlp": True, "swiglu_align_to": 8},
 }
+DINOV3 = {
+    **{"num_reg_tokens": 4, "use_abs_pos_emb": False, "use_rot_pos_emb": True},
+    **{"rope_type": "dinov3", "rope_temperature": 100, "rope_rotate_half": True},
+    **{"init_values": 1.0, "use_fc_norm": False, "global_pool": "token"},
+}
+"""As in timm's vit_small_patch16_dinov3, for the token."""
 
 
 def noise(size):
@@ -79,11 +88,17 @@ def outputs_of(model, variables, images):
 
 
 def timm_model(kind, **more):
+    from timm.layers import LayerNorm
+    from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
 
     size = {"img_size": SIZE, "patch_size": PATCH, "embed_dim": WIDTH, "depth": DEPTH}
     options = {"num_heads": WIDTH // 64, "num_classes": CLASSES, "dynamic_img_size": True}
-    return torch_vit.randomised(VisionTransformer(**size | options | TIMM[kind] | more))
+    options |= TIMM[kind] | more
+    if kind.startswith("DINOv3"):
+        norm = functools.partial(LayerNorm, eps=1e-5)
+        return torch_vit.randomised(Eva(**size | options | DINOV3, norm_layer=norm))
+    return torch_vit.randomised(VisionTransformer(**size | options))
 
 
 def as_stated(architecture, kind):

@@ -1,4 +1,4 @@
-"""Position embeddings of one grid of patches resampled to another, as their origins do it.
+"""Where a patch is: learnt embeddings resampled to another grid, or rotary positions.
 
 Bicubic interpolation is linear and works row by row and column by column, so a small matrix of
 weights says it all.
@@ -16,6 +16,16 @@ and of MAE; `offset` is DINO's and DINOv2's, which ask for a tenth of a patch mo
 """
 
 _OFFSET = 0.1
+
+ROTARY = ("float32", "bfloat16")
+"""What DINOv3's rotary periods are rounded to: in facebookresearch's own files `bfloat16`, in timm
+and transformers `float32`.
+"""
+
+BASE = 100.0
+
+Turns = tuple[jax.Array, jax.Array]
+"""Cosines and sines by token and channel of a head, [T, D] float32."""
 
 
 def weights(old: int, new: int, resampling: str) -> np.ndarray:
@@ -57,3 +67,34 @@ def resampled(embeddings: jax.Array, grid: tuple[int, int], resampling: str) -> 
         return embeddings
     rows, columns = (weights(old, new, resampling) for new in grid)
     return jnp.einsum("ih,jw,hwd->ijd", rows, columns, embeddings)
+
+
+def periods(channels: int, rounding: str) -> np.ndarray:
+    """Periods of a head's rotary positions, in half photos, [channels / 4] float32.
+
+    `rounding` is one of `ROTARY`. Source: Siméoni et al. 2025, "DINOv3", section 3.2.
+    """
+    steps = np.arange(channels // 4, dtype=np.float32) / (channels // 4)
+    return (np.float32(BASE) ** steps).astype(jnp.dtype(rounding)).astype(np.float32)
+
+
+def turns(grid: tuple[int, int], num_others: int, channels: int, rounding: str) -> Turns:
+    """How far tokens turn: the first `num_others` not at all, then patches by their places.
+
+    These are of their centres, from -1 to 1 down and across the photo. `channels` are a head's.
+    """
+    places = (2 * (np.arange(side, dtype=np.float32) + 0.5) / side - 1 for side in grid)
+    by_patch = np.stack(np.meshgrid(*places, indexing="ij"), axis=-1).reshape(-1, 2, 1)
+    angles = 2 * math.pi * by_patch / periods(channels, rounding)
+    angles = np.tile(angles.reshape(len(by_patch), -1), 2)
+    angles = np.pad(angles, ((num_others, 0), (0, 0)))
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def turned(x: jax.Array, turns: Turns) -> jax.Array:
+    """Queries or keys [B, heads, T, D], each channel of the first half turned with its other."""
+    cosines, sines = turns
+    exact = x.astype(jnp.float32)
+    first, second = jnp.split(exact, 2, axis=-1)
+    across = jnp.concatenate([-second, first], axis=-1)
+    return (exact * cosines + across * sines).astype(x.dtype)

@@ -1,10 +1,10 @@
-"""The Vision Transformer in Flax Linen: AugReg, DINO, DINOv2, MAE, CLIP's and SigLIP's.
+"""The Vision Transformer in Flax Linen: AugReg, DINO to DINOv3, MAE, CLIP's and SigLIP's.
 
 Module paths are timm's, with `_` for the dots inside a name: `blocks.0.attn.qkv` is
 `blocks_0/attn/qkv`. Images are NHWC. No I/O and no weights live here.
 
 Source: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words"; the names and the details are
-those of timm/models/vision_transformer.py.
+those of timm/models/vision_transformer.py, of DINOv3 those of timm/models/eva.py.
 """
 
 import dataclasses
@@ -27,10 +27,13 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "silu": nn.silu,
 }
-"""Between the MLP's two layers; `quick_gelu` is OpenAI's in CLIP, `gelu_tanh` SigLIP's."""
+"""Between the MLP's two layers; `quick_gelu` is OpenAI's in CLIP, `gelu_tanh` SigLIP's, and `silu`
+that of gates.
+"""
 
-SIZES = {192: "Ti", 384: "S", 768: "B", 1024: "L"}
+SIZES = {192: "Ti", 384: "S", 768: "B", 1024: "L", 1280: "H"}
 """Names of the widths that have one."""
 
 _INIT = nn.initializers.truncated_normal(0.02)
@@ -45,6 +48,7 @@ class Architecture(architecture.Architecture):
     told_by_shapes = (
         *("width", "depth", "patch", "mlp_width", "grid", "class_token", "class_position"),
         *("registers", "pre_norm", "layer_scale", "attention_pooling", "fc_norm", "num_classes"),
+        *("gated", "qkv_bias"),
     )
 
     width: int
@@ -56,7 +60,7 @@ class Architecture(architecture.Architecture):
     """Its side, in pixels."""
     mlp_width: int
     grid: int
-    """The side of the grid of position embeddings, in patches."""
+    """The side of the grid of position embeddings, in patches; 0 where positions are rotary."""
     class_token: bool = True
     class_position: bool = True
     """Whether the class token has a position embedding."""
@@ -73,18 +77,28 @@ class Architecture(architecture.Architecture):
     """LayerNorm's."""
     resampling: str = "antialias"
     """How position embeddings get to another grid: one of `positions.RESAMPLINGS`."""
+    rotary: str = ""
+    """One of `positions.ROTARY` if patches turn queries and keys by their places, as in DINOv3.
+
+    Keys then have no bias.
+    """
+    qkv_bias: bool = True
+    """Whether there are biases of queries and values."""
+    gated: bool = False
+    """Whether the MLP is a SwiGLU. Source: Shazeer 2020, "GLU Variants Improve Transformer"."""
 
     @property
     def title(self) -> str:
-        """`ViT-S/14`; of a width that has no name `ViT-192x12/16`."""
+        """`ViT-S/14`, gated `ViT-S+/16`; of a width that has no name `ViT-192x12/16`."""
         size = SIZES.get(self.width, f"{self.width}x{self.depth}")
-        return f"ViT-{size}/{self.patch}"
+        return f"ViT-{size}{'+' if self.gated else ''}/{self.patch}"
 
     @property
     def details(self) -> str:
-        """`6 heads, gelu, eps 1e-06`, and how many registers."""
+        """`6 heads, gelu, eps 1e-06`, how many registers, and how rotary periods are rounded."""
         registers = f"{self.registers} registers, " if self.registers else ""
-        return f"{registers}{self.heads} heads, {self.activation}, eps {self.epsilon:g}"
+        rotary = f"rotary positions ({self.rotary}), " if self.rotary else ""
+        return f"{rotary}{registers}{self.heads} heads, {self.activation}, eps {self.epsilon:g}"
 
     @property
     def last_stage(self) -> str:  # type: ignore[override]
@@ -120,7 +134,7 @@ class Architecture(architecture.Architecture):
 
     def check(self) -> None:  # noqa: D102
         super().check()
-        sizes = (self.width, self.patch, self.mlp_width, self.grid, self.heads)
+        sizes = (self.width, self.patch, self.mlp_width, self.grid or 1, self.heads)
         are_sizes = (
             all(type(size) is int and size > 0 for size in sizes) and self.patch <= MAX_PATCH
         )
@@ -134,13 +148,21 @@ class Architecture(architecture.Architecture):
             and (self.class_token or not self.class_position)
             and not (self.attention_pooling and self.fc_norm)
         )
+        # Only networks with rotary positions have these.
+        is_plain = bool(self.grid) and self.qkv_bias and not self.gated
+        turns = self.rotary in positions.ROTARY and not self.grid and not self.class_position
+        fits = fits and (turns and self.width // self.heads % 4 == 0 if self.rotary else is_plain)
         if not is_known or not fits or not 0 < self.epsilon < 1:
             raise ValueError(f"there is no such ViT: {self}")
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:
+def attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, heads: int, turns: positions.Turns | None = None
+) -> jax.Array:
     """Queries [B, Q, D], keys and values [B, T, D] -> [B, Q, D]; the softmax is float32."""
     q, k, v = (t.reshape(*t.shape[:2], heads, -1).swapaxes(1, 2) for t in (q, k, v))
+    if turns:
+        q, k = positions.turned(q, turns), positions.turned(k, turns)
     scores = (q * q.shape[-1] ** -0.5) @ k.swapaxes(2, 3)
     weights = nn.softmax(scores.astype(jnp.float32), axis=-1).astype(v.dtype)
     out = (weights @ v).swapaxes(1, 2)
@@ -151,46 +173,59 @@ class Attention(nn.Module):
     """Self-attention: every token looks at all tokens."""
 
     heads: int
+    qkv_bias: bool
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, turns: positions.Turns | None) -> jax.Array:
         """x [B, T, D] -> [B, T, D]."""
-        width = x.shape[-1]
-        qkv = nn.Dense(3 * width, dtype=self.dtype, kernel_init=_INIT, name="qkv")(x)
+        width, is_plain = x.shape[-1], turns is None
+        qkv = nn.Dense(
+            3 * width, use_bias=is_plain, dtype=self.dtype, kernel_init=_INIT, name="qkv"
+        )(x)
         q, k, v = jnp.split(qkv, 3, axis=-1)
-        x = attention(q, k, v, self.heads)
+        if self.qkv_bias and not is_plain:
+            q, v = (
+                t + self.param(name, nn.initializers.zeros, (width,)).astype(t.dtype)
+                for t, name in ((q, "q_bias"), (v, "v_bias"))
+            )
+        x = attention(q, k, v, self.heads, turns)
         return nn.Dense(width, dtype=self.dtype, kernel_init=_INIT, name="proj")(x)
 
 
 class MLP(nn.Module):
-    """Two dense layers, for each token by itself."""
+    """Two dense layers, for each token by itself; the first may have a gate beside it."""
 
     width: int
     activation: str
+    gated: bool
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [..., D] -> [..., D]."""
-        y = nn.Dense(self.width, dtype=self.dtype, kernel_init=_INIT, name="fc1")(x)
-        y = ACTIVATIONS[self.activation](y)
+
+        def wide(name: str) -> jax.Array:
+            return nn.Dense(self.width, dtype=self.dtype, kernel_init=_INIT, name=name)(x)
+
+        y = ACTIVATIONS[self.activation](wide("fc1_g" if self.gated else "fc1"))
+        if self.gated:
+            y *= wide("fc1_x")
         return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=_INIT, name="fc2")(y)
 
 
 class Block(nn.Module):
     """Attention, then the MLP; each sees normalised tokens and adds to what was there."""
 
-    heads: int
+    attention: Callable[..., Attention]
     layer_scale: bool
     norm: Callable[..., nn.LayerNorm]
     mlp: Callable[..., MLP]
-    dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, turns: positions.Turns | None) -> jax.Array:
         """x [B, T, D] -> [B, T, D]."""
-        y = Attention(self.heads, self.dtype, name="attn")(self.norm(name="norm1")(x))
+        y = self.attention(name="attn")(self.norm(name="norm1")(x), turns)
         x = x + self._scaled(y, "ls1")
         y = self.mlp(name="mlp")(self.norm(name="norm2")(x))
         return x + self._scaled(y, "ls2")
@@ -256,6 +291,9 @@ class ViT(nn.Module):
     activation: str
     epsilon: float
     resampling: str
+    rotary: str
+    qkv_bias: bool
+    gated: bool
     pooling: str
     transform: str
     regions: int
@@ -279,7 +317,8 @@ class ViT(nn.Module):
         norm = functools.partial(
             nn.LayerNorm, epsilon=self.epsilon, dtype=self.dtype, use_fast_variance=False
         )
-        mlp = functools.partial(MLP, self.mlp_width, self.activation, self.dtype)
+        attention = functools.partial(Attention, self.heads, self.qkv_bias, self.dtype)
+        mlp = functools.partial(MLP, self.mlp_width, self.activation, self.gated, self.dtype)
         patches = nn.Conv(
             self.width,
             (side, side),
@@ -295,6 +334,10 @@ class ViT(nn.Module):
         if self.pre_norm:
             x = norm(name="norm_pre")(x)
         num_tokens = x.shape[1] - height * width
+        turns = None
+        if self.rotary:
+            channels = self.width // self.heads
+            turns = positions.turns((height, width), num_tokens, channels, self.rotary)
 
         def maps_of(x: jax.Array) -> jax.Array:
             return x[:, num_tokens:].reshape(batch, height, width, self.width)
@@ -302,7 +345,7 @@ class ViT(nn.Module):
         outputs: architecture.Outputs = {"stem": maps_of(x)}
         for i in range(self.depth):
             name = f"blocks_{i}"
-            x = Block(self.heads, self.layer_scale, norm, mlp, self.dtype, name=name)(x)
+            x = Block(attention, self.layer_scale, norm, mlp, name=name)(x, turns)
             outputs[name] = maps_of(x)
         for i, stage in enumerate(STAGES, start=1):
             outputs[stage] = outputs[f"blocks_{i * self.depth // len(STAGES) - 1}"]
@@ -325,14 +368,16 @@ class ViT(nn.Module):
         return head.logits_of(nn.Dense(self.num_classes, name=HEAD)(views)), outputs
 
     def _with_tokens(self, patches: jax.Array) -> jax.Array:
-        """Patches [B, h, w, D] -> tokens [B, T, D] with positions: class, registers, patches."""
+        """Patches [B, h, w, D] -> tokens [B, T, D]: class, registers, patches with their places."""
         batch, height, width, channels = patches.shape
-        num_places = self.grid**2 + self.class_position
-        embeddings = self.param("pos_embed", _INIT, (1, num_places, channels))[0]
-        of_class, of_grid = embeddings[: self.class_position], embeddings[self.class_position :]
-        of_grid = of_grid.reshape(self.grid, self.grid, channels)
-        of_grid = positions.resampled(of_grid, (height, width), self.resampling)
-        x = (patches + of_grid.astype(self.dtype)).reshape(batch, height * width, channels)
+        if self.grid:
+            num_places = self.grid**2 + self.class_position
+            embeddings = self.param("pos_embed", _INIT, (1, num_places, channels))[0]
+            of_class, of_grid = embeddings[: self.class_position], embeddings[self.class_position :]
+            of_grid = of_grid.reshape(self.grid, self.grid, channels)
+            of_grid = positions.resampled(of_grid, (height, width), self.resampling)
+            patches = patches + of_grid.astype(self.dtype)
+        x = patches.reshape(batch, height * width, channels)
         tokens = []
         if self.class_token:
             token = self.param("cls_token", _INIT, (1, 1, channels))

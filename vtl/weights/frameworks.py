@@ -116,8 +116,8 @@ _FAMILIES = (
         "patch_embed.proj.weight",
         "blocks.0.",
         re.compile(
-            r"cls_token|dist_token|reg_token|register_tokens|pos_embed|patch_embed|blocks|norm"
-            r"|norm_pre|fc_norm|pre_logits|head"
+            r"cls_token|dist_token|reg_token|register_tokens|storage_tokens|pos_embed|rope_embed"
+            r"|patch_embed|blocks|norm|norm_pre|fc_norm|local_cls_norm|pre_logits|head"
         ),
     ),
     Family(

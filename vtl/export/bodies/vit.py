@@ -21,7 +21,11 @@ FAMILY = Architecture
 IS_CONVOLUTIONAL = False
 FIRST_KERNEL = "params/patch_embed/kernel"
 CLIP_EPSILON, TIMM_EPSILON = 1e-5, 1e-6
-"""LayerNorm's in CLIP, and in timm's networks of that name; else it is the second."""
+"""LayerNorm's in CLIP and DINOv3, and in timm's networks of those names; else it is the second."""
+
+
+_SLOPES = {"quick_gelu": 1.702, "silu": 1.0}
+"""Of the activations that are x * sigmoid(slope * x)."""
 
 
 def _own(weights: Weights) -> Architecture:
@@ -38,6 +42,9 @@ def add(graph: Graph, x: str, weights: Weights, dtype: str) -> Seen:
     if own.pre_norm:
         x = nodes.norm(x, "norm_pre")
     num_tokens = own.class_token + own.registers
+    if own.rotary:
+        channels = own.width // own.heads
+        nodes.turns = positions.turns((side, side), num_tokens, channels, own.rotary)
     for i in range(own.depth):
         x = _add_block(nodes, x, f"blocks_{i}")
 
@@ -69,8 +76,9 @@ def _with_tokens(nodes: "_Nodes", x: str, side: int) -> str:
     bias = np.zeros(width) if own.pre_norm else nodes.tensor("patch_embed/bias")
     x = add_conv(graph, x, kernel, bias, "patch_embed", nodes.dtype, own.patch, pads=(0, 0))
     x = graph.add("Transpose", "patches/last", nodes.reshaped(x, "rows", 0, 0, -1), perm=[0, 2, 1])
-    of_class, of_grid = _places(nodes.tensor("pos_embed"), own, side)
-    x = graph.add("Add", "patches", x, nodes.constant("pos_embed", of_grid[None]))
+    if own.grid:
+        of_class, of_grid = _places(nodes.tensor("pos_embed"), own, side)
+        x = graph.add("Add", "patches", x, nodes.constant("pos_embed", of_grid[None]))
     tokens = []
     if own.class_token:
         token = nodes.tensor("cls_token")
@@ -84,9 +92,17 @@ def _with_tokens(nodes: "_Nodes", x: str, side: int) -> str:
 
 
 def _add_block(nodes: "_Nodes", x: str, block: str) -> str:
-    qkv = nodes.dense(nodes.norm(x, f"{block}/norm1"), f"{block}/attn/qkv")
-    q, k, v = nodes.parts(qkv, 3, f"{block}/attn")
-    y = nodes.dense(nodes.attention(q, k, v, f"{block}/attn"), f"{block}/attn/proj")
+    y, attn = nodes.norm(x, f"{block}/norm1"), f"{block}/attn"
+    if nodes.own.rotary:
+        q, k, v = nodes.parts(nodes.product(y, f"{attn}/qkv"), 3, attn)
+        if nodes.own.qkv_bias:
+            q, v = (
+                nodes.graph.add("Add", f"{attn}/{name}/out", t, nodes.parameter(f"{attn}/{name}"))
+                for t, name in ((q, "q_bias"), (v, "v_bias"))
+            )
+    else:
+        q, k, v = nodes.parts(nodes.dense(y, f"{attn}/qkv"), 3, attn)
+    y = nodes.dense(nodes.attention(q, k, v, attn, nodes.turns), f"{attn}/proj")
     x = nodes.graph.add("Add", f"{block}/attended", x, nodes.scaled(y, f"{block}/ls1"))
     y = nodes.mlp(nodes.norm(x, f"{block}/norm2"), f"{block}/mlp")
     return nodes.graph.add("Add", block, x, nodes.scaled(y, f"{block}/ls2"))
@@ -109,6 +125,7 @@ class _Nodes:
 
     def __init__(self, graph: Graph, weights: Weights, dtype: str):
         self.graph, self.own, self.dtype = graph, _own(weights), dtype
+        self.turns: positions.Turns | None = None
         self._tensors = weights.tensors
 
     def tensor(self, path: str) -> np.ndarray:
@@ -151,9 +168,12 @@ class _Nodes:
         first = self.graph.add("Transpose", f"{name}/first", patches, perm=[0, 2, 1])
         return self.reshaped(first, name, 0, 0, side, side)
 
+    def product(self, x: str, path: str) -> str:
+        return self.graph.add("MatMul", f"{path}/product", x, self.parameter(f"{path}/kernel"))
+
     def dense(self, x: str, path: str) -> str:
-        product = self.graph.add("MatMul", f"{path}/product", x, self.parameter(f"{path}/kernel"))
-        return self.graph.add("Add", f"{path}/out", product, self.parameter(f"{path}/bias"))
+        bias = self.parameter(f"{path}/bias")
+        return self.graph.add("Add", f"{path}/out", self.product(x, path), bias)
 
     def norm(self, x: str, path: str) -> str:
         scale, bias = self.parameter(f"{path}/scale"), self.parameter(f"{path}/bias")
@@ -168,13 +188,32 @@ class _Nodes:
             return x
         return self.graph.add("Mul", f"{path}/out", x, self.parameter(path))
 
-    def attention(self, q: str, k: str, v: str, name: str) -> str:
+    def turned(self, x: str, turns: positions.Turns, name: str) -> str:
+        """As `positions.turned`: [N, T, heads, D]."""
+        graph, (cosines, sines) = self.graph, turns
+        half = cosines.shape[1] // 2
+        second = self.sliced(x, half, None, f"{name}/second", axis=3)
+        first = self.sliced(x, 0, half, f"{name}/first", axis=3)
+        across = graph.add(
+            "Concat", f"{name}/across", graph.add("Neg", f"{name}/minus", second), first, axis=3
+        )
+        kept, moved = (
+            graph.add("Mul", f"{name}/{what}", of, self.constant(f"turns/{what}", by[:, None]))
+            for what, of, by in (("cosines", x, cosines), ("sines", across, sines))
+        )
+        return graph.add("Add", f"{name}/turned", kept, moved)
+
+    def attention(
+        self, q: str, k: str, v: str, name: str, turns: positions.Turns | None = None
+    ) -> str:
         """[N, Q, D], [N, T, D], [N, T, D] -> [N, Q, D]."""
         graph, heads = self.graph, self.own.heads
         size = self.own.width // heads
 
         def by_head(x: str, what: str, perm: list[int]) -> str:
             split = self.reshaped(x, f"{name}/{what}/heads", 0, -1, heads, size)
+            if turns and what != "v":
+                split = self.turned(split, turns, f"{name}/{what}")
             return graph.add("Transpose", f"{name}/{what}", split, perm=perm)
 
         q = graph.add("Mul", f"{name}/small", q, self.constant("attention/scale", size**-0.5))
@@ -186,7 +225,11 @@ class _Nodes:
         return self.reshaped(joined, f"{name}/all", 0, -1, self.own.width)
 
     def mlp(self, x: str, path: str) -> str:
-        return self.dense(self._activated(self.dense(x, f"{path}/fc1"), path), f"{path}/fc2")
+        y = self.dense(x, f"{path}/{'fc1_g' if self.own.gated else 'fc1'}")
+        y = self._activated(y, path)
+        if self.own.gated:
+            y = self.graph.add("Mul", f"{path}/gated", y, self.dense(x, f"{path}/fc1_x"))
+        return self.dense(y, f"{path}/fc2")
 
     def _activated(self, x: str, path: str) -> str:
         """As `models.vit.ACTIVATIONS`."""
@@ -194,8 +237,8 @@ class _Nodes:
         def times(name: str, x: str, y: str) -> str:
             return self.graph.add("Mul", f"{path}/{name}", x, y)
 
-        if self.own.activation == "quick_gelu":
-            steep = times("steep", x, self.constant("gelu/slope", 1.702))
+        if self.own.activation in _SLOPES:
+            steep = times("steep", x, self.constant("gelu/slope", _SLOPES[self.own.activation]))
             return times("gelu", x, self.graph.add("Sigmoid", f"{path}/gate", steep))
         one = self.constant("gelu/one", 1.0)
         if self.own.activation == "gelu":
@@ -217,7 +260,13 @@ def check_torch(weights: Weights) -> None:
         UserError: its head sees something else than timm's.
     """
     own = _own(weights)
-    if own.epsilon not in (CLIP_EPSILON, TIMM_EPSILON, 1e-12):  # 1e-12 is as good as timm's
+    if own.rotary and (own.rotary != "float32" or own.activation != _timm_activation(own)):
+        raise UserError(
+            f"timm has no {own.title} with {own.activation} and rotary periods rounded to "
+            f"{own.rotary}\nExport it as .onnx or .stablehlo."
+        )
+    epsilons = (CLIP_EPSILON,) if own.rotary else (CLIP_EPSILON, TIMM_EPSILON, 1e-12)
+    if own.epsilon not in epsilons:  # 1e-12 is as good as timm's
         raise UserError(
             f"timm has no {own.title} whose LayerNorm has eps {own.epsilon:g}\n"
             "Export it as .onnx or .stablehlo."
@@ -237,13 +286,16 @@ def _timm_pool(own: Architecture) -> str | None:
 
 def torch_architecture(weights: Weights) -> Architecture:
     """What timm makes of it."""
-    grid = weights.preprocessing.crop_size // _own(weights).patch
-    return dataclasses.replace(_own(weights), grid=grid)
+    own = _own(weights)
+    grid = weights.preprocessing.crop_size // own.patch if own.grid else 0
+    return dataclasses.replace(own, grid=grid)
 
 
 def torch_tensors(weights: Weights) -> Tensors:
     """With the position embeddings of the photos' size: timm would resample them another way."""
     own, path = _own(weights), "params/pos_embed"
+    if not own.grid:
+        return weights.tensors
     of_class, of_grid = _places(weights.tensors[path], own, torch_architecture(weights).grid)
     return weights.tensors | {path: np.concatenate([of_class, of_grid])[None]}
 
@@ -258,23 +310,35 @@ def _places(embeddings: np.ndarray, own: Architecture, side: int) -> tuple[np.nd
 
 def _timm_name(own: Architecture) -> str:
     """A model of timm's with the same epsilon: everything else is said by arguments."""
+    if own.rotary:
+        return f"vit_small_{'plus_' if own.gated else ''}patch16_dinov3_qkvb"
     return "vit_base_patch16_clip_224" if own.epsilon == CLIP_EPSILON else "vit_base_patch16_224"
 
 
+def _timm_activation(own: Architecture) -> str:
+    """The only one of networks with rotary positions."""
+    return "silu" if own.gated else "gelu"
+
+
 def _timm_arguments(own: Architecture) -> dict[str, Any]:
-    return {
-        "img_size": own.grid * own.patch,
+    shared = {
         "patch_size": own.patch,
         "embed_dim": own.width,
         "depth": own.depth,
         "num_heads": own.heads,
         "mlp_ratio": own.mlp_width / own.width,
+        "init_values": 1e-5 if own.layer_scale else None,
+        "global_pool": _timm_pool(own),
         "class_token": own.class_token,
+    }
+    if own.rotary:
+        align = {"swiglu_align_to": 1} if own.gated else {}
+        return shared | align | {"num_reg_tokens": own.registers, "qkv_bias": own.qkv_bias}
+    return shared | {
+        "img_size": own.grid * own.patch,
         "no_embed_class": own.class_token and not own.class_position,
         "reg_tokens": own.registers,
         "pre_norm": own.pre_norm,
-        "init_values": 1e-5 if own.layer_scale else None,
-        "global_pool": _timm_pool(own),
         "fc_norm": own.fc_norm,
         "act_layer": own.activation,
     }

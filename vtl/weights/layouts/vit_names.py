@@ -1,6 +1,6 @@
 """Names of a Vision Transformer's tensors, here and in other frameworks: one table a layout.
 
-facebookresearch's DINO, DINOv2 and MAE name tensors as timm does.
+facebookresearch's DINO, DINOv2, DINOv3 and MAE name nearly all tensors as timm does.
 """
 
 import re
@@ -33,10 +33,17 @@ _TIMM_BLOCK = r"blocks\.(\d+)"
 TIMM = [
     *_layer(r"patch_embed\.proj", "patch_embed", CONV),
     Row(r"(cls_token|reg_token|pos_embed)", r"params/\1", TOKENS),
-    Row(r"register_tokens", "params/reg_token", TOKENS),
+    Row(r"(?:register|storage)_tokens", "params/reg_token", TOKENS),
     *_norm(rf"{_TIMM_BLOCK}\.(norm[12])", r"blocks_\1/\2"),
-    *_layer(rf"{_TIMM_BLOCK}\.(attn|mlp)\.(qkv|proj|fc1|fc2)", r"blocks_\1/\2/\3"),
+    *_layer(rf"{_TIMM_BLOCK}\.(attn|mlp)\.(qkv|proj|fc1|fc1_g|fc1_x|fc2)", r"blocks_\1/\2/\3"),
+    *(
+        row
+        for theirs, ours in (("w1", "fc1_g"), ("w2", "fc1_x"), ("w3", "fc2"))
+        for row in _layer(rf"{_TIMM_BLOCK}\.mlp\.{theirs}", rf"blocks_\1/mlp/{ours}")
+    ),
+    Row(rf"{_TIMM_BLOCK}\.attn\.([qv]_bias)", r"params/blocks_\1/attn/\2"),
     Row(rf"{_TIMM_BLOCK}\.(ls[12])\.gamma", r"params/blocks_\1/\2"),
+    Row(rf"{_TIMM_BLOCK}\.gamma_([12])", r"params/blocks_\1/ls\2"),
     *_norm("(norm_pre|norm|fc_norm)", r"\1"),
     Row(r"attn_pool\.latent", "params/attn_pool/latent", TOKENS),
     *_layer(r"attn_pool\.(q|kv|proj)", r"attn_pool/\1"),
@@ -47,7 +54,7 @@ TIMM = [
 
 _HF_BLOCK = r"(?:encoder\.)?layers?\.(\d+)"
 TRANSFORMERS = [
-    *_layer(r"embeddings\.(?:patch_embeddings\.projection|patch_embedding)", "patch_embed", CONV),
+    *_layer(r"embeddings\.patch_embeddings?(?:\.projection)?", "patch_embed", CONV),
     Row(r"embeddings\.cls_token", "params/cls_token", TOKENS),
     Row(r"embeddings\.class_embedding", "params/cls_token", _TOKEN),
     Row(r"embeddings\.register_tokens", "params/reg_token", TOKENS),
@@ -72,7 +79,7 @@ TRANSFORMERS = [
     *_layer(rf"{_HF_BLOCK}\.(?:mlp\.fc2|output\.dense)", r"blocks_\1/mlp/fc2"),
     Row(rf"{_HF_BLOCK}\.layer_scale([12])\.lambda1", r"params/blocks_\1/ls\2"),
     *_norm(r"pre_layrnorm", "norm_pre"),
-    *_norm(r"(?:post_)?layernorm", "norm"),
+    *_norm(r"(?:(?:post_)?layernorm|norm)", "norm"),
     Row(r"head\.probe", "params/attn_pool/latent", TOKENS),
     *(
         row
@@ -88,6 +95,20 @@ TRANSFORMERS = [
     *_layer(r"head\.mlp\.(fc[12])", r"attn_pool/mlp/\1"),
     *_layer("classifier", HEAD),
 ]
+
+_UP = rf"{_HF_BLOCK}\.mlp\.up_proj"
+DINOV3 = [
+    Row(rf"{_HF_BLOCK}\.attention\.([qv])_proj\.bias", r"params/blocks_\1/attn/\2_bias"),
+    *_layer(_UP, r"blocks_\1/mlp/fc1"),
+    *_layer(rf"{_HF_BLOCK}\.mlp\.down_proj", r"blocks_\1/mlp/fc2"),
+    *TRANSFORMERS,
+]
+DINOV3_GATED = [
+    *_layer(_UP, r"blocks_\1/mlp/fc1_x"),
+    *_layer(rf"{_HF_BLOCK}\.mlp\.gate_proj", r"blocks_\1/mlp/fc1_g"),
+    *DINOV3,
+]
+"""Of transformers: what keys have no bias for, and what else than in `TRANSFORMERS` an MLP is."""
 
 _CLIP_BLOCK = r"transformer\.resblocks\.(\d+)"
 OPENAI = [
@@ -127,9 +148,12 @@ Transferable Visual Models", section A.3.
 """
 
 IGNORED = re.compile(
-    r"(?:.*\.)?(?:mask_token|embeddings\.position_ids|pooler\.dense\.(?:weight|bias))"
+    r"(?:.*\.)?(?:mask_token|embeddings\.position_ids"
+    r"|(?:pooler\.dense|local_cls_norm)\.(?:weight|bias))"
 )
-"""What pre-training had and nothing needs: BEiT-like masks, numbers of places, an unused pooler."""
+"""What pre-training had and nothing needs: BEiT-like masks, numbers of places, an unused pooler,
+DINOv3's norm of small crops.
+"""
 
 PUBLISHED = [
     (r"params/patch_embed/kernel", "patch_embed.proj.weight", CONV),
@@ -137,6 +161,7 @@ PUBLISHED = [
     (r"params/(cls_token|reg_token|pos_embed)", r"\1", TOKENS),
     (r"params/attn_pool/latent", "attn_pool.latent", TOKENS),
     (r"params/blocks_(\d+)/(ls[12])", r"blocks.\1.\2.gamma", VECTOR),
+    (r"params/blocks_(\d+)/attn/([qv]_bias)", r"blocks.\1.attn.\2", VECTOR),
     (rf"params/{HEAD}/kernel", "head.weight", DENSE),
     (rf"params/{HEAD}/bias", "head.bias", VECTOR),
     (r"params/blocks_(\d+)/(norm[12])/scale", r"blocks.\1.\2.weight", VECTOR),
@@ -152,3 +177,9 @@ PUBLISHED = [
     (r"params/(\w+)/bias", r"\1.bias", VECTOR),
 ]
 """Ours -> timm's."""
+
+PUBLISHED_ROTARY = [
+    (r"params/blocks_(\d+)/ls([12])", r"blocks.\1.gamma_\2", VECTOR),
+    *PUBLISHED,
+]
+"""Of networks with rotary positions, whose LayerScale has another name in timm."""
