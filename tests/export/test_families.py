@@ -39,6 +39,11 @@ SIGLIP = {
     **{"class_token": False, "class_position": False, "attention_pooling": True},
     "activation": "gelu_tanh",
 }
+DINOV3 = {
+    **{"grid": 0, "class_position": False, "rotary": "float32", "registers": 2},
+    **{"layer_scale": True, "epsilon": 1e-5},
+}
+GATED = {"gated": True, "activation": "silu", "qkv_bias": False}
 IN_TIMM = {
     "EfficientNet-Lite": efficientnet_lite.Architecture(**TIMMS_LITE),
     "EfficientNet-Lite, torch's padding": efficientnet_lite.Architecture(
@@ -50,6 +55,8 @@ IN_TIMM = {
     "SigLIP": vit.Architecture(**VIT, **SIGLIP, pooling="token"),
     "fc_norm": vit.Architecture(**VIT, fc_norm=True, pooling="token"),
     "DINOv2, token": vit.Architecture(**VIT, **DINOV2, pooling="token"),
+    "DINOv3": vit.Architecture(**(VIT | DINOV3), pooling="average"),
+    "DINOv3 S+": vit.Architecture(**(VIT | DINOV3 | GATED), pooling="token"),
 }
 OTHERS = {
     "narrow": efficientnet_lite.Architecture(**LITE, transform="sqrt_l2", regions=2),
@@ -58,6 +65,9 @@ OTHERS = {
         **VIT, **SIGLIP, pooling="token_average", transform="sqrt_l2", regions=2
     ),
     "cells": vit.Architecture(**VIT, **CLIP, pooling="cells"),
+    "rounded periods": vit.Architecture(
+        **(VIT | DINOV3 | {"rotary": "bfloat16"}), pooling="token_average"
+    ),
 }
 
 
@@ -97,7 +107,7 @@ def test_timm_computes_the_same_and_the_file_comes_back(tmp_path, name):
     np.testing.assert_allclose(again.probabilities, ours.probabilities, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["AugReg", "EfficientNet-Lite", "SigLIP", "CLIP"])
+@pytest.mark.parametrize("name", ["AugReg", "EfficientNet-Lite", "SigLIP", "CLIP", "DINOv3 S+"])
 def test_timm_reads_the_folder(timm, tmp_path, name):
     torch = pytest.importorskip("torch")
     weights, crops = load(tmp_path, IN_TIMM[name], decisions=None), networks.photos()

@@ -1,4 +1,4 @@
-"""Position embeddings on another grid: as torch interpolates, for each origin's way."""
+"""Position embeddings on another grid, as torch interpolates for each origin; rotary positions."""
 
 import numpy as np
 import pytest
@@ -44,3 +44,21 @@ def test_torch_interpolates_alike(old, new, resampling):
     theirs = torch.nn.functional.interpolate(channels_first, mode="bicubic", **options)
     ours = positions.resampled(embeddings, (new, new), resampling)
     np.testing.assert_allclose(ours, theirs[0].permute(1, 2, 0).numpy(), atol=1e-5)
+
+
+def test_rotary_scores_depend_on_how_far_patches_are_apart():
+    q, k = recipe.Uniform(0)(-1, 1, (2, 1, 1, 1, 64))
+    turns = positions.turns((3, 5), 2, 64, "float32")
+    queries, keys = (positions.turned(np.repeat(t, 17, axis=2), turns)[0, 0] for t in (q, k))
+    scores = np.asarray(queries @ keys.T)
+    np.testing.assert_allclose(scores[:2, :2], (q[0, 0] @ k[0, 0].T)[0, 0], rtol=1e-5)
+    patches = scores[2:, 2:].reshape(3, 5, 3, 5)
+    np.testing.assert_allclose(patches[1:, 1:, 1:, 1:], patches[:-1, :-1, :-1, :-1], atol=1e-5)
+    assert abs(patches[0, 0, 0, 1] - patches[0, 1, 0, 0]) > 0.1
+    assert abs(patches[0, 0, 0, 1] - patches[0, 0, 1, 0]) > 0.1
+
+
+def test_rotary_periods_reach_a_hundred_half_photos():
+    exact, rounded = (positions.periods(64, rounding) for rounding in positions.ROTARY)
+    np.testing.assert_allclose(exact[[0, 1, 8]], [1, 100 ** (1 / 16), 10], rtol=1e-6)
+    np.testing.assert_array_equal(rounded[:4], [1, 1.3359375, 1.78125, 2.375])

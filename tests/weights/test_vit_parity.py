@@ -16,7 +16,8 @@ import pytest
 from flax import traverse_util
 
 from tests.references import blocks, recipe
-from vtl.weights import convert, formats
+from vtl.errors import UserError
+from vtl.weights import convert, formats, sources
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")
@@ -233,6 +234,48 @@ def test_openais_and_dinov2s_own_names_are_read_as_timm_reads_them():
     assert_read_alike(own, reference._convert_dinov2(dict(own), None))
 
 
+@pytest.mark.parametrize("kind", ["DINOv3", "DINOv3 S+"])
+def test_dinov3s_own_file_turns_by_its_own_periods(kind):
+    """They are rounded there; biases of keys are masked, whatever they are."""
+    reference, images = timm_model(kind, qkv_bias=True), noise(48)
+    names = {
+        "reg_token": "storage_tokens",
+        "gamma_1": "ls1.gamma",
+        "gamma_2": "ls2.gamma",
+        "fc1_g": "w1",
+        "fc1_x": "w2",
+        **({"fc2": "w3"} if kind == "DINOv3 S+" else {}),
+    }
+    own = {"mask_token": torch.ones(1, WIDTH), "local_cls_norm.weight": torch.ones(WIDTH)}
+    for key, tensor in reference.state_dict().items():
+        for timms, theirs in names.items():
+            key = key.replace(timms, theirs)
+        own[key] = tensor
+    for i in range(DEPTH):
+        attention = f"blocks.{i}.attn."
+        q, v = (own.pop(f"{attention}{name}_bias") for name in "qv")
+        own[f"{attention}qkv.bias"] = torch.cat([q, torch.full_like(q, 9.0), v])
+        mask = torch.tensor([1.0, 0.0, 1.0]).repeat_interleave(WIDTH)
+        own[f"{attention}qkv.bias_mask"] = mask
+    reference.rope.periods.copy_(reference.rope.periods.bfloat16().float())
+    own["rope_embed.periods"] = reference.rope.periods
+    tensors, architecture = canonical(own)
+    assert (architecture.rotary, architecture.heads) == ("bfloat16", WIDTH // 64)
+    expected, read = canonical(reference.state_dict())
+    assert architecture == dataclasses.replace(read, rotary="bfloat16")
+    assert tensors.keys() == expected.keys()
+    with torch.no_grad(), torch_vit.watched(reference.blocks) as seen:
+        logits = reference(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    outputs = {name: torch_vit.maps(value, 48, PATCH) for name, value in seen.items()}
+    outputs["logits"] = logits
+    actual = outputs_of(*built(tensors, architecture), images)
+    blocks.assert_close({name: actual[name] for name in outputs}, outputs)
+
+    for key, wrong in (("rope_embed.periods", 1.1), ("blocks.0.attn.qkv.bias_mask", 0.0)):
+        with pytest.raises(UserError, match=key.replace(".", r"\.")):
+            canonical(own | {key: own[key] * wrong})
+
+
 def assert_read_alike(tensors, as_timm_has_them):
     actual, read = canonical(tensors)
     expected, architecture = canonical(as_timm_has_them)
@@ -286,6 +329,8 @@ def transformers_model(kind):
     }
     mlp = {"intermediate_size": 3 * WIDTH}
     classes = {"num_labels": CLASSES}
+    registers = {"num_register_tokens": 4}
+    gate = {"use_gated_mlp": True, "hidden_act": "silu"}
     config, model, more = {
         "ViT": ("ViTConfig", "ViTForImageClassification", mlp | classes),
         "DINOv2": ("Dinov2Config", "Dinov2ForImageClassification", classes),
@@ -296,6 +341,8 @@ def transformers_model(kind):
         ),
         "CLIP": ("CLIPVisionConfig", "CLIPVisionModelWithProjection", mlp),
         "SigLIP": ("SiglipVisionConfig", "SiglipVisionModel", mlp),
+        "DINOv3": ("DINOv3ViTConfig", "DINOv3ViTModel", mlp | registers),
+        "DINOv3 S+": ("DINOv3ViTConfig", "DINOv3ViTModel", mlp | registers | gate),
     }[kind]
     made = getattr(transformers, model)(getattr(transformers, config)(**of, **more))
     return torch_vit.randomised(made)
@@ -307,17 +354,22 @@ def layers_of(model):
 
 @pytest.mark.parametrize(
     ("kind", "size"),
-    [*((kind, 48) for kind in ("ViT", "DINOv2", "registers", "CLIP", "SigLIP")), ("ViT", SIZE)],
+    [
+        *((kind, 48) for kind in ("ViT", "DINOv2", "registers", "CLIP", "SigLIP")),
+        *(("ViT", SIZE), ("DINOv3", SIZE), ("DINOv3", 48), ("DINOv3 S+", 48)),
+    ],
 )
 def test_activations_are_transformers(kind, size, tmp_path):
     reference, images = transformers_model(kind), noise(size)
     pixels = torch.tensor(images.transpose(0, 3, 1, 2))
-    options = {} if kind in ("DINOv2", "registers") else {"interpolate_pos_encoding": True}
+    has_option = kind in ("ViT", "CLIP", "SigLIP")
+    options = {"interpolate_pos_encoding": True} if has_option else {}
     with torch.no_grad(), torch_vit.watched(layers_of(reference)) as seen:
         given = reference(pixel_values=pixels, **options)
     reference.save_pretrained(tmp_path)
     file = formats.read(tmp_path / "model.safetensors")
     tensors, architecture = convert.canonical(file)
+    assert sources.load(str(tmp_path)).architecture == architecture  # as its config says, too
     in_memory, _ = canonical(reference.state_dict())
     assert in_memory.keys() == tensors.keys()
     for name, tensor in tensors.items():
@@ -328,6 +380,10 @@ def test_activations_are_transformers(kind, size, tmp_path):
         expected["logits"] = given.logits.numpy()
     elif kind == "SigLIP":
         expected["features"] = given.pooler_output.numpy()
+    elif kind.startswith("DINOv3"):
+        patches = given.last_hidden_state[:, 5:]
+        both = torch.cat([given.pooler_output, patches.mean(dim=1)], dim=1)
+        expected |= {"features": both.numpy(), "stage4": torch_vit.maps(patches, size, PATCH)}
     else:
         kernel = reference.visual_projection.weight.detach().numpy().T
         actual["features"] = actual["features"] @ kernel
