@@ -103,6 +103,7 @@ GOLDEN = {
     "SigLIP": [1.23733, -0.801145, 2.66692],
     "MAE": [-1.53612, 0.115801, -1.65919],
     "mean": [0.0337826, -0.204601, -1.62059],
+    "DINOv3": [-0.9956293, -0.8710713, 1.4336683],
 }
 """The first photo's logits on another grid than the embeddings', as they were when timm's and
 transformers' networks gave the same (tests/weights/test_vit_parity.py)."""

@@ -176,6 +176,7 @@ def test_shards_load_as_one_and_their_hash_covers_all(tmp_path):
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
+        ("dinov3_vits16", "by consent to its licence (hf.co/facebook/dinov3-vits16-"),
         ("resnet50", "did you mean torchvision_v1, torchvision_v2, timm_a1 or timm_tv?"),
         ("ResNet-101", "did you mean torchvision_v1_101, torchvision_v2_101, timm_a1_101 or"),
         ("timm_resnet18", "did you mean timm_a1_18 or timm_tv_18?"),

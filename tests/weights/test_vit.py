@@ -46,13 +46,24 @@ def test_tensors_tell_the_network():
     assert clip == dataclasses.replace(architecture("CLIP"), activation="gelu")
 
 
+def test_only_dinov3s_way_to_turn_is_read():
+    dinov3 = tensors_of("DINOv3")
+    assert read(dinov3)[1] == architecture("DINOv3")
+    for lacking in ("reg_token", "norm.weight", "blocks.0.gamma_1"):
+        with pytest.raises(UserError, match="pos_embed is missing"):
+            read({key: tensor for key, tensor in dinov3.items() if key != lacking})
+
+
 def test_a_head_of_twice_the_width_sees_the_token_and_the_mean():
     assert read(tensors_of("DINOv2"))[1].pooling == "token_average"
     assert read(tensors_of("DINOv2", pooling="token"))[1].pooling == "token"
 
 
 def test_photos_of_the_size_that_the_positions_are_for(tmp_path):
-    for kind, size, mean in (("class token", 32, 0.5), ("DINOv2", 224, 0.485), ("CLIP", 32, None)):
+    for kind, size, mean in (
+        *(("class token", 32, 0.5), ("DINOv2", 224, 0.485), ("CLIP", 32, None)),
+        ("DINOv3", 256, 0.485),
+    ):
         path = tmp_path / "timm.safetensors"
         safetensors.write(path, tensors_of(kind), {})
         assumed = sources.load(str(path)).preprocessing
@@ -74,6 +85,8 @@ def test_timms_config_says_what_tensors_do_not(tmp_path):
     assert (weights.preprocessing.mean, weights.preprocessing.crop_size) == ((0.5,) * 3, 64)
     config |= {"architecture": "vit_small", "model_args": {"num_heads": 4, "reg_tokens": 0}}
     assert stated(tmp_path, config).architecture.heads == 4
+    config |= {"architecture": "vit_small_plus_patch16_dinov3", "model_args": {"num_heads": 4}}
+    assert stated(tmp_path, config, "DINOv3").architecture.heads == 4
 
 
 def test_transformers_config_says_what_tensors_do_not(tmp_path):
@@ -86,6 +99,8 @@ def test_transformers_config_says_what_tensors_do_not(tmp_path):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
+        ({"architecture": "vit_small_patch16_dinov3"}, "another network"),
+        ({"model_type": "dinov3_vit"}, "another network"),
         ({"architecture": "swin_tiny"}, "swin_tiny"),
         ({"architecture": "vit_base", "global_pool": "max"}, "global_pool"),
         ({"architecture": "vit_base", "model_args": {"qk_norm": True}}, "qk_norm"),
@@ -119,6 +134,20 @@ def test_what_makes_no_network_is_refused(changes, words, tmp_path):
     safetensors.write(tmp_path / "x.safetensors", kept, {})
     with pytest.raises(UserError, match=words):
         network.as_published(sources.load(str(tmp_path / "x.safetensors")))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"architecture": "vit_betwixt_patch16_rope_reg4_gap_256"}, "rope_reg4"),
+        ({"model_type": "dinov2_with_registers"}, "another network"),
+        ({"model_type": "dinov3_vit", "rope_theta": 1e4}, "rope_theta"),
+        ({"model_type": "dinov3_vit", "use_gated_mlp": False}, "use_gated_mlp"),
+    ],
+)
+def test_another_network_than_dinov3_is_refused_by_name(config, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        stated(tmp_path, config, "DINOv3")
 
 
 @pytest.mark.parametrize("name", ["augreg_vit_small", "dinov2_small", "dinov2_base_reg"])

@@ -13,6 +13,9 @@ from vtl.untrusted import printable
 WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".h5", ".hdf5", ".keras")
 """How the names of weight files end, as people write them."""
 
+_BY_CONSENT = {"dinov3": "hf.co/facebook/dinov3-vits16-pretrain-lvd1689m"}
+"""Networks that only who consents to a licence may download, and where."""
+
 _MOST = 4
 _MAX_LISTED = 1000
 
@@ -30,14 +33,23 @@ def absent(name: str, path: Path, networks: Mapping[str, str]) -> str:
     lines = [f"{shown}: no such file or finished run, nor a source"]
     if _is_path(name):
         lines += _lying(path.parent, path.name)
-    return "\n".join([*lines, *no_source(name, networks)])
+    return "\n".join([*lines, *no_source(name, networks)][:3])
 
 
 def no_source(name: str, networks: Mapping[str, str]) -> list[str]:
     """Which sources may have been meant, and where all are named."""
-    close = _close_sources(name, networks)
-    lines = [f"did you mean {_one_of(close)}?"] if close else []
+    close, lines = _close_sources(name, networks), _by_consent(name)
+    if close and not lines:
+        lines = [f"did you mean {_one_of(close)}?"]
     return [*lines, f"`vtl weights list` names all {len(networks)} sources"]
+
+
+def _by_consent(name: str) -> list[str]:
+    """What to do for a network that vtl may not fetch, as a line; [] for others and for files."""
+    if name.lower().endswith(WEIGHT_FILES):
+        return []
+    found = (where for network, where in _BY_CONSENT.items() if network in _letters(name))
+    return [f"download it by consent to its licence ({at}) and give the file" for at in found]
 
 
 def _is_path(name: str) -> bool:
