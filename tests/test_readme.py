@@ -72,7 +72,7 @@ def commands_of(page: Path) -> Iterator[list[str]]:
         for line in block.code.replace("\\\n", " ").splitlines()
     ]
     # The name of a verb by itself is no command.
-    verb = r"(vtl |python -m vtl\.)(predict|features|weights|report|export)( merge| …)?"
+    verb = r"(vtl |python -m vtl\.)(predict|features|weights|report|review|export)( merge| …)?"
     spans = [span for span in code_spans(page) if re.match(r"(vtl|python -m|pip) [^T]", span)]
     lines += [span for span in spans if not re.fullmatch(verb, span)]
     for line in lines:
@@ -113,7 +113,11 @@ def check(command: list[str], monkeypatch) -> None:
     match command:
         case ["python", "-m", "vtl.main", *options]:
             parse_task(options, monkeypatch)
-        case ["vtl", "export" | "features" | "predict" | "weights" | "report" as verb, *options]:
+        case [
+            "vtl",
+            "export" | "features" | "predict" | "weights" | "report" | "review" as verb,
+            *options,
+        ]:
             parse_verb(verb, options, monkeypatch)
         case [
             "python",

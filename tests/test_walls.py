@@ -59,6 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "relu_study",
     },
     "predict": EVERYTHING_BELOW_TASKS - {"run_directory", "identity", "knobs"} | {"compile_cache"},
+    "review": EVERYTHING_BELOW_TASKS - {"run_directory", "identity", "knobs"} | {"compile_cache"},
     "weights.__main__": BOTTOM | {"data", "models", "weights", "predict"},
     "main": EVERYTHING_BELOW_TASKS | {"compile_cache", "config_files", "tasks", "relu_study"},
     "config_files": {"errors"},

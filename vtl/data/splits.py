@@ -201,6 +201,7 @@ def _parted(read_as: Found, fractions: Sequence[float]) -> dict[str, Split]:
             difficult=rows_of(read_as.difficult, rows),
             classes=read_as.classes,
             ids_sha256=ids_sha256(ids),
+            groups=read_as.groups and [read_as.groups[row] for row in rows],
         )
     return by_name
 
