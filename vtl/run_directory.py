@@ -72,7 +72,7 @@ _OF_OTHERS = re.compile(r"\.DS_Store|\._.*|\.nfs.*|desktop\.ini|Thumbs\.db|@eaDi
 _MAX_METRICS_BYTES = 1 << 30
 _LINE = record(
     {"step": number},
-    dict.fromkeys(("val_map_lab", "test_map_lab", "best_val_map_lab", "mix"), number),
+    dict.fromkeys(("val_map_lab", "val_loss", "test_map_lab", "best_val_map_lab", "mix"), number),
 )
 
 _TRIAL: dict[str, Check] = {
@@ -82,7 +82,8 @@ _TRIAL: dict[str, Check] = {
     "maps": list_of(number),
     "best_step": count,
 }
-_MIXED: dict[str, Check] = {
+_ADDED: dict[str, Check] = {
+    "losses": list_of(number),
     "mixed_maps": list_of(number),
     "mixes": list_of(number),
     "best_mix": number,
@@ -113,10 +114,10 @@ _MAY_HOLD: dict[str, Check] = {
     "one_label": dict_of(ONE_LABEL),
     "answers": dict_of(answers()),
     "decisions": maybe(decisions()),
-    "held_out": maybe(record(_TRIAL, _MIXED)),
+    "held_out": maybe(record(_TRIAL, _ADDED)),
     "chosen_mix": number,
     "trained": dict_of(number),
-    **_MIXED,
+    **_ADDED,
 }
 """What an outcome is shown with, too, if it is there."""
 

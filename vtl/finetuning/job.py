@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -67,6 +68,12 @@ class Job:
         """[N, C]; logarithms of probabilities where images have one label each."""
         (logits,) = self.predict(self.eval_step, variables, images)
         return one_label.normalised(logits) if self.objective.has_one_label_each else logits
+
+    def loss(self, logits: np.ndarray, split: Split) -> float:
+        """The run's loss of logits [N, C] over the labels that would count in training."""
+        counts = counted(split, self.config.data.difficult)
+        arrays = (logits, np.asarray(split.labels), counts)
+        return float(self.objective.loss(*map(jnp.asarray, arrays)))
 
     def mean_ap(self, variables: Any, images: Images, split: Split) -> float | None:
         """By `MAP_PROTOCOL`; None if no class has a positive."""
@@ -181,10 +188,14 @@ class Job:
 
 def training_set_of(images: Images, split: Split, difficult: str) -> loop.TrainingSet:
     """The split as `loop` trains on it; `difficult` labels may count in the loss or not."""
-    counts = split.label_mask
+    return loop.TrainingSet(images, split.labels, counted(split, difficult))
+
+
+def counted(split: Split, difficult: str) -> np.ndarray:
+    """Which labels count in the loss, [N, C]."""
     if difficult == "ignore" and not is_every(split.difficult, 0):
-        counts = counts * (1 - split.difficult)
-    return loop.TrainingSet(images, split.labels, counts)
+        return split.label_mask * (1 - split.difficult)
+    return split.label_mask
 
 
 def mean_ap_of(logits: np.ndarray, split: Split) -> float | None:

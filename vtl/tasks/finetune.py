@@ -93,13 +93,14 @@ def run(config: ConfigDict, workdir: Path) -> None:
     seconds["held_out"] = time.perf_counter()
 
     # The training.
-    best_by = mixtures.BEST if config.mix_with_start else mixtures.VAL_MAP
     checkpoints = checkpoints_of(
-        run_directory, best_by if "val" in splits and config.keep == "best" else None
+        run_directory, mixtures.BEST if "val" in splits and config.keep == "best" else None
     )
     scores_start = job.starts_fitted and plan.num_steps > 0
     start = job.start(training_set)
-    score_epoch = functools.partial(_score_epoch, job, splits, photos, scores_start, start)
+    score_epoch = functools.partial(
+        _score_epoch, job, splits, photos, scores_start, start, run_directory
+    )
     train_state, resumed_from = job.train(
         start, training_set, plan, run_directory, checkpoints, score_epoch
     )
@@ -251,13 +252,15 @@ def _score_epoch(
     photos: Mapping[str, Images],
     scores_start: bool,
     start: Callable[[], Any],
+    run_directory: RunDirectory,
     state: TrainState,
 ) -> dict[str, float]:
-    """The mAP of the val split and, if the config asks for it or it is the start's, of test."""
+    """The scores of the val split and, if the config asks for it or it is the start's, of test."""
     scores_test = job.config.test_every_epoch or (scores_start and int(state.step) == 0)
     scores: dict[str, float] = {}
     if "val" in splits:
-        scores, _ = mixtures.score(job, start, state, photos["val"], splits["val"])
+        before = mixtures.loss_before(run_directory)
+        scores, _ = mixtures.score(job, start, state, photos["val"], splits["val"], before)
     if scores_test:
         on_test = _maps(job, splits, photos, ("test",), state.variables)
         scores |= {f"{role}_map_{MAP_PROTOCOL}": mean_ap for role, mean_ap in on_test.items()}
