@@ -51,6 +51,12 @@ class Job:
         """Compiled once for all splits."""
         return steps.make_eval_step(self.net.model, self.net.preprocessing, self.mesh)
 
+    @property
+    def num_trainable(self) -> int:
+        """How many parameters train."""
+        params = network.shapes_of(self.net.model)["params"]
+        return optim.count_trainable(self.multipliers, params)
+
     def predict(
         self, step: steps.EvalStep, variables: Any, images: Images
     ) -> tuple[np.ndarray, ...]:
