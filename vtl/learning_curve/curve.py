@@ -127,7 +127,7 @@ def foresee(shares: np.ndarray, maps: np.ndarray, drawn: np.ndarray, num_draws: 
         **{name: float(value[0]) for name, value in law._asdict().items()},
         "shares": places.tolist(),
         "map": [float(law.map_at(place)[0]) for place in places],
-        "map_interval": [_interval(laws.map_at(place)) for place in places],
+        "map_interval": [_interval(laws.map_at(place).clip(0, 1)) for place in places],
     }
     return Foreseen(gain, gains, of_law, why)
 
@@ -149,7 +149,7 @@ def conclude(
         of_twice[name] = foreseen._replace(why=why)
         found[name] = {
             "map": means.tolist(),
-            "map_interval": [_interval(of_share) for of_share in drawn[name]],
+            "map_interval": [_interval(of_share.clip(0, 1)) for of_share in drawn[name]],
             "maps": measured.maps.tolist(),
             "law": foreseen.law,
             "twice": {
