@@ -46,6 +46,7 @@ def results_of(workdir):
     return json.loads((workdir / "results.json").read_text())
 
 
+@pytest.mark.full
 def test_the_probe_alone(given, tmp_path, capsys):
     workdir = tmp_path / "run"
     config = config_of(given, finetune=False, fractions=(0.3, 1.0))

@@ -28,7 +28,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     names, differs = [name for name in TITLES if name in found], "difference" in found
     titles = [TITLES[name] for name in names]
     rows = [
-        ["labels", "photos", *titles, *["difference"] * differs, *(f"{x} takes" for x in titles)]
+        ["labels", "photos", *titles, *["difference"] * differs, *(f"time, {x}" for x in titles)]
     ]
     for place, share in enumerate(found["fractions"]):
         row = [f"{100 * share:g} %", str(found["photos"][place])]
