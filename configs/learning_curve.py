@@ -45,7 +45,8 @@ def _laptop(config: ConfigDict) -> None:
 def _demo(config: ConfigDict) -> None:
     """The demo's scenes and network, five passes; needs no download.
 
-    Takes about ten minutes on 2 CPU cores.
+    Takes about ten minutes on 2 CPU cores. Expect an mAP (`lab`) of 47 for the probe at all labels,
+    3.5 more for twice as many, and 6.7 more for fine-tuning.
     """
     config.num_epochs = 5.0
 
