@@ -41,6 +41,7 @@ from vtl.schema import (
     count,
     decisions,
     dict_of,
+    learning_curve,
     list_of,
     maybe,
     number,
@@ -103,6 +104,8 @@ _RESULTS: dict[str, dict[str, Check]] = {
     "features": {"features": text},
     "classify": {"top1": number},
     "held_out": _TRIAL,
+    "learning_curve": {"curve": learning_curve},
+    "learning_curve_point": {"seconds": record({"train": at_least(0)})},
     "relu_study": {"networks": dict_of(record({"activations": dict_of(record({}))}))},
 }
 """What a task's results.json must hold for its outcome to be shown."""
