@@ -560,7 +560,7 @@ TRIED = TINY | {
     "transform": "sqrt_l2",
     "regions": 2,
     "head_l2": 0.0,
-    "optim.learning_rate": 0.03,
+    "optim.learning_rate": 0.01,
 }
 
 
