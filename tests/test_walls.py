@@ -43,7 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "features": BOTTOM | {"data", "identity", "run_directory"},
     "finetuning": EVERYTHING_BELOW_TASKS,
     "probing": EVERYTHING_BELOW_TASKS,
-    "tasks": EVERYTHING_BELOW_TASKS | {"features", "finetuning", "probing"},
+    "learning_curve": BOTTOM | {"data", "evaluation"},
+    "tasks": EVERYTHING_BELOW_TASKS | {"features", "finetuning", "learning_curve", "probing"},
     "relu_study": EVERYTHING_BELOW_TASKS - {"weights"},
     "export": BOTTOM | {"data", "evaluation", "identity", "models", "weights"},
     "report": {
