@@ -174,13 +174,14 @@ def parse_verb(verb: str, arguments: list[str], monkeypatch) -> None:
     """Have the verb's own parser read the arguments, and stop before anything is done."""
     parse = argparse.ArgumentParser.parse_args
 
-    def parse_and_stop(parser, *_):
-        parse(parser, arguments)
+    def parse_and_stop(parser, given=None):
+        parse(parser, arguments if given is None else given)
         raise Parsed
 
     module = importlib.import_module(f"vtl.{verb}.__main__")
     with monkeypatch.context() as patched:
         patched.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+        patched.setattr(sys, "argv", [f"vtl {verb}", *arguments])
         with pytest.raises((Parsed, SystemExit)) as stop:
             module.main()
     assert isinstance(stop.value, Parsed) or not stop.value.code  # -h exits with 0

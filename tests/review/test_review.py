@@ -36,6 +36,7 @@ def test_flipped_labels_come_first_and_unknown_ones_never(run):
     assert len(places) == len(set(places))
 
 
+@pytest.mark.parity
 def test_cleanlab_finds_them_too(run):
     pytest.importorskip("cleanlab")
     of, _, found = found_in(run, "cleanlab")

@@ -127,10 +127,16 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         default="plain",
         help='cleanlab needs pip install "vtl[review]"',
     )
-    parser.add_argument("--most", type=int, default=MOST, help="suspects of the page")
+    parser.add_argument("--most", type=_count, default=MOST, help="suspects of the page")
     parser.add_argument("--root", default="", metavar="FOLDER", help="where the photos are now")
     parser.add_argument("--labels", default="", metavar="FILE", help="their labels now")
     return parser.parse_args(arguments)
+
+
+def _count(text: str) -> int:
+    if int(text) < 0:
+        raise ValueError
+    return int(text)
 
 
 def _parse_apply(arguments: list[str]) -> argparse.Namespace:
