@@ -81,6 +81,7 @@ def _base() -> ConfigDict:
     config.keep = "best"  # which state is the outcome: best (by val or held_out) or last
     # Without a val split keep=best holds this share of train out, trains on the rest, sees after
     # which pass, if any, that scores best, and then trains so far on all of train. 0: all passes.
+    # Neither there nor on val does a pass count whose loss is higher than before training.
     config.held_out = 0.0
     # What else keep=best may choose after a pass: mixtures of all weights with those of the start
     # (WiSE-FT, Wortsman et al. 2022), as shares of the trained ones, as in (0.25, 0.5). () is none:

@@ -16,6 +16,7 @@ from tests.data.test_splits import as_coco, as_table
 from tests.devkit import write_devkit
 from tests.tiny import write_weights
 from vtl.data import deep_features, splits
+from vtl.finetuning import setup
 from vtl.report import __main__ as report_command
 from vtl.tasks import features, finetune, probe
 
@@ -127,7 +128,7 @@ def test_what_is_unknown_moves_nothing(tmp_path, weights, monkeypatch, loss):
     options |= {"class_weights": "balanced"}
     results = [fine_tune(tmp_path / "blank", weights, **options)]
     of_config = splits.of_config
-    monkeypatch.setattr(finetune, "of_config", lambda data: with_other_values(of_config(data)))
+    monkeypatch.setattr(setup, "of_config", lambda data: with_other_values(of_config(data)))
     results.append(fine_tune(tmp_path / "others", weights, **options))
     for quantity in ("map", "map_interval", "ap", "loss", "binary_accuracy", "start", "held_out"):
         assert results[0][quantity] == results[1][quantity]

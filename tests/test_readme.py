@@ -72,7 +72,7 @@ def commands_of(page: Path) -> Iterator[list[str]]:
         for line in block.code.replace("\\\n", " ").splitlines()
     ]
     # The name of a verb by itself is no command.
-    verb = r"(vtl |python -m vtl\.)(predict|features|weights|report|export)( merge| …)?"
+    verb = r"(vtl |python -m vtl\.)(predict|features|weights|report|review|export)( merge| …)?"
     spans = [span for span in code_spans(page) if re.match(r"(vtl|python -m|pip) [^T]", span)]
     lines += [span for span in spans if not re.fullmatch(verb, span)]
     for line in lines:
@@ -113,7 +113,11 @@ def check(command: list[str], monkeypatch) -> None:
     match command:
         case ["python", "-m", "vtl.main", *options]:
             parse_task(options, monkeypatch)
-        case ["vtl", "export" | "features" | "predict" | "weights" | "report" as verb, *options]:
+        case [
+            "vtl",
+            "export" | "features" | "predict" | "weights" | "report" | "review" as verb,
+            *options,
+        ]:
             parse_verb(verb, options, monkeypatch)
         case [
             "python",
@@ -170,13 +174,14 @@ def parse_verb(verb: str, arguments: list[str], monkeypatch) -> None:
     """Have the verb's own parser read the arguments, and stop before anything is done."""
     parse = argparse.ArgumentParser.parse_args
 
-    def parse_and_stop(parser, *_):
-        parse(parser, arguments)
+    def parse_and_stop(parser, given=None):
+        parse(parser, arguments if given is None else given)
         raise Parsed
 
     module = importlib.import_module(f"vtl.{verb}.__main__")
     with monkeypatch.context() as patched:
         patched.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+        patched.setattr(sys, "argv", [f"vtl {verb}", *arguments])
         with pytest.raises((Parsed, SystemExit)) as stop:
             module.main()
     assert isinstance(stop.value, Parsed) or not stop.value.code  # -h exits with 0

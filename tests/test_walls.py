@@ -43,7 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "features": BOTTOM | {"data", "identity", "run_directory"},
     "finetuning": EVERYTHING_BELOW_TASKS,
     "probing": EVERYTHING_BELOW_TASKS,
-    "tasks": EVERYTHING_BELOW_TASKS | {"features", "finetuning", "probing"},
+    "learning_curve": BOTTOM | {"data", "evaluation"},
+    "tasks": EVERYTHING_BELOW_TASKS | {"features", "finetuning", "learning_curve", "probing"},
     "relu_study": EVERYTHING_BELOW_TASKS - {"weights"},
     "export": BOTTOM | {"data", "evaluation", "identity", "models", "weights"},
     "report": {
@@ -59,6 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "relu_study",
     },
     "predict": EVERYTHING_BELOW_TASKS - {"run_directory", "identity", "knobs"} | {"compile_cache"},
+    "review": EVERYTHING_BELOW_TASKS - {"run_directory", "identity", "knobs"} | {"compile_cache"},
     "weights.__main__": BOTTOM | {"data", "models", "weights", "predict"},
     "main": EVERYTHING_BELOW_TASKS | {"compile_cache", "config_files", "tasks", "relu_study"},
     "config_files": {"errors"},

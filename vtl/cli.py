@@ -23,6 +23,7 @@ PROGRAMS = {
     "predict": "a network and photos -> a table of predictions, or a page of its errors",
     "export": "a network -> ONNX, StableHLO, torchvision, tried there before it is given out",
     "features": "merge: shards of deep features, each from its own machine -> all of them",
+    "review": "labels that look wrong -> a page to answer; apply: its answers -> a new table",
     "report": "run directories -> one HTML page",
     "weights": "weight files: list, fetch, inspect, summary, convert, verify, classify",
 }

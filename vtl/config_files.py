@@ -87,7 +87,7 @@ def knobs(module: ModuleType, variant: str = "") -> list[Knob]:
         raise UserError(f"{module.__file__}: {error}") from error
     defaults = dict(_flatten(default.to_dict()))
     values = dict(_flatten(config.to_dict()))
-    comments = meanings(Path(str(module.__file__)).read_text(encoding="utf-8"))
+    comments = _comments(module)
     names = [name for name in comments if name in values]
     names += [name for name in values if name not in comments]
     return [
@@ -95,6 +95,14 @@ def knobs(module: ModuleType, variant: str = "") -> list[Knob]:
         for name in names
         if name not in NOT_KNOBS
     ]
+
+
+def _comments(module: ModuleType) -> dict[str, str]:
+    """The meanings that a config file gives, then those of the file that it builds on, if any."""
+    own = meanings(Path(str(module.__file__)).read_text(encoding="utf-8"))
+    below = getattr(module, "BUILDS_ON", None)
+    others = _comments(below) if below else {}
+    return own | {name: meaning for name, meaning in others.items() if not own.get(name)}
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -101,7 +101,9 @@ class Progress:
     def end_epoch(self, scores: dict[str, float]) -> None:
         """Print the epoch's last line with its scores; the time they took does not count."""
         score_text = "".join(
-            f"  {name.replace('_', ' ')} {score:.2%}" for name, score in scores.items()
+            f"  {name.replace('_', ' ')} {format(score, '.4f' if name.endswith('loss') else '.2%')}"
+            for name, score in scores.items()
+            if name != "mix" and not name.startswith("best_")  # they follow from the others
         )
         say(("\r\033[K" if sys.stdout.isatty() else "") + self._text + score_text)
         self._shown_at = time.perf_counter()

@@ -46,6 +46,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "svm_positive_weight": (1e-3, 1e3),
     "low_shot": (1, 1e8),
     "low_shot_draws": (1, 1000),
+    "fractions": (1e-6, 1),
+    "draws": (1, 1000),
     "num_resamples": (1, 1e6),
     "measurements_per_epoch": (1, 1e4),
     "loss_tolerance": (0, 1e6),

@@ -45,6 +45,7 @@ TASKS = {
     "classify": "vtl.tasks.classify",
     "features": "vtl.tasks.features",
     "finetune": "vtl.tasks.finetune",
+    "learning_curve": "vtl.tasks.learning_curve",
     "probe": "vtl.tasks.probe",
     "relu_study": "vtl.relu_study.task",
 }
@@ -53,11 +54,12 @@ TASKS = {
 WITHOUT_DOWNLOAD = {
     "features": "vtl deep_features:demo",
     "finetune": "vtl finetune:demo",
+    "learning_curve": "vtl learning_curve:demo",
     "relu_study": "vtl relu_study:digits",
 }
 """What a task that may fetch something offers to those who can't."""
 
-TOGETHER = ("classify", "features", "finetune")
+TOGETHER = ("classify", "features", "finetune", "learning_curve")
 """The tasks that many processes share out; the others run in the first one."""
 
 PRECISIONS = ("default", "high", "highest")

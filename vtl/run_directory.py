@@ -41,6 +41,7 @@ from vtl.schema import (
     count,
     decisions,
     dict_of,
+    learning_curve,
     list_of,
     maybe,
     number,
@@ -72,7 +73,7 @@ _OF_OTHERS = re.compile(r"\.DS_Store|\._.*|\.nfs.*|desktop\.ini|Thumbs\.db|@eaDi
 _MAX_METRICS_BYTES = 1 << 30
 _LINE = record(
     {"step": number},
-    dict.fromkeys(("val_map_lab", "test_map_lab", "best_val_map_lab", "mix"), number),
+    dict.fromkeys(("val_map_lab", "val_loss", "test_map_lab", "best_val_map_lab", "mix"), number),
 )
 
 _TRIAL: dict[str, Check] = {
@@ -82,7 +83,8 @@ _TRIAL: dict[str, Check] = {
     "maps": list_of(number),
     "best_step": count,
 }
-_MIXED: dict[str, Check] = {
+_ADDED: dict[str, Check] = {
+    "losses": list_of(number),
     "mixed_maps": list_of(number),
     "mixes": list_of(number),
     "best_mix": number,
@@ -102,6 +104,8 @@ _RESULTS: dict[str, dict[str, Check]] = {
     "features": {"features": text},
     "classify": {"top1": number},
     "held_out": _TRIAL,
+    "learning_curve": {"curve": learning_curve},
+    "learning_curve_point": {"seconds": record({"train": at_least(0)})},
     "relu_study": {"networks": dict_of(record({"activations": dict_of(record({}))}))},
 }
 """What a task's results.json must hold for its outcome to be shown."""
@@ -113,10 +117,10 @@ _MAY_HOLD: dict[str, Check] = {
     "one_label": dict_of(ONE_LABEL),
     "answers": dict_of(answers()),
     "decisions": maybe(decisions()),
-    "held_out": maybe(record(_TRIAL, _MIXED)),
+    "held_out": maybe(record(_TRIAL, _ADDED)),
     "chosen_mix": number,
     "trained": dict_of(number),
-    **_MIXED,
+    **_ADDED,
 }
 """What an outcome is shown with, too, if it is there."""
 

@@ -317,6 +317,63 @@ def decisions(classes: Collection[str] | None = None) -> Check:
     )
 
 
+WHY_NOTHING = ("few_photos", "few_shares", "one_draw", "misfit", "flat", "falls")
+"""Why a learning curve says nothing of twice the labels."""
+
+
+def learning_curve(value: Any, key: str) -> None:
+    """A learning curve, as results.json has it: a list has an entry for each of its fractions."""
+    record({"fractions": list_of(share, least=2, most=1000)})(value, key)
+    rising = value["fractions"]
+    if rising[0] <= 0 or rising[-1] != 1 or rising != sorted(set(rising)):
+        raise _wrong(f"{key}.fractions", "rising to 1", rising)
+    pair = list_of(number, length=2)
+    estimates = {"map": list_of(number, length=len(rising))} | {
+        "map_interval": list_of(pair, length=len(rising))
+    }
+    measured = record(
+        estimates
+        | {
+            "seconds": list_of(maybe(at_least(0)), length=len(rising)),
+            "law": record(
+                {
+                    "shares": list_of(at_least(1e-9), length=NUM_PLACES),
+                    "map": list_of(number, length=NUM_PLACES),
+                    "map_interval": list_of(pair, length=NUM_PLACES),
+                }
+            ),
+            "twice": record(
+                {
+                    "gain": number,
+                    "interval": pair,
+                    "why_nothing": maybe(one_of(*WHY_NOTHING)),
+                }
+            ),
+        }
+    )
+    record(
+        {
+            "protocol": text,
+            "draws": at_least(1),
+            "photos": list_of(at_least(1), length=len(rising)),
+            "num_test": count,
+            "missing": dict_of(list_of(text, least=1)),
+            "probe": measured,
+        },
+        {
+            "fine_tuned": measured,
+            "difference": record(estimates),
+            "more": one_of("labels", "finetuning", "open"),
+        },
+    )(value, key)
+    if ("fine_tuned" in value) != ("difference" in value):
+        raise UserError(f"'{key}' has one of 'fine_tuned' and 'difference'")
+
+
+NUM_PLACES = 25
+"""Of a learning curve's law that are drawn."""
+
+
 def low_shot(value: Any, key: str) -> None:
     """A probe's low-shot SVMs, as results.json has them."""
     choice = record({"cost": at_least(0), "map": list_of(share), "mean": share, "deviation": share})

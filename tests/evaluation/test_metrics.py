@@ -368,3 +368,14 @@ def test_without_a_positive_recall_is_one_but_for_the_last():
     precision, recall = metrics.precision_recall(np.array([0.1, 0.2]), np.array([0, 0]))
     assert precision.tolist() == [0, 0, 1]
     assert recall.tolist() == [1, 1, 0]
+
+
+def test_resamples_of_two_scores_are_paired_as_their_difference_is():
+    scores, labels, _ = random_problem(0, 60)
+    others, known = 1 - scores, np.random.default_rng(1).integers(0, 2, labels.shape)
+    options = {"label_mask": known, "num_resamples": 40, "seed": 5}
+    (one, samples), (other, others_samples) = (
+        metrics.bootstrapped_map(its, labels, "lab", **options) for its in (scores, others)
+    )
+    expected = metrics.paired_difference(scores, others, labels, None, "lab", **options)
+    assert (one - other, *metrics.interval_of(samples - others_samples)) == expected

@@ -17,6 +17,7 @@ from vtl.data.split import Split, ids_sha256
 from vtl.errors import UserError
 from vtl.files import unlock
 from vtl.finetuning import mixtures
+from vtl.finetuning.job import Job
 from vtl.run_directory import RunDirectory
 from vtl.stops import Interrupted
 from vtl.tasks import finetune
@@ -54,8 +55,11 @@ def test_a_mixture_is_between_start_and_end_and_exact_where_they_are_equal():
     assert mixtures.mixture(start, trained, mixtures.TRAINED, make_mesh()) is trained
 
 
-def score(*, step, trained, mixes=(0.2, 0.5), best_at=0.0):
-    """Scores of a network with one weight: its photos rank best where that is `best_at`."""
+def score(*, step, trained, mixes=(0.2, 0.5), best_at=0.0, before=np.inf):
+    """Scores of a network with one weight: its photos rank best where that is `best_at`.
+
+    Its loss is by how much it exceeds 0.3 in the first photo.
+    """
     labels = np.array([[0], [1], [0], [1]], np.uint8)
     ids = tuple("abcd")
     none = np.zeros_like(labels)
@@ -66,7 +70,10 @@ def score(*, step, trained, mixes=(0.2, 0.5), best_at=0.0):
         return np.array([[off], [0.3], [2 * off], [0.6]], np.float32)
 
     job = SimpleNamespace(
-        config=SimpleNamespace(mix_with_start=mixes), logits=logits, mesh=make_mesh()
+        config=SimpleNamespace(mix_with_start=mixes),
+        logits=logits,
+        loss=lambda logits, split: float(logits[0, 0]) - 0.3,
+        mesh=make_mesh(),
     )
     state = SimpleNamespace(step=step, variables={"w": np.float32(trained)})
     asked = []
@@ -75,7 +82,7 @@ def score(*, step, trained, mixes=(0.2, 0.5), best_at=0.0):
         asked.append(1)
         return {"w": np.float32(0)}
 
-    return *mixtures.score(job, start, state, None, split), len(asked)
+    return *mixtures.score(job, start, state, None, split, before), len(asked)
 
 
 def test_the_best_of_a_state_and_its_mixtures_is_chosen_and_its_logits_kept():
@@ -83,6 +90,7 @@ def test_the_best_of_a_state_and_its_mixtures_is_chosen_and_its_logits_kept():
     below = (1 / 3 + 2 / 4) / 2
     assert scores == {
         "val_map_lab": pytest.approx(below),
+        "val_loss": pytest.approx(0.7),
         "val_map_lab_mix_0.5": pytest.approx((1 / 2 + 2 / 4) / 2),
         "val_map_lab_mix_0.2": pytest.approx((1 / 1 + 2 / 3) / 2),
         "best_val_map_lab": scores["val_map_lab_mix_0.2"],
@@ -95,12 +103,26 @@ def test_the_best_of_a_state_and_its_mixtures_is_chosen_and_its_logits_kept():
     assert (scores["mix"], scores["best_val_map_lab"]) == (0.2, 1.0)
 
 
+def test_a_state_whose_loss_is_higher_than_before_training_does_not_count():
+    scores, logits, _ = score(step=3, trained=1.0, best_at=1.0, before=0.1)
+    # What was trained ranks best, and has the lowest loss.
+    assert (scores["mix"], scores["best_val_map_lab"]) == (1.0, 1.0)
+    scores, logits, _ = score(step=3, trained=1.0, mixes=(0.2, 0.9), best_at=0.0, before=0.1)
+    assert (scores["mix"], logits[0, 0]) == (0.2, np.float32(0.2))
+    scores, logits, _ = score(step=3, trained=1.0, mixes=(), best_at=0.0, before=0.1)
+    assert scores.keys() == {"val_map_lab", "val_loss"}
+    assert logits[0, 0] == 1
+    assert mixtures.best_map(scores) < 0
+    of_before = {"step": 3, "val_map_lab": 0.25}  # an earlier version wrote no loss
+    assert mixtures.best_map(of_before) == 0.25
+
+
 @pytest.mark.parametrize(("step", "mixes"), [(0, (0.2, 0.5)), (3, ())])
 def test_without_a_step_or_a_mixture_the_start_is_not_asked_for(step, mixes):
     scores, _, asked = score(step=step, trained=1.0, mixes=mixes)
     assert asked == 0
-    with_mixtures = {"best_val_map_lab": scores["val_map_lab"], "mix": 1.0} if mixes else {}
-    assert scores == {"val_map_lab": scores["val_map_lab"]} | with_mixtures
+    assert scores["best_val_map_lab"] == scores["val_map_lab"]
+    assert scores.get("mix") == (1.0 if mixes else None)
 
 
 # Whole runs.
@@ -154,6 +176,7 @@ def later_is_better(monkeypatch):
     """The last mixture that is scored is always the best: that with the most of the start."""
     better = itertools.count()
     monkeypatch.setattr(mixtures, "mean_ap_of", lambda *arguments: next(better) / 1000)
+    monkeypatch.setattr(Job, "loss", lambda *arguments: 1.0)
 
 
 @pytest.mark.full

@@ -544,3 +544,15 @@ def test_a_label_that_nobody_knows_is_not_shown_as_a_no(tmp_path):
     for picture in pictures:
         assert picture.labels[-1] == f"{name} (not known)"
         assert name not in picture.labels
+
+
+def test_labels_that_changed_between_runs_are_counted(tmp_path, capsys):
+    first = write_run(tmp_path / "first", "probe")
+    with np.load(first / "scores_test.npz") as scores:
+        labels = {"test": scores["labels"].copy()}
+    labels["test"][3] = 1 - labels["test"][3]
+    labels["test"][5, 0] = 1 - labels["test"][5, 0]
+    second = write_run(tmp_path / "second", "probe", labels=labels)
+    command.main([str(first), str(second), "-o", str(tmp_path / "page.html")])
+    num_classes = labels["test"].shape[1]
+    assert f"{num_classes + 1} labels of 2 photos differ" in capsys.readouterr().err

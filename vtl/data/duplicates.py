@@ -104,23 +104,23 @@ def _best(
     """For each of the other M photos the row of its like in `one`, -1 if it has none, and how alike
     they are [M]; and which photos of `one` [N] are alike to any.
     """
-    rows, correlations = np.full(len(other), -1), np.zeros(len(other), np.float32)
+    rows, nearness = np.full(len(other), -1), np.zeros(len(other), np.float32)
     is_matched = np.zeros(len(one), bool)
     if thumbnails is not None and others is not None:
-        for first, found in _correlations(thumbnails, others):
+        for first, found in correlations(thumbnails, others):
             is_matched[first : first + len(found)] = (found >= LEAST_CORRELATION).any(axis=1)
             best = found.max(axis=0)
-            is_better = (best >= LEAST_CORRELATION) & (best > correlations)
+            is_better = (best >= LEAST_CORRELATION) & (best > nearness)
             rows[is_better] = first + found.argmax(axis=0)[is_better]
-            correlations[is_better] = best[is_better]
+            nearness[is_better] = best[is_better]
     by_crc: dict[int, list[int]] = {}
     for row in np.flatnonzero(np.isin(one.crcs, other.crcs)).tolist():
         by_crc.setdefault(int(one.crcs[row]), []).append(row)
     for its in np.flatnonzero(np.isin(other.crcs, one.crcs)).tolist():
         for row in by_crc[int(other.crcs[its])]:
             if _are_same(one, row, other, its):
-                rows[its], correlations[its], is_matched[row] = row, 1.0, True
-    return rows, correlations, is_matched
+                rows[its], nearness[its], is_matched[row] = row, 1.0, True
+    return rows, nearness, is_matched
 
 
 def _are_same(one: DecodedPhotos, row: int, other: DecodedPhotos, its: int) -> bool:
@@ -128,8 +128,8 @@ def _are_same(one: DecodedPhotos, row: int, other: DecodedPhotos, its: int) -> b
     return bool(one.crcs[row] == other.crcs[its]) and np.array_equal(one[row], other[its])
 
 
-def _correlations(one: np.ndarray, other: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Of some thumbnails with all others: the first one's row, and [some, M]."""
+def correlations(one: np.ndarray, other: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Of vectors [N, D] and [M, D] of norm 1, some at a time: the first's row, and [some, M]."""
     rows_at_once = max(1, _CORRELATIONS_AT_ONCE // len(other))
     for first in range(0, len(one), rows_at_once):
         yield first, one[first : first + rows_at_once] @ other.T
@@ -174,14 +174,18 @@ def near_duplicates(images: Images) -> np.ndarray:
         return np.arange(count)
     seen = thumbnails(images)
     one, other = [np.arange(count)], [np.arange(count)]
-    for first, found in _correlations(seen, seen):
+    for first, found in correlations(seen, seen):
         near, to = np.nonzero(found >= LEAST_CORRELATION)
         one.append(first + near)
         other.append(to)
-    pairs = np.concatenate(one), np.concatenate(other)
-    graph = scipy.sparse.coo_array((np.ones(len(pairs[0]), bool), pairs), shape=(count, count))
     # Processors round differently, and who trains together must agree on the groups.
-    return processes.broadcast(scipy.sparse.csgraph.connected_components(graph, directed=False)[1])
+    return processes.broadcast(connected(np.concatenate(one), np.concatenate(other), count))
+
+
+def connected(one: np.ndarray, other: np.ndarray, count: int) -> np.ndarray:
+    """The group [count] of each row, from 0, where rows one [P] and other [P] are pairs."""
+    graph = scipy.sparse.coo_array((np.ones(len(one), bool), (one, other)), shape=(count, count))
+    return np.asarray(scipy.sparse.csgraph.connected_components(graph, directed=False)[1])
 
 
 def thumbnails(images: Images) -> np.ndarray:
@@ -215,7 +219,7 @@ def similar(features: Mapping[str, np.ndarray]) -> list[Pair]:
             continue
         rows = np.full(len(seen[other]), -1)
         cosines = np.full(len(rows), LEAST_COSINE, np.float32)
-        for first, found in _correlations(seen[one], seen[other]):
+        for first, found in correlations(seen[one], seen[other]):
             best = found.max(axis=0)
             is_better = best >= cosines
             rows[is_better] = first + found.argmax(axis=0)[is_better]

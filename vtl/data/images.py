@@ -57,17 +57,19 @@ _UPRIGHT = {
 """EXIF's orientation -> what turns the photo upright."""
 
 
-def load_rgb(path: str | Path) -> Image.Image:
+def load_rgb(path: str | Path, *, least_side: int = 0) -> Image.Image:
     """Decode a photo to 8-bit RGB, turned upright by its EXIF orientation.
 
     Transparent pixels are laid over white. 16-bit grey keeps its high byte, as 16-bit RGB does in
-    Pillow.
+    Pillow. With `least_side` libjpeg averages a JPEG's pixels as long as both sides keep so many.
 
     Raises:
         UserError: the file is missing, broken, too large, or of a kind that has no one reading as
             RGB.
     """
-    with open_photo(path) as image:
+    with open_photo(path) as image, _DECODING.taken(math.prod(image.size)):
+        if least_side:
+            image.draft(None, (least_side, least_side))
         upright = _upright(image)
         rgb = _to_rgb(upright)
         return rgb.copy() if rgb is upright else rgb  # nothing that is still of its file

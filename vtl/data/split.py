@@ -57,6 +57,7 @@ class Split:
         label_mask: [N, C] uint8, 0 where it is not known whether it is.
         difficult: [N, C] uint8, 1 if all objects of the class in the photo are marked difficult.
         ids_sha256: of the ids and their order, as `ids_sha256` computes it.
+        groups: [N] which photos belong together, as a table says; () if nothing says so.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Split:
     difficult: np.ndarray
     classes: tuple[str, ...]
     ids_sha256: str
+    groups: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -82,6 +84,7 @@ class Split:
             label_mask=rows_of(self.label_mask, rows),
             difficult=rows_of(self.difficult, rows),
             ids_sha256=ids_sha256(ids),
+            groups=tuple(self.groups[row] for row in rows) if self.groups else (),
         )
 
     @property

@@ -180,9 +180,11 @@ def _labels_file(root: Path, labels: str | Path) -> Path:
 def _parted(read_as: Found, fractions: Sequence[float]) -> dict[str, Split]:
     """The splits that the layout has, or else drawn ones, by name."""
     of_photo = read_as.splits
-    if of_photo is None:
+    groups: list[str] = []
+    if of_photo is None or read_as.groups:
         stems = [stem(name) for name in read_as.names]
-        groups = [group or own for group, own in zip(read_as.groups or stems, stems, strict=True)]
+        groups = [its or own for its, own in zip(read_as.groups or stems, stems, strict=True)]
+    if of_photo is None:
         of_photo = draw.drawn(groups, fractions)
     elif read_as.groups:
         _warn_of_torn_groups(read_as.groups, of_photo)
@@ -201,6 +203,7 @@ def _parted(read_as: Found, fractions: Sequence[float]) -> dict[str, Split]:
             difficult=rows_of(read_as.difficult, rows),
             classes=read_as.classes,
             ids_sha256=ids_sha256(ids),
+            groups=tuple(groups[row] for row in rows) if read_as.groups else (),
         )
     return by_name
 

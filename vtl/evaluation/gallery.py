@@ -82,10 +82,11 @@ def chosen_rows(choices: Sequence[Choice]) -> np.ndarray:
     return np.unique([choice.row for choice in choices])
 
 
-def thumbnail(image: np.ndarray) -> bytes:
-    """A square photo [S, S, 3] as a small JPEG file."""
-    side = min(THUMBNAIL_SIDE, len(image))
-    small = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
+def thumbnail(image: np.ndarray, most: int = THUMBNAIL_SIDE) -> bytes:
+    """A photo [H, W, 3] as a small JPEG file, whose longer side has at most so many pixels."""
+    scale = min(1, most / max(image.shape))
+    height, width = (max(1, round(scale * side)) for side in image.shape[:2])
+    small = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()

@@ -228,6 +228,31 @@ def paired_difference(
     return maps[0] - maps[1], interval[0], interval[1]
 
 
+def bootstrapped_map(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    protocol: str,
+    *,
+    label_mask: np.ndarray | None = None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, np.ndarray]:
+    """The mAP, and that of each resample of images, [R], without difficult flags.
+
+    Arrays are [N, C] as in `evaluate_scores`. A seed draws the same images for all scores, so that
+    resamples of one are paired with those of another.
+
+    Raises:
+        UserError: arrays are unusable, or no class has a positive.
+    """
+    rankings = _rankings(*_checked(scores, labels, None, label_mask), protocol)
+    mean_ap = _mean(_point_estimates(rankings, len(labels), protocol))
+    if mean_ap is None:
+        raise UserError("no class has a positive image: there is no mAP")
+    aps = _bootstrap(rankings, len(labels), protocol, num_resamples, seed)
+    return mean_ap, mean_over_classes(aps)
+
+
 def resampled_map(
     scores: np.ndarray, labels: np.ndarray, protocol: str, counts: np.ndarray
 ) -> np.ndarray:

@@ -245,6 +245,12 @@ def _what_training_brought(results: dict[str, Any]) -> list[str]:
         if mixed := trial.get("mixed_maps", [])[1:]:
             passes += f", at best mixed with the start {', '.join(f'{100 * x:.1f}' for x in mixed)}"
         lines.append(f"mAP on {held_out} ({MAP_PROTOCOL}): {before} before training, {passes}")
+        losses = trial.get("losses", [])
+        if higher := sum(loss > losses[0] for loss in losses):
+            lines.append(
+                f"After {higher} of {len(after)} passes their loss was higher than before training "
+                f"({losses[0]:.4f}), so that these do not count."
+            )
     for role, before in (start or {}).items():
         after = results["map"].get(role, {}).get(MAP_PROTOCOL)
         if after is not None:

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vtl.console import say
 from vtl.data.batches import Images
-from vtl.data.split import Split, is_every
+from vtl.data.split import Flags, Split, is_every
 from vtl.evaluation import evaluate, metrics, one_label
 from vtl.evaluation.outcome import MAP_PROTOCOL
 from vtl.models import HEAD
@@ -51,6 +52,12 @@ class Job:
         """Compiled once for all splits."""
         return steps.make_eval_step(self.net.model, self.net.preprocessing, self.mesh)
 
+    @property
+    def num_trainable(self) -> int:
+        """How many parameters train."""
+        params = network.shapes_of(self.net.model)["params"]
+        return optim.count_trainable(self.multipliers, params)
+
     def predict(
         self, step: steps.EvalStep, variables: Any, images: Images
     ) -> tuple[np.ndarray, ...]:
@@ -67,6 +74,12 @@ class Job:
         """[N, C]; logarithms of probabilities where images have one label each."""
         (logits,) = self.predict(self.eval_step, variables, images)
         return one_label.normalised(logits) if self.objective.has_one_label_each else logits
+
+    def loss(self, logits: np.ndarray, split: Split) -> float:
+        """The run's loss of logits [N, C] over the labels that would count in training."""
+        counts = counted(split, self.config.data.difficult)
+        arrays = (logits, np.asarray(split.labels), counts)
+        return float(self.objective.loss(*map(jnp.asarray, arrays)))
 
     def mean_ap(self, variables: Any, images: Images, split: Split) -> float | None:
         """By `MAP_PROTOCOL`; None if no class has a positive."""
@@ -135,7 +148,8 @@ class Job:
         elif config.head == "probe":
             num_images = len(training_set.images)
             say(f"logistic regression on the features of {num_images} photos starts the head")
-            head, l2 = self._fit_head(*self._seen_by_head(variables, training_set))
+            seen = self._seen(variables, training_set.images)
+            head, l2 = self.fit_head(*seen, training_set.labels, training_set.label_mask)
             if not config.head_l2:
                 say(f"L2 by cross-validation: {choose_l2.describe(l2)}")
             variables["params"][HEAD] = {
@@ -149,42 +163,58 @@ class Job:
         The start's head is fitted to some folds, and asked about the other; photos of one of the
         `groups` [N] are in one fold.
         """
-        config, net = self.config, self.net
-        variables = network.starting_variables(
-            net.model, net.weights, head=config.head, seed=config.seed
-        )
-        seen = self._seen_by_head(variables, training_set)
-        _, l2 = self._fit_head(*seen)
+        images, labels = training_set.images, np.asarray(training_set.labels)
+        seen = *self.seen_by_head(images), labels, training_set.label_mask
+        _, l2 = self.fit_head(*seen)
         one_label_each = self.objective.has_one_label_each
         logits = fit_head.out_of_fold(
-            *seen, l2, groups=groups, seed=config.seed, one_label_each=one_label_each
+            *seen, l2, groups=groups, seed=self.config.seed, one_label_each=one_label_each
         )
         return one_label.normalised(logits) if one_label_each else logits
 
-    def _seen_by_head(
-        self, variables: Any, training_set: loop.TrainingSet
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """photos [N, D], cells [N, R, D], labels, label_mask [N, C]: what `fit_head` takes."""
-        head_step = steps.make_head_step(self.net.model, self.net.preprocessing, self.mesh)
-        placed = replicate(variables, self.mesh)
-        photos, cells = self.predict(head_step, placed, training_set.images)
-        return photos, cells, np.asarray(training_set.labels), training_set.label_mask
+    def seen_by_head(self, images: Images) -> tuple[np.ndarray, np.ndarray]:
+        """What the head sees before anything trains: photos [N, D] and their cells [N, R, D]."""
+        net, config = self.net, self.config
+        variables = network.starting_variables(
+            net.model, net.weights, head=config.head, seed=config.seed
+        )
+        return self._seen(variables, images)
 
-    def _fit_head(self, *seen: np.ndarray) -> tuple[Linear, np.ndarray]:
+    def fit_head(
+        self, photos: np.ndarray, cells: np.ndarray, labels: Flags, label_mask: np.ndarray
+    ) -> tuple[Linear, np.ndarray]:
+        """The head that a training starts with, and the L2 of each class, as `fit_head.fit`."""
         return fit_head.fit(
-            *seen,
+            photos,
+            cells,
+            np.asarray(labels),
+            label_mask,
             l2=self.config.head_l2,
             seed=self.config.seed,
             one_label_each=self.objective.has_one_label_each,
         )
 
+    def logits_by(self, head: Linear, photos: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        """As `logits`, by a fitted head of what it sees."""
+        logits = fit_head.logits_by(head, photos, cells)
+        return one_label.normalised(logits) if self.objective.has_one_label_each else logits
+
+    def _seen(self, variables: Any, images: Images) -> tuple[np.ndarray, np.ndarray]:
+        head_step = steps.make_head_step(self.net.model, self.net.preprocessing, self.mesh)
+        photos, cells = self.predict(head_step, replicate(variables, self.mesh), images)
+        return photos, cells
+
 
 def training_set_of(images: Images, split: Split, difficult: str) -> loop.TrainingSet:
     """The split as `loop` trains on it; `difficult` labels may count in the loss or not."""
-    counts = split.label_mask
+    return loop.TrainingSet(images, split.labels, counted(split, difficult))
+
+
+def counted(split: Split, difficult: str) -> np.ndarray:
+    """Which labels count in the loss, [N, C]."""
     if difficult == "ignore" and not is_every(split.difficult, 0):
-        counts = counts * (1 - split.difficult)
-    return loop.TrainingSet(images, split.labels, counts)
+        return split.label_mask * (1 - split.difficult)
+    return split.label_mask
 
 
 def mean_ap_of(logits: np.ndarray, split: Split) -> float | None:

@@ -1,4 +1,4 @@
-"""Mixtures of a trained state with the start it came from (WiSE-FT, Wortsman et al. 2022)."""
+"""Which state is the best, and its mixtures with the start (WiSE-FT, Wortsman et al. 2022)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,10 +21,14 @@ TRAINED = 1.0
 VAL_MAP = f"val_map_{MAP_PROTOCOL}"
 """Of a state as it was trained."""
 
+VAL_LOSS = "val_loss"
+"""Of a state as it was trained, by the run's own loss."""
+
 BEST = f"best_{VAL_MAP}"
-"""Of the best of a state and its mixtures, whose weight is MIX; both are there only with any."""
+"""Of the best that counts of a state and its mixtures; it is missing if none does."""
 
 MIX = "mix"
+"""The weight of that best; only with mixtures."""
 
 
 def check(mixes: tuple[float, ...], *, keep: str, can_choose: bool) -> None:
@@ -55,32 +59,52 @@ def mixture(start: Any, trained: Any, mix: float, mesh: Mesh) -> Any:
 
 
 def score(
-    job: Job, start: Callable[[], Any], state: TrainState, images: Images, split: Split
+    job: Job,
+    start: Callable[[], Any],
+    state: TrainState,
+    images: Images,
+    split: Split,
+    before: float,
 ) -> tuple[dict[str, float], np.ndarray]:
     """The mAP of a state and of its mixtures with the start, and the logits [N, C] of the best.
 
-    `start` gives the variables before the first step. Of mixtures that are equally good the best
-    has the most of it. There are no scores if no class has a positive.
+    `start` gives the variables before the first step, `before` is their loss. A state whose loss is
+    higher does not count: over few positives mAP rises by chance, and a loss that hears all labels
+    says so. Of mixtures that are equally good the best has the most of the start. There are no
+    scores if no class has a positive.
     """
     logits = job.logits(state.variables, images)
     mean_ap = mean_ap_of(logits, split)
+    if mean_ap is None:
+        return {}, logits
+    loss = job.loss(logits, split)
+    scores = {VAL_MAP: mean_ap, VAL_LOSS: loss}
+    counting = [(mean_ap, TRAINED, logits)] if loss <= before else []
     mixes = job.config.mix_with_start
-    if mean_ap is None or not mixes:
-        return {} if mean_ap is None else {VAL_MAP: mean_ap}, logits
-    scores, best, chosen = {VAL_MAP: mean_ap}, mean_ap, TRAINED
     for mix in sorted(mixes, reverse=True) if int(state.step) else ():
         mixed = job.logits(mixture(start(), state.variables, mix, job.mesh), images)
         mean_ap = mean_ap_of(mixed, split)
         assert mean_ap is not None
         scores[f"{VAL_MAP}_{MIX}_{mix:g}"] = mean_ap
-        if mean_ap >= best:
-            best, chosen, logits = mean_ap, mix, mixed
-    return scores | {BEST: best, MIX: chosen}, logits
+        if job.loss(mixed, split) <= before:
+            counting.append((mean_ap, mix, mixed))
+    if counting:
+        scores[BEST], mix, logits = max(counting, key=lambda found: (found[0], -found[1]))
+        scores |= {MIX: mix} if mixes else {}
+    return scores, logits
+
+
+def loss_before(run: RunDirectory) -> float:
+    """The loss before the first step, for `score`; infinite if none is known, so that all count."""
+    return next((line[VAL_LOSS] for line in run.read_metrics() if VAL_LOSS in line), np.inf)
 
 
 def best_map(line: dict[str, Any]) -> float:
-    """Of a line of metrics.jsonl that holds what `score` gave."""
-    return line.get(BEST, line[VAL_MAP])
+    """Of a line of metrics.jsonl that holds what `score` gave; below 0 if nothing counts.
+
+    Earlier versions wrote no loss, and all of theirs count.
+    """
+    return line.get(BEST, -1.0 if VAL_LOSS in line else line[VAL_MAP])
 
 
 def mix_of(line: dict[str, Any]) -> float:

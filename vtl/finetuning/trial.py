@@ -28,7 +28,7 @@ from vtl.untrusted import read_npz
 
 NAME = "held_out"
 
-_FOUND = ("num_images", "num_steps", "steps", "maps", "best_step")
+_FOUND = ("num_images", "num_steps", "steps", "maps", "losses", "best_step")
 _MIXED = ("mixed_maps", "mixes", "best_mix")
 """What results.json holds, and with mixtures, too."""
 
@@ -64,10 +64,11 @@ def run(
     """Train on the inside of a split of images [N, H, W, 3], score the outside after each pass.
 
     Returns:
-        num_images outside; their mAP before training and after each pass, `maps` [K], after `steps`
-        [K]; num_steps of all passes; and best_step, the first of the best. With mixtures also the
-        mAP of the best of each step and its weight, `mixed_maps` and `mixes` [K], and best_mix; it
-        is these that best_step is by. Without a class that is outside there are no maps, and
+        num_images outside; their mAP before training and after each pass, `maps` [K], and their
+        loss, `losses` [K], after `steps` [K]; num_steps of all passes; and best_step, the first of
+        the best of those that count (`mixtures.score`). With mixtures also the mAP of the best of
+        each step and its weight, `mixed_maps` and `mixes` [K], and best_mix; it is these that
+        best_step is by. Without a class that is outside there are no maps, and
         best_step is num_steps.
 
     Raises:
@@ -101,7 +102,8 @@ def _train(job: Job, images: Images, split: Split, parts: Parts, trial: RunDirec
     held_out, held_out_split = Rows(images, parts.outside), split.rows(parts.outside)
 
     def score(state: TrainState) -> dict[str, float]:
-        scores, logits = mixtures.score(job, start, state, held_out, held_out_split)
+        before = mixtures.loss_before(trial)
+        scores, logits = mixtures.score(job, start, state, held_out, held_out_split, before)
         trial.write_arrays(_logits_after(int(state.step)), {"logits": logits})
         return scores
 
@@ -151,11 +153,12 @@ def _finish(job: Job, trial: RunDirectory, parts: Parts) -> None:
         "num_steps": parts.plan.num_steps,
         "steps": [line["step"] for line in scored],
         "maps": [line[mixtures.VAL_MAP] for line in scored],
+        "losses": [line[mixtures.VAL_LOSS] for line in scored if mixtures.VAL_LOSS in line],
         "best_step": best["step"],
     }
     if job.config.mix_with_start:
         found |= {
-            "mixed_maps": [mixtures.best_map(line) for line in scored],
+            "mixed_maps": [line.get(mixtures.BEST, line[mixtures.VAL_MAP]) for line in scored],
             "mixes": [mixtures.mix_of(line) for line in scored],
             "best_mix": mixtures.mix_of(best),
         }

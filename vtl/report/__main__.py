@@ -145,6 +145,9 @@ def _name_runs_compared_apart(data_sets: list[compare.DataSet]) -> None:
         names = ", ".join(run.name for run in data_set.runs)
         first = data_sets[0].first.name
         _complain(f"{names}: photos or classes differ from those of {first}, compared separately")
+        changed = compare.changed_labels(data_sets[0].first, data_set.first)
+        if changed and changed[0]:
+            _complain(f"{changed[0]:,} labels of {changed[1]:,} photos differ")
 
 
 def _complain(line: str) -> None:

@@ -151,6 +151,25 @@ def difference(run: Run, other: Run) -> Difference | None:
     return Difference(value, low, high)
 
 
+def changed_labels(run: Run, other: Run) -> tuple[int, int] | None:
+    """How many labels differ, of how many photos that both runs have; known and not known differ.
+
+    None if the classes differ, the photos have no ids, or there is none in both.
+    """
+    ours, theirs = run.headline_scores, other.headline_scores
+    if run.classes != other.classes or ours.ids is None or theirs.ids is None:
+        return None
+    row_of = {photo: row for row, photo in enumerate(theirs.ids)}
+    rows = [row for row, photo in enumerate(ours.ids) if photo in row_of]
+    if not rows:
+        return None
+    matched = [row_of[ours.ids[row]] for row in rows]
+    differ = (ours.labels[rows] != theirs.labels[matched]) | (
+        ours.is_known[rows] != theirs.is_known[matched]
+    )
+    return int(differ.sum()), int(differ.any(axis=1).sum())
+
+
 def by_data_set(runs: Sequence[Run]) -> list[DataSet]:
     """The runs that have scores, grouped by their photos."""
     groups: list[list[Run]] = []

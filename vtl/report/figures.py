@@ -4,7 +4,7 @@ A run keeps its stroke, one of Okabe and Ito's colours, in all figures.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -231,6 +231,32 @@ def _by_epoch(
 def _error(accuracy: float | None, num_held_out: int) -> float | None:
     """The error in percent; no error at all is half a photo, which a log axis can show."""
     return None if accuracy is None else max(100 * (1 - accuracy), 50 / num_held_out)
+
+
+def label_curve(found: dict[str, Any], language: Language) -> Markup:
+    """The mAP by labelled photos, with intervals; dashed, each law as far as it says something."""
+    with open_canvas(language("figure_label_curve"), language, 4.4, 2.9) as canvas:
+        photos = np.array(found["photos"], float)
+        ticks = [*photos]
+        for index, name in enumerate(name for name in ("probe", "fine_tuned") if name in found):
+            of, colour, nudge = found[name], COLOURS[index], (0.985, 1.015)[index]
+            means, intervals = 100 * np.array(of["map"]), 100 * np.array(of["map_interval"])
+            canvas.axes.vlines(photos * nudge, *intervals.T, color=colour, lw=1.1)
+            title = language(f"label_{name}")
+            canvas.axes.plot(photos * nudge, means, "o", color=colour, ms=4, label=title)
+            if of["twice"]["why_nothing"] is None:
+                law = of["law"]
+                places = photos[-1] * np.array(law["shares"])
+                low, high = 100 * np.array(law["map_interval"]).T
+                canvas.axes.plot(places, 100 * np.array(law["map"]), "--", color=colour, lw=1.1)
+                canvas.axes.fill_between(places, low, high, color=colour, alpha=0.12, linewidth=0)
+                ticks = [*photos, 2 * photos[-1]]
+        canvas.axes.set(xscale="log", xlabel=language("axis_labelled"))
+        canvas.axes.set_ylabel(language("axis_map"))
+        canvas.axes.set_xticks(ticks, [language.number(tick, 0) for tick in ticks])
+        canvas.axes.minorticks_off()
+        canvas.axes.legend(frameon=False, fontsize=8, loc="upper left")
+    return canvas.svg
 
 
 def log_loss(scores: np.ndarray, labels: np.ndarray, language: Language) -> Markup:

@@ -5,6 +5,7 @@ WORDS = {
     "num_runs": "{count} exécutions",
     "num_more": "{count} autres",
     "and": "et",
+    "semicolon": " ; ",
     "nothing": "rien",
     "no_bound": "sans borne",
     "skip": "Aller au contenu",
@@ -118,6 +119,40 @@ WORDS = {
     "column_classes_of_k": "classes",
     "column_chosen_on_train": "C choisi sur train",
     "column_chosen_on_test": "C choisi sur test",
+    "label_curve": "Plus d’étiquettes ou fine-tuning ? {name}",
+    "label_curve_sentence": "<strong>{run}</strong> : {parts}. {more}",
+    "label_curve_twice": "deux fois plus d’étiquettes : {gain}",
+    "label_curve_finetuning": "fine-tuning au lieu de la sonde : {gain}",
+    "label_curve_neither": "ni l’un ni l’autre : mAP {mean}",
+    "label_curve_nothing": "on ne peut rien dire : {why}",
+    "label_curve_more_finetuning": "Le fine-tuning apporte plus.",
+    "label_curve_more_labels": "Plus d’étiquettes apportent plus.",
+    "label_curve_more_open": "Lequel apporte le plus reste ouvert.",
+    "label_curve_missing": "{share} : un tirage n’a aucune photo positive de {classes}.",
+    "label_curve_note": "mAP ({protocol}) sur les mêmes {count} photos de test, en pour cent, "
+    "moyenne de {draws} tirages des étiquettes ; les sous-ensembles d’un tirage sont emboîtés, et "
+    "les quasi-doublons restent ensemble. Les intervalles à 95 % viennent de tirages des photos de "
+    "test, appariés entre tous les points, et de la dispersion des tirages d’étiquettes. Un trait "
+    "pointillé est la loi de puissance, ajustée à chaque tirage. L’erreur de la loi au-delà des "
+    "photos disponibles n’est dans aucun intervalle. Les durées sont la médiane des tirages, avec "
+    "les descripteurs mais sans le décodage ni le test.",
+    "why_few_photos": "il y a trop peu de photos",
+    "why_few_shares": "trop peu de parts des étiquettes ont été mesurées",
+    "why_one_draw": "un seul tirage des étiquettes ne montre pas sa dispersion",
+    "why_misfit": "les points ne suivent pas de loi de puissance",
+    "why_flat": "la courbe est plate, à son bruit près",
+    "why_falls": "la courbe descend",
+    "figure_label_curve": "mAP selon le nombre de photos étiquetées",
+    "axis_labelled": "photos étiquetées",
+    "label_probe": "sonde",
+    "label_fine_tuned": "fine-tuning",
+    "column_labels": "étiquettes",
+    "column_labelled": "photos",
+    "column_map_probe": "mAP, sonde",
+    "column_map_fine_tuned": "mAP, fine-tuning",
+    "column_gain": "différence",
+    "column_time_probe": "durée, sonde",
+    "column_time_fine_tuned": "durée, fine-tuning",
     # Classes.
     "classes_note": "Les points montrent l’average precision, les traits son intervalle à 95 %. "
     "Les classes sont triées selon l’AP de la meilleure exécution.",
@@ -362,6 +397,7 @@ WORDS = {
     "column_kind": "genre",
     "column_data": "données",
     "regime_relu_study": "étude de ReLU",
+    "regime_learning_curve": "courbe d’apprentissage",
     "status_edited": "modifiée",
     "status_copy": "copie",
     "status_labels": "autres étiquettes",
@@ -371,7 +407,7 @@ WORDS = {
     "status_unreadable": "illisible",
     "status_no_map": "sans mAP",
     "why_line": '<span lang="en">{line}</span>',
-    "why_no_map": "Une étude de ReLU n’a pas de mAP.",
+    "why_no_map": "Une étude de plusieurs entraînements n’a pas de mAP à elle.",
     "why_no_positives": "Aucune classe n’a de photo positive : il n’y a pas de mAP.",
     "why_other_photos": "Ses photos ou ses classes ne sont pas celles des {count} autres "
     "exécutions sur des données de ce nom.",

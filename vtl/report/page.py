@@ -9,7 +9,17 @@ import numpy as np
 from markupsafe import Markup
 
 import vtl
-from vtl.report import answers, compare, figures, low_shot, photos, summary, thresholds, trust
+from vtl.report import (
+    answers,
+    compare,
+    figures,
+    learning_curve,
+    low_shot,
+    photos,
+    summary,
+    thresholds,
+    trust,
+)
 from vtl.report.canvas import Stroke, strokes
 from vtl.report.compare import DataSet
 from vtl.report.language import Language
@@ -17,8 +27,8 @@ from vtl.report.rejection import PROTOCOL
 from vtl.report.runs import Run
 from vtl.report.tables import Cell, Table
 
-CONFIG_FILES = {"finetune": "finetune", "probe": "linear_probe", "relu_study": "relu_study"}
-"""Task -> the name of its config file."""
+CONFIG_FILES = {"probe": "linear_probe"}
+"""Task -> the name of its config file, if it is another."""
 
 NUM_CONFUSIONS = 15
 
@@ -55,6 +65,8 @@ def make(
     data_sets = compare.by_data_set(runs)
     styles = strokes(run.name for run in runs if run.scores)
     studies = [run for run in runs if run.task == "relu_study"]
+    label_curves = [run for run in runs if run.task == "learning_curve"]
+    with_answers &= len(label_curves) < len(runs)
     largest = max(data_sets, key=lambda data_set: len(data_set.runs), default=None)
     answered_from = ""
     if largest and len(data_sets) > 1:
@@ -70,6 +82,7 @@ def make(
             headlines=[summary.headline(data_set, language) for data_set in data_sets],
             summaries=[summary.of_data_set(data_set, language) for data_set in data_sets],
             low_shots=[of for run in runs if (of := low_shot.section(run, language))],
+            label_curves=[learning_curve.section(run, language) for run in label_curves],
             studies=[summary.of_study(run, language) for run in studies],
             curves=[_curves(data_set, styles, language) for data_set in data_sets],
             classes=[_classes(data_set, styles, language) for data_set in data_sets],
@@ -245,7 +258,7 @@ def _warnings(
 def _facts(run: Run, language: Language) -> dict[str, Any]:
     """How a run was made: (name, value) pairs, and its config."""
     results = run.results
-    config = f"configs/{CONFIG_FILES[run.task]}.py"
+    config = f"configs/{CONFIG_FILES.get(run.task, run.task)}.py"
     variant = results.get("variant")
     facts = [(language("fact_command"), config + (f":{variant}" if variant else ""))]
     weights = results.get("weights")

@@ -205,6 +205,15 @@ def check_scored(directory: Path, config: dict[str, Any], results: dict[str, Any
         record(by_role | of_training | {"weights": _anything}, optional)(results, "")
 
 
+def check_curve(directory: Path, config: dict[str, Any], results: dict[str, Any]) -> None:
+    """Raise UserError if config or results of a learning curve can't be shown."""
+    with schema.of_file(directory / "config.json"):
+        CONFIG(config, "")
+    with schema.of_file(directory / "results.json"):
+        OF_EVERY_RUN(results, "")
+        record({"curve": schema.learning_curve})(results, "")
+
+
 def _anything(value: Any, key: str) -> None:
     """Checked elsewhere."""
 

@@ -16,7 +16,7 @@ from vtl.untrusted import plain_sha256, printable, reason_of
 REGIMES = ("probe", "head", "partial", "full", "scratch")
 """What is trained: a head on features; a network's head, some or all of it; a random network."""
 
-SHOWN_TASKS = ("finetune", "probe", "relu_study")
+SHOWN_TASKS = ("finetune", "learning_curve", "probe", "relu_study")
 
 
 class Unfinished(UserError):
@@ -28,8 +28,9 @@ class Run:
     """One finished run.
 
     `metrics` holds the lines of metrics.jsonl. `scores` maps a split's role, such as test, to its
-    scores. `scores` and `gallery` are empty for the ReLU study. `made_of` is what the run was begun
-    with, None of runs of vtl 0.1, and `sha256` that of its files with scores, by name.
+    scores. `scores` and `gallery` are empty for studies of many trainings. `made_of` is what the
+    run was begun with, None of runs of vtl 0.1, and `sha256` that of its files with scores, by
+    name.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Run:
 
     @property
     def task(self) -> str:
-        """finetune, probe or relu_study."""
+        """One of SHOWN_TASKS."""
         return self.results["task"]
 
     @property
@@ -176,6 +177,9 @@ def read(path: Path, name: str, *, with_gallery: bool = True) -> Run:
     if task == "relu_study":
         study_files.check(path, config, results, lines)
         return Run(name, path, config, results, lines, {}, {})
+    if task == "learning_curve":
+        run_files.check_curve(path, config, results)
+        return Run(name, path, config, results, lines, {}, {}, run_files.read_made_of(path))
     run_files.check_scored(path, config, results)
     classes = results["classes"]
     scores = {role: run_files.read_scores(path, role, classes) for role in results["map"]}

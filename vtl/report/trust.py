@@ -20,7 +20,8 @@ class Finding(NamedTuple):
 
 def of_run(run: Run) -> list[Finding]:
     """What is suspicious about one run, the gravest first."""
-    checks = _check_study(run) if run.task == "relu_study" else _check_scores(run)
+    checks = _check_study(run) if run.task == "relu_study" else ()
+    checks = _check_scores(run) if run.scores else checks
     found = (*rejection.checks(run), *checks, *_check_provenance(run))
     return [Finding(run.name, key, values) for key, values in found]
 

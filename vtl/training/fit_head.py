@@ -79,9 +79,13 @@ def out_of_fold(
             choose_l2.in_fold(l2s, NUM_FOLDS),
             one_label_each=one_label_each,
         )
-        logits[outside] = _unbiased(photos[outside], cells[outside], np.asarray(head.kernel))
-        logits[outside] += np.asarray(head.bias)
+        logits[outside] = logits_by(head, photos[outside], cells[outside])
     return logits
+
+
+def logits_by(head: Linear, photos: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """The logits [N, C] of photos [N, D] and their cells [N, R, D] as the head sees them."""
+    return _unbiased(photos, cells, np.asarray(head.kernel)) + np.asarray(head.bias)
 
 
 def with_l2s(

@@ -52,12 +52,12 @@ YES, NO = ("1", "1.0", "yes", "true", "y", "t"), ("0", "0.0", "no", "false", "n"
 UNKNOWN = ("", "?", "na", "n/a", "nan", "none", "null", "unknown")
 """What a cell of a class's column holds, in small letters."""
 
-_PRESENT, _ABSENT, _DIFFICULT, _NOT_KNOWN = range(4)
+PRESENT, ABSENT, DIFFICULT, NOT_KNOWN = range(4)
 FLAGS: dict[str, dict[str, int]] = {
-    "yes_no": dict.fromkeys(YES, _PRESENT)
-    | dict.fromkeys(NO, _ABSENT)
-    | dict.fromkeys(UNKNOWN, _NOT_KNOWN),
-    "voc": {"1": _PRESENT, "-1": _ABSENT, "0": _DIFFICULT} | dict.fromkeys(UNKNOWN, _NOT_KNOWN),
+    "yes_no": dict.fromkeys(YES, PRESENT)
+    | dict.fromkeys(NO, ABSENT)
+    | dict.fromkeys(UNKNOWN, NOT_KNOWN),
+    "voc": {"1": PRESENT, "-1": ABSENT, "0": DIFFICULT} | dict.fromkeys(UNKNOWN, NOT_KNOWN),
 }
 """What cells mean: as people write them, or as VOC's class files."""
 
@@ -84,7 +84,7 @@ def read(path: Path, root: Path, *, flags: str = "yes_no", separator: str = "") 
         UserError: it is no such table, a cell means nothing, or a photo is missing, there twice,
             outside of `root` or not the only one of its name.
     """
-    with _opened(path) as text:
+    with opened(path) as text:
         return _read(path, text, root, flags, separator)
 
 
@@ -94,8 +94,8 @@ def photo_cells(path: Path, root: Path) -> Iterator[str]:
     Raises:
         UserError: it is no table, or no column names photos.
     """
-    with _opened(path) as text:
-        rows = _rows(path, text)
+    with opened(path) as text:
+        rows = rows_in(path, text)
         _, header = next(rows, (0, []))
         first = list(itertools.islice(rows, _ROWS_SEEN_FIRST))
         names = [found.letters(name.strip()) for name in header]
@@ -106,7 +106,8 @@ def photo_cells(path: Path, root: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[io.TextIOWrapper]:
+def opened(path: Path) -> Iterator[io.TextIOWrapper]:
+    """The text of the table at `path`; UserError if it is none."""
     with open_plain(path, max_bytes=MAX_BYTES) as file, reading(path):
         try:
             yield io.TextIOWrapper(file, encoding=_encoding(file), errors="strict", newline="")
@@ -120,14 +121,14 @@ def _encoding(file: io.BufferedReader) -> str:
 
 
 def _read(path: Path, text: io.TextIOWrapper, root: Path, flags: str, separator: str) -> Found:
-    rows = _rows(path, text)
+    rows = rows_in(path, text)
     _, header = next(rows, (0, []))
     if not header:
         raise UserError(f"{printable(path)} is empty")
     first = list(itertools.islice(rows, _ROWS_SEEN_FIRST))
     if not first:
         raise UserError(f"{printable(path)} has a first line with names of columns, and no photo")
-    columns, notes = _columns(path, header, [row for _, row in first], root)
+    columns, notes = columns_in(path, header, [row for _, row in first], root)
     written: list[str] = []
     lines: list[int] = []
     splits: list[str] = []
@@ -166,15 +167,14 @@ def _read(path: Path, text: io.TextIOWrapper, root: Path, flags: str, separator:
     )
 
 
-def _rows(path: Path, text: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
+def rows_in(path: Path, text: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
     """The number of the line at which each row ends, and its cells; blank rows are left out."""
     line = ""
     while not line.strip("\r\n\t ,;|"):
         line = text.readline(MAX_HEADER)
         if not line:
             return
-    delimiter = max(DELIMITERS, key=lambda d: _num_cells(line, d))
-    reader = csv.reader(itertools.chain([line], text), delimiter=delimiter, strict=True)
+    reader = csv.reader(itertools.chain([line], text), delimiter=delimiter_of(line), strict=True)
     try:
         for row in reader:
             if any(map(str.strip, row)):
@@ -183,6 +183,11 @@ def _rows(path: Path, text: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]
         raise UserError(
             f"{printable(path)}, line {reader.line_num}: {error}\nAre its quotation marks paired?"
         ) from error
+
+
+def delimiter_of(line: str) -> str:
+    """What stands between the columns that the first line names."""
+    return max(DELIMITERS, key=lambda delimiter: _num_cells(line, delimiter))
 
 
 def _num_cells(line: str, delimiter: str) -> int:
@@ -202,7 +207,7 @@ def _fitted(path: Path, line: int, row: list[str], width: int) -> list[str]:
     return row[:width] + [""] * (width - len(row))
 
 
-def _columns(
+def columns_in(
     path: Path, header: Sequence[str], rows: Sequence[list[str]], root: Path
 ) -> tuple[Columns, list[str]]:
     """Which column is which, by its name or else its content; and notes of what isn't used."""
@@ -359,13 +364,13 @@ class _FlagCells:
     def all(self) -> Parsed:
         """Those of all rows, once."""
         cells = np.frombuffer(self._cells, np.uint8).reshape(-1, len(self._columns))
-        labels = (cells == _PRESENT).view(np.uint8)
+        labels = (cells == PRESENT).view(np.uint8)
         label_mask = every(1, cells.shape)
-        if (cells == _NOT_KNOWN).any():
-            label_mask = (cells != _NOT_KNOWN).view(np.uint8)
+        if (cells == NOT_KNOWN).any():
+            label_mask = (cells != NOT_KNOWN).view(np.uint8)
         difficult = every(0, cells.shape)
         if self._flags == "voc":
-            difficult = (cells == _DIFFICULT).view(np.uint8)
+            difficult = (cells == DIFFICULT).view(np.uint8)
         return labels, label_mask, difficult, tuple(self._columns)
 
 
