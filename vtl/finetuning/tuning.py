@@ -45,9 +45,10 @@ def parts_of(job: Job, splits: Mapping[str, Split], images: Images) -> trial.Par
         UserError: the schedule doesn't fit so few photos.
     """
     config, train = job.config, splits["train"]
-    if not (config.held_out and config.keep == "best" and "val" not in splits):
+    trains = job.plan(len(train)).num_steps > 0  # an unusable schedule is refused here
+    if not (trains and config.held_out and config.keep == "best" and "val" not in splits):
         return None
-    return trial.parts_of(job, images, train) if job.plan(len(train)).num_steps else None
+    return trial.parts_of(job, images, train)
 
 
 def tune(
