@@ -3,7 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from vtl.learning_curve.subsets import joined, nested
+from vtl.data.duplicates import joined
+from vtl.learning_curve.subsets import nested
 
 SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -56,5 +57,5 @@ def test_a_first_group_is_taken_even_if_it_is_too_large():
 
 
 def test_groupings_are_joined():
-    near, table = np.array([0, 0, 1, 2, 3]), np.array(["a", "b", "b", "c", "d"])
+    near, table = np.array([0, 0, 1, 2, 3]), ("a", "b", "b", "", "")
     assert joined(near, table).tolist() == [0, 0, 0, 1, 2]

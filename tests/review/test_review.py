@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.review.runs import CLASSES, FLIPPED, HOSTILE, write_run
-from vtl.data import splits
+from vtl.data import duplicates, splits
 from vtl.review import __main__ as command
 from vtl.review import corrections, neighbours, probabilities, reviewed, suspects
 
@@ -61,7 +61,7 @@ def test_groups_of_the_data_join_those_of_copies():
     near = neighbours.find(features)
     assert near.groups[4] == near.groups[5]
     assert len(set(near.groups)) == 39
-    joined = neighbours.joined(near.groups, ["a" if row in (5, 9) else "" for row in range(40)])
+    joined = duplicates.joined(near.groups, ["a" if row in (5, 9) else "" for row in range(40)])
     assert joined[4] == joined[5] == joined[9]
     assert len(set(joined)) == 38
 

@@ -81,11 +81,14 @@ def test_the_probe_alone(given, tmp_path, capsys):
         ({"num_epochs": 0.0}, "num_epochs is 0"),
         ({"data.test_split": ""}, "data.test_split"),
         ({"fractions": (0.01, 1.0)}, "too few"),
+        ({"optim.schedule": "juggle"}, "constant, cosine"),
+        ({"optim.warmup_steps": 5}, "warmup"),  # more than the least share has steps
     ],
 )
 def test_what_makes_no_curve_is_refused(given, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         learning_curve.run(config_of(given, **changes), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 @pytest.mark.full

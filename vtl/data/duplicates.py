@@ -188,6 +188,16 @@ def connected(one: np.ndarray, other: np.ndarray, count: int) -> np.ndarray:
     return np.asarray(scipy.sparse.csgraph.connected_components(graph, directed=False)[1])
 
 
+def joined(groups: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Groups [N] of which those are one that share a name [N]; "" is none."""
+    first: dict[str, int] = {}
+    rows = np.array([row for row, name in enumerate(names) if name], int)
+    named = np.array([first.setdefault(names[row], int(row)) for row in rows], int)
+    starts = np.unique(groups, return_index=True)[1][groups]
+    one = np.concatenate([np.arange(len(groups)), rows])
+    return connected(one, np.concatenate([starts, named]), len(groups))
+
+
 def thumbnails(images: Images) -> np.ndarray:
     """Of images [N, H, W, 3] uint8, [N, D] of norm 1; 0 of one that is all one grey."""
     with ThreadPoolExecutor() as pool:

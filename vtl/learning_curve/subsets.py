@@ -3,22 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-import scipy
 
 from vtl.data.draw import place
 from vtl.data.photo_files import stem
-
-
-def joined(*groupings: np.ndarray) -> np.ndarray:
-    """The groups [N] of photos, from 0: what is together in any of the groupings [N] is in one."""
-    count = len(groupings[0])
-    firsts = []
-    for groups in groupings:
-        _, first, number = np.unique(groups, return_index=True, return_inverse=True)
-        firsts.append(first[number])
-    pairs = np.tile(np.arange(count), len(firsts)), np.concatenate(firsts)
-    graph = scipy.sparse.coo_array((np.ones(len(pairs[0]), bool), pairs), shape=(count, count))
-    return scipy.sparse.csgraph.connected_components(graph, directed=False)[1]
 
 
 def nested(

@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 
 from vtl import compile_cache, disks, files
+from vtl.data import duplicates
 from vtl.data.layouts import table
 from vtl.errors import UserError
 from vtl.files import user_path, whole_file
@@ -53,7 +54,7 @@ def _review(options: argparse.Namespace) -> int:
     for note in of.notes:
         print(f"vtl: {note}", file=sys.stderr)
     near = neighbours.find(of.features)
-    groups = neighbours.joined(near.groups, of.groups)
+    groups = duplicates.joined(near.groups, of.groups)
     if groups.max() + 1 < 2 * probabilities.NUM_FOLDS:
         raise UserError(
             f"{groups.max() + 1} photos that are not alike are too few to ask what the others say "

@@ -39,13 +39,3 @@ def find(features: np.ndarray) -> Neighbours:
         likeness[first : first + len(found)] = np.partition(found, count - nth, axis=1)[:, -nth]
     groups = duplicates.connected(np.concatenate(one), np.concatenate(other), count)
     return Neighbours(groups, likeness)
-
-
-def joined(groups: np.ndarray, names: list[str]) -> np.ndarray:
-    """Groups [N] of which those are one that share a name [N]; "" is none."""
-    first: dict[str, int] = {}
-    rows = np.array([row for row, name in enumerate(names) if name], int)
-    named = np.array([first.setdefault(names[row], int(row)) for row in rows], int)
-    starts = np.unique(groups, return_index=True)[1][groups]
-    one = np.concatenate([np.arange(len(groups)), rows])
-    return duplicates.connected(one, np.concatenate([starts, named]), len(groups))

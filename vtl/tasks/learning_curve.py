@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from vtl import processes, schema
 from vtl.console import format_seconds, say
-from vtl.data.duplicates import near_duplicates
+from vtl.data.duplicates import joined, near_duplicates
 from vtl.data.split import Split, describe_splits
 from vtl.data.splits import name_of
 from vtl.errors import UserError
@@ -56,6 +56,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if test is None:
         raise UserError("a learning curve is measured on test: name data.test_split")
     shares = _shares(config, len(train))
+    if config.finetune:
+        whole.job.plan(round(shares[0] * len(train)))  # an unusable schedule is refused here
     run_directory.begin(whole.content)
     whole.prepared.write(workdir)
     drawn = _draw(whole, shares)
@@ -133,7 +135,7 @@ def _draw(whole: SetUp, shares: Sequence[float]) -> Drawn:
     train, config = whole.prepared.splits["train"], whole.job.config
     groups = near_duplicates(whole.prepared.photos["train"])
     if train.groups:
-        groups = subsets.joined(groups, np.array(train.groups))
+        groups = joined(groups, train.groups)
     positives = np.asarray(train.labels) * train.label_mask
     by_draw = [
         subsets.nested(train.ids, groups, positives, shares, config.seed + draw)
