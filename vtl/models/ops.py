@@ -6,17 +6,22 @@ measurements.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 PADDINGS = ("torch", "same")
 """How a convolution pads: both sides by K // 2 as in torch, or as TensorFlow's SAME does.
 
 They differ where the stride is 2 and the side even: there SAME pads the start by one less.
 """
+
+
+FEW_CHANNELS = 8
+"""Of a photo's kind: below this a convolution is computed in other ways."""
 
 
 def padding_of(side: int, size: int, stride: int, padding: str) -> tuple[int, int]:
@@ -48,11 +53,14 @@ def _fastest(kernel: jax.Array, stride: int, padding: str) -> dict[str, Convolut
     """The fastest way to convolve on each platform; `default` is XLA's own."""
     default = functools.partial(convolve_by_xla, stride=stride, padding=padding)
     ways: dict[str, Convolution] = {"default": default}
-    if kernel.shape[0] == 1:
+    size, has_few_channels = kernel.shape[0], kernel.shape[2] < FEW_CHANNELS
+    if size == 1:
         # XLA's CPU backend takes two to four times as long for the convolution. On a GPU, cuDNN's
         # convolution also adds the shortcut and applies the ReLU in the same pass.
-        ways["cpu"] = functools.partial(convolve_points, stride=stride)
-    elif stride == 2 and kernel.shape[2] < 8 and padding == "torch":
+        ways["cpu"] = functools.partial(convolve_points, stride=stride, sums=jnp.float32)
+    elif kernel.dtype == jnp.bfloat16 and not has_few_channels:
+        ways["cpu"] = functools.partial(convolve_rows, stride=stride, padding=padding)
+    if stride == 2 and size > 1 and has_few_channels and padding == "torch":
         ways["cuda"] = convolve_blocks
     return ways
 
@@ -72,6 +80,7 @@ def _convolve_backward(
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     size, ways = kernel.shape[0], _fastest(kernel, stride, padding)
+    ways.pop("cpu", None)
     if (size, stride) == (1, 1):
         # On a GPU, too, the gradients of a 1x1 are faster as products. Not with a larger stride:
         # XLA's GPU compiler ends the process on such a product (openxla/xla#47381).
@@ -81,10 +90,13 @@ def _convolve_backward(
     for platform, way in ways.items():
         input_gradients[platform] = functools.partial(input_gradient, way, x)
         kernel_gradients[platform] = functools.partial(kernel_gradient, way, kernel)
-    if size > 1:
-        kernel_gradients["cpu"] = functools.partial(
-            kernel_gradient_by_products, size=size, stride=stride, padding=padding
-        )
+    kernel_gradients["cpu"] = functools.partial(
+        kernel_gradient_by_products, size=size, stride=stride, padding=padding
+    )
+    if size == 1:
+        input_gradients["cpu"] = functools.partial(points_gradient, like=x, stride=stride)
+    elif stride == 1 and kernel.dtype == jnp.bfloat16:
+        input_gradients["cpu"] = functools.partial(rows_gradient, padding=padding)
     return (
         lax.platform_dependent(kernel, gradient, **input_gradients),
         lax.platform_dependent(x, gradient, **kernel_gradients),
@@ -126,15 +138,51 @@ def _convolve_padded(
     )
 
 
-def convolve_points(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def convolve_points(
+    x: jax.Array, kernel: jax.Array, stride: int, sums: DTypeLike | None = None
+) -> jax.Array:
     """`convolve` with a 1x1 kernel, as a matrix product with one row per point.
 
     All points share one axis: otherwise the kernel's gradient takes XLA three times as long on a
-    CPU.
+    CPU. `sums` is the dtype that products are added up in; None leaves it to XLA.
     """
     x = x[:, ::stride, ::stride]
-    rows = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
-    return rows.reshape(*x.shape[:-1], -1)
+    rows = jnp.dot(x.reshape(-1, x.shape[-1]), kernel[0, 0], preferred_element_type=sums)
+    return rows.reshape(*x.shape[:-1], -1).astype(x.dtype)
+
+
+def convolve_rows(x: jax.Array, kernel: jax.Array, stride: int, padding: str) -> jax.Array:
+    """`convolve` as one product per column of the kernel, for a CPU that multiplies bfloat16.
+
+    XLA's CPU backend computes convolutions in float32 only.
+    """
+    size, features = kernel.shape[0], kernel.shape[-1]
+    out = tuple(math.ceil(side / stride) for side in x.shape[1:3])
+    total: jax.Array | float = 0.0
+    for j, shift, inputs in _met_by_column(x, size, stride, padding, out):
+        column = _product(inputs, kernel[:, j].reshape(-1, features))
+        total += _shifted(column.reshape(x.shape[0], *out, features), -shift)
+    return jnp.asarray(total).astype(x.dtype)
+
+
+def points_gradient(
+    kernel: jax.Array, gradient: jax.Array, *, like: jax.Array, stride: int
+) -> jax.Array:
+    """The gradient of the input of `convolve_points`, in the shape of `like`, for a CPU."""
+    rows = gradient.reshape(-1, gradient.shape[-1])
+    points = _product(rows, _channels_first(kernel)).astype(gradient.dtype)
+    between = [
+        (0, side - stride * (count - 1) - 1, stride - 1)
+        for side, count in zip(like.shape[1:3], gradient.shape[1:3], strict=True)
+    ]
+    points = points.reshape(*gradient.shape[:3], -1)
+    return _padded(points, [(0, 0, 0), *between, (0, 0, 0)])
+
+
+def rows_gradient(kernel: jax.Array, gradient: jax.Array, *, padding: str) -> jax.Array:
+    """The gradient of the input of `convolve_rows` of stride 1."""
+    turned = _moved(lambda kernel: kernel[::-1, ::-1].swapaxes(2, 3), kernel)
+    return convolve_rows(gradient, turned, 1, padding)
 
 
 def convolve_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -172,25 +220,96 @@ def kernel_gradient_by_products(
     XLA's CPU backend computes a convolution with a kernel as large as the image. That is slower
     than products and, in jaxlib 0.10.2, uses one core if there are few channels. This computes
     `size` products, one per column of the kernel: the inputs that the column meets, of all the
-    kernel's rows side by side, times the gradient shifted to that column.
+    kernel's rows side by side, times the gradient shifted to that column. With few channels, or a
+    1x1 kernel, it is one product.
+    """
+    channels, features = x.shape[-1], gradient.shape[-1]
+    if size == 1 or channels < FEW_CHANNELS:
+        rows = _product(
+            _met_by_taps(x, size, stride, padding, gradient.shape[1:3]),
+            gradient.reshape(-1, features),
+        )
+        return rows.reshape(size, size, channels, features).astype(x.dtype)
+    columns = [
+        _product(_channels_first(_shifted(gradient, shift)), inputs)
+        for _, shift, inputs in _met_by_column(x, size, stride, padding, gradient.shape[1:3])
+    ]
+    # [column, F, row, C]
+    gradients = jnp.stack(columns).reshape(size, features, size, channels)
+    return gradients.transpose(2, 0, 3, 1).astype(x.dtype)
+
+
+def _met_by_column(
+    x: jax.Array, size: int, stride: int, padding: str, out: Sequence[int]
+) -> Iterator[tuple[int, int, jax.Array]]:
+    """What each column of a kernel meets: its index, how far it reaches, and inputs.
+
+    The inputs are [B * h * w, size * C], of all the kernel's rows side by side, for an `out` [h, w]
+    that is shifted by as many columns as the reach says.
     """
     (above, _), (left, _) = paddings_of(x, size, stride, padding)
-    zero = jnp.zeros((), x.dtype)
-    height, width = (stride * n for n in gradient.shape[1:3])
+    height, width = (stride * side for side in out)
     below, beyond = height - x.shape[1] + size - 1 - above, width - x.shape[2]
-    x = lax.pad(x, zero, [(0, 0, 0), (above, below, 0), (0, beyond, 0), (0, 0, 0)])
-    met_by_row = [x[:, i : i + height - stride + 1 : stride] for i in range(size)]
-    rows = jnp.concatenate(met_by_row, axis=-1)  # [B, h, width, size * C]
-    columns = []
+
+    def by_row(x: jax.Array) -> jax.Array:
+        # Stacked, not concatenated: XLA's CPU backend takes a quarter of the time for it.
+        rows = jnp.stack([x[:, i : i + height - stride + 1 : stride] for i in range(size)], axis=3)
+        return rows.reshape(*rows.shape[:3], -1)
+
+    x = _padded(x, [(0, 0, 0), (above, below, 0), (0, beyond, 0), (0, 0, 0)])
+    rows = _moved(by_row, x)  # [B, h, width, size * C]
     for j in range(size):
         shift, phase = divmod(j - left, stride)
-        shifted = lax.pad(gradient, zero, [(0, 0, 0), (0, 0, 0), (shift, -shift, 0), (0, 0, 0)])
-        inputs = rows[:, :, phase::stride].reshape(-1, rows.shape[-1])
-        # The narrower factor comes first: a CPU multiplies so many rows faster that way.
-        columns.append(shifted.reshape(-1, shifted.shape[-1]).T @ inputs)
-    # [column, F, row, C]
-    gradients = jnp.stack(columns).reshape(size, gradient.shape[-1], size, x.shape[-1])
-    return gradients.transpose(2, 0, 3, 1)
+        every = functools.partial(
+            lax.slice_in_dim, start_index=phase, limit_index=None, stride=stride, axis=2
+        )
+        inputs = _moved(every, rows)
+        yield j, shift, inputs.reshape(-1, rows.shape[-1])
+
+
+def _met_by_taps(
+    x: jax.Array, size: int, stride: int, padding: str, out: Sequence[int]
+) -> jax.Array:
+    """What each number of a kernel meets: [size * size * C, B * h * w], for an `out` [h, w]."""
+    rows, columns = paddings_of(x, size, stride, padding)
+    height, width = (stride * (side - 1) + 1 for side in out)
+
+    def by_tap(x: jax.Array) -> jax.Array:
+        x = x.transpose(3, 0, 1, 2)
+        met = jnp.stack([x[:, :, i : i + height : stride] for i in range(size)])
+        met = jnp.stack([met[..., j : j + width : stride] for j in range(size)], axis=1)
+        return met.reshape(size * size * x.shape[0], -1)
+
+    return _moved(by_tap, _padded(x, [(0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)]))
+
+
+def _shifted(x: jax.Array, columns: int) -> jax.Array:
+    """x [B, h, w, C], so many columns further to the right; zeros come in."""
+    return _padded(x, [(0, 0, 0), (0, 0, 0), (columns, -columns, 0), (0, 0, 0)])
+
+
+def _padded(x: jax.Array, config: Sequence[tuple[int, int, int]]) -> jax.Array:
+    return _moved(lambda x: lax.pad(x, jnp.zeros((), x.dtype), config), x)
+
+
+def _channels_first(x: jax.Array) -> jax.Array:
+    """x [A, h, w, C] -> [C, A * h * w]."""
+    return _moved(lambda x: x.transpose(3, 0, 1, 2).reshape(x.shape[-1], -1), x)
+
+
+def _moved(move: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """`move(x)`, which changes no number.
+
+    XLA's CPU backend moves bfloat16 as float32; integers of as many bits it moves as they are.
+    """
+    if x.dtype != jnp.bfloat16:
+        return move(x)
+    return lax.bitcast_convert_type(move(lax.bitcast_convert_type(x, jnp.uint16)), jnp.bfloat16)
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a @ b, with float32 sums; XLA's CPU backend multiplies bfloat16 as such only with these."""
+    return jnp.dot(a, b, preferred_element_type=jnp.float32)
 
 
 @jax.custom_jvp
