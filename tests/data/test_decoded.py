@@ -16,7 +16,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "images_0.npy"
 
-    def for_each_photo(keep, rows) -> dict[int, str]:
+    def for_each_photo(keep, read, rows) -> dict[int, str]:
         for row in np.random.default_rng(1).permutation(rows):
             keep(int(row), PIXELS[row])
         return {}

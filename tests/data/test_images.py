@@ -577,6 +577,26 @@ def test_a_disk_that_fills_up_leaves_nothing(paths, directory: Path, monkeypatch
     assert list(directory.iterdir()) == []
 
 
+def test_who_follows_reads_what_is_decoded_so_far(paths, directory: Path) -> None:
+    seen = []
+
+    def follow(read, num_decoded, num_photos):
+        seen.append((num_decoded, num_photos))
+        rows = np.array([num_decoded - 1, 0])
+        for row, pixels in zip(rows, read(rows), strict=True):
+            np.testing.assert_array_equal(pixels, resize(load_rgb(paths[row]), **OPTIONS))
+
+    decode_once(paths, IDS, **OPTIONS, directory=directory, follow=follow)
+    assert seen == [(n, 12) for n in range(1, 13)]
+    decode_once(paths, IDS, **OPTIONS, directory=directory, follow=follow)
+    assert len(seen) == 12  # there is nothing to decode
+    paths[7].write_bytes(b"broken")
+    options = OPTIONS | {"directory": directory, "skips_broken": True, "num_threads": 1}
+    decode_once(paths, IDS, **options, follow=follow)
+    assert len(seen) <= 12 + 7
+    assert seen[12:] == seen[: len(seen) - 12]
+
+
 def test_a_stop_decodes_no_further_photos(paths, directory: Path, monkeypatch) -> None:
     decoded = []
 

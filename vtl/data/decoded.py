@@ -31,6 +31,10 @@ from vtl.untrusted import open_plain, printable, read_json, reading
 Decode = Callable[[int], np.ndarray]
 """The pixels uint8 [size, size, 3] of the photo in a row."""
 
+Keep = Callable[[int, np.ndarray], None]
+Read = Callable[[np.ndarray], np.ndarray]
+"""The pixels uint8 [n, size, size, 3] of the photos in rows [n]."""
+
 _CRC_DIGITS = 8
 _times_written: Counter[str] = Counter()
 _LAST_WORDS_S = 3.0
@@ -174,17 +178,18 @@ def write_decoded(
     path: Path,
     shape: tuple[int, ...],
     description: dict[str, Any],
-    for_each_photo: Callable[[Callable[[int, np.ndarray], None], range], Mapping[int, str]],
+    for_each_photo: Callable[[Keep, Read, range], Mapping[int, str]],
     *,
     num_unfinished: int = 0,
     team: Sequence[int] = (0,),
 ) -> None:
     """Write the file and, beside it, `description` with the checksums.
 
-    `for_each_photo` is given what keeps the pixels of a row, and the rows to call it for, from any
-    thread and in any order; it returns row -> what is wrong of photos that are broken. A stop
-    leaves what is kept so far, unless an earlier one left as many: `num_unfinished`. The processes
-    of a `team`, which share the disk, have a part of the rows each, and write into one file.
+    `for_each_photo` is given what keeps the pixels of a row, what reads those that are kept, and
+    the rows to keep, from any thread and in any order; it returns row -> what is wrong of photos
+    that are broken. A stop leaves what is kept so far, unless an earlier one left as many:
+    `num_unfinished`. The processes of a `team`, which share the disk, have a part of the rows each,
+    and write into one file.
     """
     turn = list(team).index(processes.index())
     rows = range(turn, shape[0], len(team))
@@ -219,6 +224,17 @@ def write_decoded(
                 file.write(pixels.tobytes())
                 crcs[row], is_kept[row] = crc, True
 
+        def read(rows: np.ndarray) -> np.ndarray:
+            photos = np.empty((len(rows), *shape[1:]), np.uint8)
+            for row, photo in zip(rows.tolist(), photos, strict=True):
+                with lock:
+                    file.seek(start + row * photo.nbytes)
+                    content = file.read(photo.nbytes)
+                if len(content) != photo.nbytes or zlib.crc32(content) != crcs[row]:
+                    raise OSError(f"photo {row} of {path.name} is not what was written there")
+                photo.flat = np.frombuffer(content, np.uint8)
+            return photos
+
         def described(**more: Any) -> dict[str, Any]:
             digits = "".join(f"{crc:0{_CRC_DIGITS}x}" for crc in crcs)
             return {**description, "crc32": digits, **more}
@@ -240,7 +256,7 @@ def write_decoded(
             return broken
 
         try:
-            tell(for_each_photo(keep, rows))
+            tell(for_each_photo(keep, read, rows))
             if turn:
                 ends.hear(team[:1])
                 return

@@ -19,7 +19,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from vtl import processes
-from vtl.data.decoded import DecodedPhotos, open_decoded, open_unfinished, write_decoded
+from vtl.data.decoded import (
+    DecodedPhotos,
+    Keep,
+    Read,
+    open_decoded,
+    open_unfinished,
+    write_decoded,
+)
 from vtl.data.photo_files import MAX_PIXELS, open_photo
 from vtl.data.split import Split
 from vtl.errors import UserError, check_choice
@@ -39,6 +46,10 @@ STRIP_PIXELS = 1 << 22
 EXACT, FAST = "exact", "fast"
 DECODE = (EXACT, FAST)
 """How much of a JPEG is decoded: all its pixels, or averages of them where they are many."""
+
+Follow = Callable[[Read, int, int], None]
+"""Is told, after each photo that is decoded, how many of how many from the first on are, and what
+reads them."""
 
 LONG = 32
 """Beyond this ratio of its sides a photo is cropped before it is resized, which takes no memory for
@@ -216,13 +227,15 @@ def decode_once(
     filled: Path | None = None,
     num_threads: int | None = None,
     skips_broken: bool = False,
+    follow: Follow | None = None,
 ) -> DecodedPhotos:
     """Return the photos as `DecodedPhotos`, uint8 [N, size, size, 3] in the order of `ids`.
 
     The first call decodes them into `directory`; a later one with the same photos (by id, file
     size, and times of change), options and Pillow version reads that file, or the one in `filled`,
     which is only read. Photos that were copied are decoded anew. A call that was stopped goes on
-    where it was. With `skips_broken` the result's `broken` has the rows of broken photos.
+    where it was. With `skips_broken` the result's `broken` has the rows of broken photos. Once a
+    photo is broken, `follow` isn't called any more.
 
     Raises:
         UserError: photos are missing or broken, or the file can't be written.
@@ -286,7 +299,7 @@ def decode_once(
                 target,
                 shape,
                 {"key": key, **description},
-                functools.partial(_decode_all, load_or_take, num_threads),
+                functools.partial(_decode_all, load_or_take, num_threads, follow),
                 num_unfinished=int(is_kept.sum()),
                 team=team,
             )
@@ -336,24 +349,29 @@ def _check_free_space(directory: Path, num_bytes: int) -> None:
 def _decode_all(
     decode: Callable[[int], np.ndarray],
     num_threads: int | None,
-    keep: Callable[[int, np.ndarray], None],
+    follow: Follow | None,
+    keep: Keep,
+    read: Read,
     rows: range,
 ) -> dict[int, str]:
     """Row -> what is wrong with its photo: one pass finds every broken one."""
+    broken: dict[int, str] = {}
 
-    def decode_one(row: int) -> str | None:
+    def decode_one(row: int) -> None:
         try:
             pixels = decode(row)
         except UserError as error:
-            return str(error)
+            broken[row] = str(error)
+            return
         keep(row, pixels)
-        return None
 
     with ThreadPoolExecutor(num_threads) as pool:
         results = pool.map(decode_one, rows)
         progress = tqdm(results, total=len(rows), desc="decoding photos", unit="photo")
         try:
-            broken = {r: message for r, message in zip(rows, progress, strict=True) if message}
+            for num_decoded, _ in enumerate(progress, start=1):
+                if follow and not broken:
+                    follow(read, num_decoded, len(rows))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -384,11 +402,12 @@ def decode_splits(
     crops: bool,
     decode: str = EXACT,
     skips_broken: bool = False,
+    follow: Mapping[str, Follow] | None = None,
 ) -> dict[str, DecodedPhotos]:
     """The photos of each split, by role, as `preprocessing` has them; from the cache, or into it.
 
     `crops` says whether training draws random crops; photos are then stored larger. `decode` is as
-    in `load_resized`.
+    in `load_resized`, and `follow`, by role, as in `decode_once`; of many processes nobody follows.
     """
     return {
         role: decode_once(
@@ -401,6 +420,7 @@ def decode_splits(
             directory=cache_dir() / "images",
             filled=cache_holding("images") / "images",
             skips_broken=skips_broken,
+            follow=(follow or {}).get(role),
         )
         for role, split in splits.items()
     }

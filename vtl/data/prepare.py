@@ -118,11 +118,13 @@ def prepare(
     *,
     crops: bool,
     is_shard: bool = False,
+    follow: Mapping[str, images.Follow] | None = None,
 ) -> Prepared:
     """Decode the photos of each split, by role, and do as `data.broken` and `data.duplicates` say.
 
     `crops` says whether training draws random crops; photos are then stored larger. In a shard of
-    the splits nobody looks for duplicates, and one of its splits may have no photo.
+    the splits nobody looks for duplicates, and one of its splits may have no photo. `follow` is as
+    in `images.decode_splits`.
 
     Raises:
         UserError: photos are missing, or broken or there twice where the config has it an error.
@@ -133,6 +135,7 @@ def prepare(
         crops=crops,
         decode=data.decode,
         skips_broken=data.broken == "skip",
+        follow=follow,
     )
     before = dict(splits)
     broken: dict[str, dict[str, str]] = {}

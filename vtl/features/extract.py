@@ -20,6 +20,7 @@ from vtl.data import batches
 from vtl.data.batches import Images
 from vtl.data.splits import ROLES
 from vtl.errors import UserError
+from vtl.features.ahead import Ahead
 from vtl.files import set_aside, write_json
 from vtl.schema import count, of_file, record, text
 from vtl.untrusted import open_plain, printable, read_json, reading
@@ -42,21 +43,27 @@ def extract(
     batch_size: int,
     sharding: NamedSharding,
     weights_sha256: str,
+    ahead: Ahead | None = None,
 ) -> tuple[np.ndarray, int]:
     """photos [N, H, W, 3] -> a memory map of features [N, D], and how many this call computed.
 
-    Resumes from `partial` if it is of photos of that name, and weights, and is undamaged. Only the
-    first of many processes has the features: for the others N is 0.
+    Resumes from `partial` if it is of photos of that name, and weights, and is undamaged; otherwise
+    it begins with what was computed `ahead`, of the same photos in the same batches. Only the first
+    of many processes has the features: for the others N is 0.
     """
     shape = (batch_size, *photos.shape[1:])
     width = jax.eval_shape(feature_step, jax.ShapeDtypeStruct(shape, np.uint8)).shape[1]
     made_of = {"photos": photos_name, "weights": weights_sha256, "width": width}
     unfinished = _Unfinished(partial, made_of, len(photos))
     with closing(unfinished):
-        first = unfinished.open()
+        first = num_there = unfinished.open()
         progress = tqdm(total=len(photos), initial=first, desc="deep features", unit="photo")
         with progress:
-            for batch, size in batches.eval_batches(photos, batch_size, sharding, first=first):
+            for rows in ahead.take(width) if ahead and not first else ():
+                unfinished.append(rows)
+                num_there += len(rows)
+                progress.update(len(rows))
+            for batch, size in batches.eval_batches(photos, batch_size, sharding, first=num_there):
                 unfinished.append(np.asarray(feature_step(batch), "<f4")[:size])
                 progress.update(size)
     return unfinished.features(), len(photos) - first
@@ -164,6 +171,11 @@ def _clear(path: Path) -> None:
         path.unlink()
     elif path.exists():
         set_aside(path, path.name, path.parent)
+
+
+def is_begun(partial: Path) -> bool:
+    """Whether `extract` may have something to go on from."""
+    return os.path.lexists(partial.with_suffix(".json"))
 
 
 def remove_unfinished(workdir: Path) -> None:

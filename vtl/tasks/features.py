@@ -1,6 +1,7 @@
 """Exercise 2: photos -> deep features -> .npz."""
 
 import dataclasses
+import functools
 import re
 import time
 from pathlib import Path
@@ -16,7 +17,8 @@ from vtl.data.splits import file_label, name_of, of_config, table_of_counts
 from vtl.errors import UserError, check_choice
 from vtl.evaluation import outcome
 from vtl.features import shards
-from vtl.features.extract import extract, remove_unfinished
+from vtl.features.ahead import Ahead
+from vtl.features.extract import extract, is_begun, remove_unfinished
 from vtl.models.architecture import Architecture, in_results
 from vtl.models.head import TOKEN_POOLINGS
 from vtl.run_directory import RunDirectory, begun_with
@@ -79,8 +81,17 @@ def run(config: ConfigDict, workdir: Path) -> None:
         splits = shard.part_of(splits, config.batch_size)
         counts = " and ".join(f"{len(its):,} photos of {role}" for role, its in splits.items())
         say(f"shard {shard}: {counts}; nobody looks for duplicates")
+    step = functools.partial(feature_step, variables)
+    in_batches = {"batch_size": config.batch_size, "sharding": by_batch(mesh)}
+    # Processes compute together, and which photos are dropped is known once all are decoded.
+    follows = processes.count() == 1 and config.data.duplicates == "warn"
+    ahead = {
+        role: Ahead(step, **in_batches)
+        for role in splits
+        if follows and not is_begun(workdir / f"unfinished_{role}")
+    }
     prepared = prepare.prepare(
-        splits, net.preprocessing, config.data, crops=False, is_shard=bool(shard)
+        splits, net.preprocessing, config.data, crops=False, is_shard=bool(shard), follow=ahead
     )
     splits, photos = prepared.splits, prepared.photos
     content["data"] |= identity.of_photos(splits)
@@ -89,13 +100,13 @@ def run(config: ConfigDict, workdir: Path) -> None:
     features, num_extracted = {}, 0
     for role in splits:
         features[role], num_new = extract(
-            lambda batch: feature_step(variables, batch),
+            step,
             photos[role],
             workdir / f"unfinished_{role}",
             photos_name=photos[role].name,
-            batch_size=config.batch_size,
-            sharding=by_batch(mesh),
+            **in_batches,
             weights_sha256=weights.sha256,
+            ahead=ahead.get(role),
         )
         num_extracted += num_new
     if not processes.is_first():
