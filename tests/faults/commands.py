@@ -166,7 +166,7 @@ def make(directory: Path, url: str = "", sha256: str = "") -> dict[str, Command]
             {
                 "reading": "weights: ",
                 "decoding": "./cache/images/*",
-                "compiling": "deep features",
+                "beginning": "./run/.*",
                 "extracting": "./run/unfinished_train.json",
                 "writing": "./run/*DF_*",
                 "over": "photos in",
