@@ -4,6 +4,7 @@ All of it is in the environment, so that the processes that tests start get the 
 """
 
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 FAST_COMPILATION = (
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
 )
 
 
@@ -45,3 +48,11 @@ def vtl_cache(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("VTL_CACHE", str(directory))
         yield directory
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hangups_reach_children() -> None:
+    """Under nohup, which has hangups ignored, for what is ignored is so in children as well."""
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup and signal.getsignal(hangup) == signal.SIG_IGN:
+        signal.signal(hangup, lambda *_: None)

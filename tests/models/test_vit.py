@@ -1,6 +1,7 @@
 """What a Vision Transformer's outputs are, without another framework."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -62,6 +63,13 @@ def drawn(made, size=32):
     return model, traverse_util.unflatten_dict(flat, sep="/"), noise
 
 
+@functools.cache
+def of_kind(kind):
+    """Of 48 pixels, another grid than the embeddings': its variables, logits and outputs."""
+    model, variables, images = drawn(architecture(kind), size=48)
+    return variables, *run(model, variables, images)
+
+
 def run(model, variables, images):
     with jax.default_matmul_precision("highest"):
         return jax.jit(lambda v, x: model.apply(v, x, norms_by_batch=()))(variables, images)
@@ -70,9 +78,8 @@ def run(model, variables, images):
 @pytest.mark.parametrize("kind", KINDS)
 def test_outputs_go_by_their_names(kind):
     made = architecture(kind)
-    model, variables, images = drawn(made, size=48)
+    variables, logits, outputs = of_kind(kind)
     assert variables.keys() == {"params"}
-    logits, outputs = run(model, variables, images)
     blocks = [f"blocks_{i}" for i in range(made.depth)]
     assert outputs.keys() == {"stem", *blocks, *STAGES, "seen", "views", "features"}
     for name in ("stem", *blocks, *STAGES):
@@ -111,7 +118,7 @@ transformers' networks gave the same (tests/weights/test_vit_parity.py)."""
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_those_of_before(kind):
-    logits, _ = run(*drawn(architecture(kind), size=48))
+    _, logits, _ = of_kind(kind)
     np.testing.assert_allclose(logits[0], GOLDEN[kind], rtol=1e-4, atol=1e-5)
 
 
@@ -156,7 +163,7 @@ def test_one_patch_alone_is_its_own_summary():
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_last_stage_is_the_last_quarter_and_what_follows(kind):
     made = architecture(kind)
-    _, variables, _ = drawn(made)
+    variables, *_ = of_kind(kind)
     paths = traverse_util.flatten_dict(variables["params"], sep="/")
     last = {path.split("/")[0] for path in paths if re.fullmatch(made.last_stage, path)}
     ends = {"SigLIP": {"norm", "attn_pool"}, "MAE": {"fc_norm"}}.get(kind, {"norm"})
@@ -166,8 +173,12 @@ def test_the_last_stage_is_the_last_quarter_and_what_follows(kind):
 def test_a_new_block_adds_little_under_layer_scale():
     model = architecture("DINOv2").module(jnp.float32)
     images = np.ones((1, 32, 32, 3), np.float32)
-    params = jax.jit(lambda: model.init(jax.random.key(0), images, norms_by_batch=()))()["params"]
-    np.testing.assert_array_equal(params["blocks_0"]["ls1"], np.float32(1e-5))
+
+    @jax.jit
+    def scale():
+        return model.init(jax.random.key(0), images, norms_by_batch=())["params"]["blocks_0"]["ls1"]
+
+    np.testing.assert_array_equal(scale(), np.float32(1e-5))
 
 
 @pytest.mark.parametrize(
