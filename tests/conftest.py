@@ -20,6 +20,12 @@ FAST_COMPILATION = (
     "--xla_cpu_parallel_codegen_split_count=1",
 )
 
+LONGEST = (
+    *("faults/test_stops_everywhere.py", "processes/test_ends.py", "processes/test_equality.py"),
+    *("test_end_to_end.py", "weights/test_parity.py", "weights/verify/test_verify.py"),
+)
+"""The files of tests that begin first, so that no process has one of them left at the end."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before any test imports jax, which reads these variables once."""
@@ -29,6 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get("VTL_TEST_OPTIMISED") != "1":
         flags += [flag for flag in FAST_COMPILATION if flag not in flags]
     os.environ["XLA_FLAGS"] = " ".join(flags)
+    # Each pytest process has a core: more threads of NumPy, scikit-learn or torch would wait.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Compiled programs stay from one pytest to the next. JAX's key for them has XLA's flags in it.
     cache = getattr(config, "cache", None)  # None with `-p no:cacheprovider`
     directory = cache.mkdir("xla") if cache else tempfile.mkdtemp(prefix="vtl-tests-xla-")
@@ -37,6 +45,11 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     # Else the keys have the directory's path in them, which is another for each test's VTL_CACHE.
     os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Otherwise in the order of their names."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -218,6 +218,7 @@ LEARNING = {
         "num_epochs": 8.0,
         "optim.learning_rate": 1.0,
         "optim.momentum": 0.9,
+        "optim.schedule": "cosine",
         "optim.warmup_steps": WARMUP_STEPS,
     },
     "partial": {"num_epochs": 8.0, "optim.learning_rate": 0.3, "held_out": 0.0},

@@ -13,6 +13,7 @@ from jax import export
 
 from tests.references import recipe
 from vtl.models.vit import STAGES, Architecture
+from vtl.weights import network
 
 PLAIN = Architecture(
     num_classes=3,
@@ -46,10 +47,14 @@ def architecture(kind):
 
 def drawn(made, size=32):
     """The network, variables of numbers drawn by the recipe, and noise [2, size, size, 3]."""
-    model = made.module(jnp.float32)
-    images = np.zeros((1, 32, 32, 3), np.float32)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, norms_by_batch=()))
-    uniform, flat = recipe.Uniform(1), traverse_util.flatten_dict(shapes, sep="/")
+    noise = recipe.noise(2, size, 3).astype(np.float32) / 64 - 2
+    return made.module(jnp.float32), variables_of(made), noise
+
+
+@functools.cache
+def variables_of(made):
+    uniform = recipe.Uniform(1)
+    flat = traverse_util.flatten_dict(network.shapes_of(made.module(jnp.float32)), sep="/")
     for name in sorted(flat):
         shape, leaf = flat[name].shape, name.rpartition("/")[2]
         kind = {"kernel": "kernel", "bias": "bias"}.get(leaf, "scale")
@@ -59,8 +64,7 @@ def drawn(made, size=32):
             if limit
             else recipe.draw(uniform, kind, shape, int(np.prod(shape[:-1])))
         )
-    noise = recipe.noise(2, size, 3).astype(np.float32) / 64 - 2
-    return model, traverse_util.unflatten_dict(flat, sep="/"), noise
+    return traverse_util.unflatten_dict(flat, sep="/")
 
 
 @functools.cache
