@@ -64,8 +64,8 @@ def vtl_cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def hangups_reach_children() -> None:
-    """Under nohup, which has hangups ignored, for what is ignored is so in children as well."""
-    hangup = getattr(signal, "SIGHUP", None)
-    if hangup and signal.getsignal(hangup) == signal.SIG_IGN:
-        signal.signal(hangup, lambda *_: None)
+def stops_reach_children() -> None:
+    """Under nohup or in the background too, where children would ignore what pytest does."""
+    for name in {"SIGINT", "SIGHUP"} & {number.name for number in signal.Signals}:
+        if signal.getsignal(getattr(signal, name)) == signal.SIG_IGN:
+            signal.signal(getattr(signal, name), lambda *_: None)
