@@ -843,7 +843,7 @@ def test_one_step_by_hand_of_the_schedule(finished):
     expected = [
         rate * i / warmup if i < warmup else float(decay(i - warmup)) for i in range(len(lines))
     ]
-    np.testing.assert_allclose([line["learning_rate"] for line in lines], expected, rtol=1e-6)
+    np.testing.assert_allclose([line["learning_rate"] for line in lines], expected, atol=1e-6)
 
 
 @pytest.mark.full

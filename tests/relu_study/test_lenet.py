@@ -11,7 +11,8 @@ from vtl.training import fit_networks
 
 
 def num_parameters(model, shape):
-    params = model.init(jax.random.key(0), jnp.zeros((1, *shape)))["params"]
+    images = jnp.zeros((1, *shape))
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), images))["params"]
     return sum(x.size for x in jax.tree.leaves(params))
 
 
