@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from vtl import processes, schema
 from vtl.console import format_seconds, say
-from vtl.data.duplicates import joined, near_duplicates
+from vtl.data.duplicates import groups_of
 from vtl.data.split import Split, describe_splits
 from vtl.data.splits import name_of
 from vtl.errors import UserError
@@ -133,9 +133,7 @@ def _shares(config: ConfigDict, num_photos: int) -> list[float]:
 def _draw(whole: SetUp, shares: Sequence[float]) -> Drawn:
     """The rows of each share's draws; what is nearly the same or of one group is in one subset."""
     train, config = whole.prepared.splits["train"], whole.job.config
-    groups = near_duplicates(whole.prepared.photos["train"])
-    if train.groups:
-        groups = joined(groups, train.groups)
+    groups = groups_of(whole.prepared.photos["train"], train)
     positives = np.asarray(train.labels) * train.label_mask
     by_draw = [
         subsets.nested(train.ids, groups, positives, shares, config.seed + draw)
