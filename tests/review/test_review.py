@@ -6,10 +6,13 @@ import json
 import numpy as np
 import pytest
 
+from tests.data.layouts.photos import write_photo
 from tests.review.runs import CLASSES, FLIPPED, HOSTILE, write_run
-from vtl.data import duplicates, splits
+from vtl.data import corrected, duplicates, splits
 from vtl.review import __main__ as command
 from vtl.review import corrections, neighbours, probabilities, reviewed, suspects
+
+ALL_TRAIN = {"train": "trainval"}
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +157,8 @@ def apply(tmp_path, table, answers, *options):
     with (tmp_path / "corrections.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("photo", "class", "label", "was"), *answers])
     output = tmp_path / "new.csv"
-    output.unlink(missing_ok=True)
+    for path in (output, corrected.log_of(output)):
+        path.unlink(missing_ok=True)
     status = command.main(
         [
             "apply",
@@ -259,6 +263,35 @@ def test_the_corrected_table_is_read_as_corrected(tmp_path):
         for column in np.flatnonzero(row != old)
     ]
     assert sorted(changed) == sorted([("0003.png", 0), (HOSTILE, 1)])
+
+
+def test_a_run_on_a_corrected_table_says_how_many_labels_differ(tmp_path, caplog):
+    answers = [("1.jpg", "cat", 0, 1), ("1.jpg", "dog", 1, 0), ("3.jpg", "dog", 0, 0)]
+    table = "photo,cat,dog\n1.jpg,1,0\n2.jpg,0,1\n3.jpg,1,0\n"
+    assert apply(tmp_path, table, answers)[1] == 0
+    for number in (1, 2, 3):
+        write_photo(tmp_path / "photos" / f"{number}.jpg", number, 8)
+    new, log = tmp_path / "new.csv", tmp_path / "new.csv.changes.json"
+
+    def said() -> list[str]:
+        caplog.clear()
+        splits.read(tmp_path / "photos", labels=new, fractions=(1, 0, 0), names=ALL_TRAIN)
+        return caplog.messages
+
+    expected = "2 labels of 1 photos differ from t.csv's, by new.csv.changes.json"
+    assert said() == [expected]
+    assert json.loads(log.read_text())["changes"][0] == {
+        "line": 2,
+        "photo": "1.jpg",
+        "class": "cat",
+        "was": "1",
+        "label": "0",
+    }
+    log.write_text(log.read_text().replace('"changes"', '"changed"'))
+    assert said() == [f"what was corrected is not known: {log}: it lacks changes"]
+    log.write_text(log.read_text().replace('"changed"', '"changes"'))
+    new.write_text(new.read_text().replace("2.jpg,0,1", "2.jpg,1,1"))
+    assert said() == []  # the log is of another table
 
 
 def test_cells_as_they_are_written():

@@ -5,7 +5,7 @@
 
 RUN is a run of `vtl deep_features`, or of `vtl linear_probe` on its features. The page is one file
 that needs no network and no server. Its button saves corrections.csv. `apply` never writes over a
-file; it prints a line a change.
+file; it prints a line a change, and keeps all of them in labels2.csv.changes.json.
 """
 
 from vtl import stops
@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 from vtl import compile_cache, disks, files
-from vtl.data import duplicates
+from vtl.data import corrected, duplicates
 from vtl.data.layouts import table
 from vtl.errors import UserError
 from vtl.files import user_path, whole_file
@@ -93,6 +93,8 @@ def _apply(options: argparse.Namespace) -> int:
         flags=options.flags,
         separator=options.separator,
     )
+    changes = [change.record() for change in done.changes]
+    corrected.write_log(options.output, done.content, options.table, changes)
     with whole_file(options.output) as file:
         file.write(done.content)
     for change in done.changes:

@@ -14,6 +14,7 @@ from vtl.data import deep_features, splits
 from vtl.data.split import Split
 from vtl.errors import UserError
 from vtl.files import user_path
+from vtl.stored_labels import Labels, changed
 from vtl.untrusted import printable, read_json
 
 _DATA = schema.record(
@@ -144,13 +145,9 @@ def _joined(
                 continue
             now = split.rows(np.array([place_of[its.ids[row]][1] for row in rows]))
             parts.append((its.features[rows], now))
-            if features.classes == classes:
-                changed = changed_labels(
-                    (its.labels[rows], None if its.label_mask is None else its.label_mask[rows]),
-                    (np.asarray(now.labels), now.label_mask),
-                )
-                num_labels += int(changed.sum())
-                num_photos += int(changed.any(axis=1).sum())
+            before = Labels(its.ids, features.classes, its.labels, its.label_mask)
+            labels, photos = changed(before, now) or (0, 0)
+            num_labels, num_photos = num_labels + labels, num_photos + photos
     if not parts:
         raise UserError(f"none of the features' photos is in {printable(data.root) or data.name}")
     if num_gone:
@@ -174,13 +171,3 @@ def _joined(
         one_label_each=all(now.has_one_label_each for _, now in parts),
         notes=notes,
     )
-
-
-Labels = tuple[np.ndarray, np.ndarray | None]
-"""Labels [N, C], and which of them are known; None is all."""
-
-
-def changed_labels(before: Labels, now: Labels) -> np.ndarray:
-    """Which labels [N, C] of the same photos differ; known and not known differ, too."""
-    values = [np.where(True if mask is None else mask == 1, y, 2) for y, mask in (before, now)]
-    return np.asarray(values[0] != values[1])

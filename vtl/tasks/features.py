@@ -37,7 +37,12 @@ def run(config: ConfigDict, workdir: Path) -> None:
     shard = shards.take(config)
     workdir = workdir / shard.name if shard else workdir
     run_directory = RunDirectory(workdir, config)
-    if outcome.was_finished(run_directory, lambda: _content_by_path(config), _format_outcome):
+    if outcome.was_finished(
+        run_directory,
+        lambda: _content_by_path(config),
+        _format_outcome,
+        splits=lambda: of_config(config.data),
+    ):
         if processes.is_first():
             remove_unfinished(workdir)
         return
@@ -68,7 +73,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
         "weights": weights.sha256,
         "preprocessing": identity.json_sha256(dataclasses.asdict(net.preprocessing)),
     }
-    run_directory.compare(content)  # before the photos are decoded, which takes long
+    run_directory.compare(
+        content, lambda: splits
+    )  # before the photos are decoded, which takes long
     variables = network.starting_variables(net.model, weights, head="zeros", seed=0)
     variables = replicate(variables, mesh)
     of_shard = {}

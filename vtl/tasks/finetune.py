@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from vtl.data.batches import Images
 from vtl.data.split import Split, describe_splits
-from vtl.data.splits import name_of
+from vtl.data.splits import name_of, of_config
 from vtl.evaluation import gallery, outcome
 from vtl.evaluation.outcome import MAP_PROTOCOL
 from vtl.finetuning import tuning, unseen
@@ -32,7 +32,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     check_options(config)
     run_directory = RunDirectory(workdir, config)
-    if outcome.was_finished(run_directory, lambda: content_by_path(config)):
+    if outcome.was_finished(
+        run_directory, lambda: content_by_path(config), splits=lambda: of_config(config.data)
+    ):
         return
     seconds = {"start": time.perf_counter()}
     job, prepared, training_set, content = set_up(config, run_directory)

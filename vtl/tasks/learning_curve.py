@@ -16,7 +16,7 @@ from vtl import processes, schema
 from vtl.console import format_seconds, say
 from vtl.data.duplicates import groups_of
 from vtl.data.split import Split, describe_splits
-from vtl.data.splits import name_of
+from vtl.data.splits import name_of, of_config
 from vtl.errors import UserError
 from vtl.evaluation import outcome
 from vtl.finetuning import tuning
@@ -48,7 +48,12 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     _check_options(config)
     run_directory = RunDirectory(workdir, config)
-    if outcome.was_finished(run_directory, lambda: content_by_path(config), _format_outcome):
+    if outcome.was_finished(
+        run_directory,
+        lambda: content_by_path(config),
+        _format_outcome,
+        splits=lambda: of_config(config.data),
+    ):
         return
     whole = set_up(config, run_directory)
     splits, net = whole.prepared.splits, whole.job.net
@@ -60,6 +65,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
         whole.job.plan(round(shares[0] * len(train)))  # an unusable schedule is refused here
     run_directory.begin(whole.content)
     whole.prepared.write(workdir)
+    for role, split in splits.items():
+        run_directory.write_labels(role, split)
     drawn = _draw(whole, shares)
     run_directory.write_table("subsets.csv", _table(train, drawn, shares))
 
