@@ -233,12 +233,20 @@ def test_corrections_that_dont_fit_are_refused(tmp_path, capsys, answers, said):
 
 
 def test_nothing_is_written_over_and_only_tables_are_corrected(tmp_path, capsys):
-    for name in ("corrections.csv", "new.csv", "labels.json"):
-        (tmp_path / name).write_text("photo,class,label,was\n")
-    given = str(tmp_path / "corrections.csv")
-    taken = str(tmp_path / "new.csv")
-    assert command.main(["apply", given, given, "-o", taken]) == 1
-    assert "is there already" in capsys.readouterr().err
+    for name in ("corrections.csv", "labels.json"):
+        (tmp_path / name).write_text("photo,class,label,was\n1.jpg,cat,0,1\n")
+    given, taken = str(tmp_path / "corrections.csv"), tmp_path / "new.csv"
+    (tmp_path / "t.csv").write_text("photo,cat\n1.jpg,1\n")
+    arguments = ["apply", given, str(tmp_path / "t.csv"), "-o", str(taken)]
+    for content in ("photo,cat\n1.jpg,1\n", "photo,cat\n1.jpg,0\n\n", ""):
+        taken.write_text(content)
+        assert command.main(arguments) == 1
+        assert "is there already" in capsys.readouterr().err
+        assert taken.read_text() == content
+    taken.unlink()
+    said = [(command.main(arguments), capsys.readouterr().out) for _ in range(2)]
+    assert said[0] == said[1]  # the same command again
+    assert said[0][0] == 0
     other = str(tmp_path / "other.csv")
     assert command.main(["apply", given, str(tmp_path / "labels.json"), "-o", other]) == 1
     assert "is no table" in capsys.readouterr().err

@@ -84,7 +84,9 @@ def run(
     trial = RunDirectory(workdir / NAME, config)
     content = {**content, NAME: identity.array_sha256(parts.outside)}
     trial.compare(content)
-    if not trial.is_finished:
+    if trial.is_finished:
+        trial.check_finished(lambda: content)
+    else:
         say(
             f"how far to train is tried first: on {len(parts.inside)} of the {len(split)} photos, "
             f"scored on the other {len(parts.outside)}"

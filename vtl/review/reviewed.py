@@ -98,7 +98,10 @@ def _of_finetuning(run: Path, config: dict[str, Any]) -> str:
 def _read(run: Path, name: str, check: schema.Check) -> dict[str, Any]:
     path = run / name
     if not path.exists():
-        raise UserError(f"{printable(run)} holds no finished run: it has no {name}")
+        raise UserError(
+            f"{printable(run)} holds no finished run: it has no {name}\n"
+            "Name the workdir of a run of `vtl deep_features` or of `vtl linear_probe`."
+        )
     with schema.of_file(path):
         found = read_json(path, inside=run)
         check(found, "")

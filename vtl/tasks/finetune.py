@@ -1,5 +1,6 @@
 """Exercise 4: photos -> trained network -> mAP."""
 
+import functools
 import itertools
 import time
 from pathlib import Path
@@ -32,9 +33,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     check_options(config)
     run_directory = RunDirectory(workdir, config)
-    if outcome.was_finished(
-        run_directory, lambda: content_by_path(config), splits=lambda: of_config(config.data)
-    ):
+    now = functools.cache(lambda: of_config(config.data))
+    if outcome.was_finished(run_directory, lambda: content_by_path(config, now), splits=now):
         return
     seconds = {"start": time.perf_counter()}
     job, prepared, training_set, content = set_up(config, run_directory)

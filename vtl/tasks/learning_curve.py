@@ -1,6 +1,7 @@
 """More labels or fine-tuning? Both are measured at shares of the labels, and a law is fitted."""
 
 import csv
+import functools
 import io
 import shutil
 import time
@@ -48,12 +49,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     _check_options(config)
     run_directory = RunDirectory(workdir, config)
-    if outcome.was_finished(
-        run_directory,
-        lambda: content_by_path(config),
-        _format_outcome,
-        splits=lambda: of_config(config.data),
-    ):
+    now = functools.cache(lambda: of_config(config.data))
+    content = functools.partial(content_by_path, config, now)
+    if outcome.was_finished(run_directory, content, _format_outcome, now):
         return
     whole = set_up(config, run_directory)
     splits, net = whole.prepared.splits, whole.job.net
@@ -243,7 +241,9 @@ def _fine_tune(
     point.compare(part.content)
     test = splits["test"]
     shape = (len(test), len(test.classes))
-    if not point.is_finished:
+    if point.is_finished:
+        point.check_finished(lambda: part.content)
+    else:
         start = time.perf_counter()
         parts = tuning.parts_of(job, splits, photos["train"])
         point.begin(part.content)
