@@ -101,25 +101,36 @@ def test_large_photos_are_decoded_as_the_run_says_or_the_command(run, tmp_path):
     waves = 127.5 + 120 * np.stack([np.sin(x + phase) * np.cos(y) for phase in range(3)], -1)
     photo = tmp_path / "photo.jpg"
     Image.fromarray(waves.astype(np.uint8)).save(photo)
-    exact = Predictor.load(str(run[0])).decode(photo)
+    exact = Predictor.load(str(run[0]), decode="exact").decode(photo)
     fast = Predictor.load(str(run[0]), decode="fast").decode(photo)
     assert 0 < np.abs(exact.astype(int) - fast).max() <= 3
-    fast_run = shutil.copytree(run[0], tmp_path / "fast")
-    config = json.loads((fast_run / "config.json").read_text())
-    config["data"]["decode"] = "fast"
-    (fast_run / "config.json").write_text(json.dumps(config))
-    np.testing.assert_array_equal(Predictor.load(str(fast_run)).decode(photo), fast)
-    np.testing.assert_array_equal(
-        Predictor.load(str(fast_run), decode="exact").decode(photo), exact
-    )
+    copy = shutil.copytree(run[0], tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    assert config["data"].pop("decode") == "fast"  # its own photos
+    for of_run, expected in (({"decode": "fast"}, fast), ({"decode": "exact"}, exact), ({}, exact)):
+        changed = config | {"data": config["data"] | of_run}
+        (copy / "config.json").write_text(json.dumps(changed))
+        np.testing.assert_array_equal(Predictor.load(str(copy)).decode(photo), expected)
+        weight_file = Predictor.load(str(copy / "model.safetensors"))
+        np.testing.assert_array_equal(weight_file.decode(photo), fast)
     with pytest.raises(SystemExit):
         command.main([str(run[0]), str(photo), "--decode=quick"])
 
 
 def test_a_run_says_how_it_scored(run):
     settings = settings_of(str(run[0]))
-    assert settings == predictor_module.Settings(tiny_runs.BATCH_SIZE, "default", "float32")
+    assert settings == predictor_module.Settings(tiny_runs.BATCH_SIZE, "default", "float32", "fast")
     assert settings_of("demo") == predictor_module.Settings()
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [({"decode": "fast"}, "fast"), ({"decode": "exact"}, "exact"), ({}, "exact"), (None, "exact")],
+)
+def test_a_probes_photos_are_decoded_as_those_of_its_features(tmp_path, data, expected):
+    (tmp_path / "config.json").write_text(json.dumps({"task": "probe"}))
+    (tmp_path / "results.json").write_text(json.dumps({"data": data}))
+    assert settings_of(str(tmp_path)).decode == expected
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--decode",
         choices=images.DECODE,
         default="",
-        help="how large JPEGs are decoded; the default is as the run did, or exact",
+        help="how large JPEGs are decoded; the default is as the run's were, or fast",
     )
     parser.add_argument(
         "--top", type=_positive, default=likeliest.TOP, help="how many classes are printed"

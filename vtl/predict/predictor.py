@@ -45,17 +45,20 @@ class Settings:
     batch_size: int = BATCH_SIZE
     precision: str = "default"
     dtype: str = "float32"
-    decode: str = images.EXACT
+    decode: str = images.FAST
 
 
 def settings_of(name_or_path: str) -> Settings:
-    """Those of a run's config.json; of anything else the defaults."""
+    """Those of a run's config.json; of anything else the defaults.
+
+    What says nothing of `decode` is of before that was a choice.
+    """
     path = files.user_path(name_or_path) / "config.json"
     if name_or_path in sources.SOURCES or not path.is_file():
         return Settings()
     config = read_json(path, inside=path.parent)
     config = config if isinstance(config, dict) else {}
-    model, data = config.get("model"), config.get("data")
+    model, data = config.get("model"), config.get("data") or _data_of_features(path.parent)
     settings = Settings(
         config.get("eval_batch_size", BATCH_SIZE),
         config.get("precision", "default"),
@@ -72,6 +75,13 @@ def settings_of(name_or_path: str) -> Settings:
     if not is_possible:
         raise UserError(f"{printable(path)} is damaged: {printable(settings)}")
     return settings
+
+
+def _data_of_features(run: Path) -> Any:
+    """What a probe's results.json says of the photos of its features."""
+    path = run / "results.json"
+    results = read_json(path, inside=run) if path.is_file() else {}
+    return results.get("data") if isinstance(results, dict) else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,7 +106,7 @@ class Predictor:
         """The network that `heads.load_network` finds; its decisions give the probabilities.
 
         With `uncalibrated` they are the scores of its run instead. The answers stay the same.
-        `decode` is one of `images.DECODE`, or "" for the run's.
+        `decode` is one of `images.DECODE`, or "" for the run's; without a run that is fast.
 
         Raises:
             UserError: there is no such network, it is damaged, or it has no head.

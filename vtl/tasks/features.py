@@ -21,7 +21,7 @@ from vtl.features import shards
 from vtl.features.extract import extract, remove_unfinished
 from vtl.models.architecture import Architecture, in_results
 from vtl.models.head import TOKEN_POOLINGS
-from vtl.run_directory import RunDirectory
+from vtl.run_directory import RunDirectory, begun_with
 from vtl.training import steps
 from vtl.training.state import by_batch, check_batch_sizes, make_mesh, replicate
 from vtl.weights import network, sources
@@ -37,6 +37,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     _check_options(config)
     shard = shards.take(config)
+    begun = shard.begun(workdir) if shard else workdir
+    prepare.settle_decode(config.data, begun_with(begun, "data.decode"))
     workdir = workdir / shard.name if shard else workdir
     run_directory = RunDirectory(workdir, config)
     now = functools.cache(lambda: of_config(config.data))
