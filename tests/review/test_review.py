@@ -151,6 +151,19 @@ def test_runs_without_features_are_refused_with_the_way_out(tmp_path, capsys):
     assert not (tmp_path / "r.html").exists()
 
 
+def test_photos_that_moved_are_asked_for(tmp_path, capsys):
+    run, page = write_run(tmp_path), str(tmp_path / "r.html")
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    assert command.main([str(run), "-o", page]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith(f"are not in {tmp_path}/photos, seen from here")
+    assert second.startswith("Add --root=FOLDER")
+    assert command.main([str(run), "-o", page, f"--root={tmp_path}/moved"]) == 0
+    (run / "DF_tiny.npz").unlink()
+    assert command.main([str(run), "-o", page, f"--root={tmp_path}/moved"]) == 1
+    assert "DF_tiny.npz: no such file; `vtl deep_features` makes one" in capsys.readouterr().err
+
+
 def apply(tmp_path, table, answers, *options):
     """The new table's text, and what was printed; None if it was refused."""
     (tmp_path / "t.csv").write_bytes(table.encode() if isinstance(table, str) else table)

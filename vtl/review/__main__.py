@@ -4,8 +4,8 @@
     vtl review apply corrections.csv labels.csv -o labels2.csv
 
 RUN is a run of `vtl deep_features`, or of `vtl linear_probe` on its features. The page is one file
-that needs no network and no server. Its button saves corrections.csv. `apply` never writes over a
-file; it prints a line a change, and keeps all of them in labels2.csv.changes.json.
+that needs no network and no server. Its button saves corrections.csv. `apply` leaves
+labels.csv as it is; it prints a line a change, and keeps all of them in labels2.csv.changes.json.
 """
 
 from vtl import stops

@@ -121,6 +121,11 @@ def _data_of(directory: Path, root: str, labels: str) -> ConfigDict:
     data = json.loads(json.dumps(data))
     if root:
         data |= {"root": root}
+    elif data["root"] and not user_path(data["root"]).is_dir():
+        raise UserError(
+            f"the run's photos are not in {printable(data['root'])}, seen from here\n"
+            "Add --root=FOLDER, and --labels=FILE if their table is elsewhere, too."
+        )
     if labels:
         data |= {"labels": labels}
     return ConfigDict(data)
