@@ -206,8 +206,8 @@ def _probes(
             "logits_probe", {"logits": np.array(found), "seconds": np.array(took)}
         )
         processes.barrier()
-    logits = _read(path, "logits", shape)
-    seconds = _read(path, "seconds", shape[:1])
+    logits = _read(path, "logits", shape, path)
+    seconds = _read(path, "seconds", shape[:1], path)
     ends = np.cumsum(sizes)[:-1]
     medians: list[float | None] = [float(np.median(its)) for its in np.split(seconds, ends)]
     return [list(its) for its in np.split(logits, ends)], medians
@@ -270,7 +270,7 @@ def _fine_tune(
     results = point.read_results()
     is_timed = results["resumed_from"] is None
     seconds_or_none = results["seconds"]["train"] if is_timed else None
-    return _read(path / "logits_test.npz", "logits", shape), seconds_or_none
+    return _read(path / "logits_test.npz", "logits", shape, path), seconds_or_none
 
 
 def _say_point(
@@ -282,11 +282,15 @@ def _say_point(
     say(f"{what}, {100 * share:g} %{of}: {count} photos, mAP {shown}, {format_seconds(seconds)}")
 
 
-def _read(path: Path, key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """An array that this run wrote, as the first process finds it."""
+def _read(path: Path, key: str, shape: tuple[int, ...], remedy: Path) -> np.ndarray:
+    """An array that this run wrote, as the first process finds it; without `remedy` it is anew."""
     if not processes.is_first():
         return processes.broadcast(np.zeros(shape, np.float32))
-    with schema.of_file(path):
-        return processes.broadcast(
-            schema.finite(read_npz(path, inside=path.parent), key, shape).astype(np.float32)
-        )
+    try:
+        with schema.of_file(path):
+            found = schema.finite(read_npz(path, inside=path.parent), key, shape)
+    except UserError as error:
+        raise UserError(
+            f"{error}\nDelete {printable(remedy)}: the same command measures it again."
+        ) from error
+    return processes.broadcast(found.astype(np.float32))
