@@ -53,7 +53,9 @@ def _base() -> ConfigDict:
     config.model = ConfigDict()
     config.model.depth = 50  # no longer read: kept for command lines of vtl 0.1
     config.model.width = 1.0  # no longer read: kept for command lines of vtl 0.1
-    config.model.dtype = "float32"  # of the activations: float32 or bfloat16
+    # Of the activations: float32 or bfloat16. auto is what the run was begun with; a new one's is
+    # bfloat16 on CPUs that multiply it, and float32 elsewhere.
+    config.model.dtype = "float32"
     config.precision = "default"  # of float32 products: default (TF32 on GPUs), high or highest
 
     # The stage whose output is pooled; "" is the last, a ResNet's layer4. Another name lists all.

@@ -17,7 +17,7 @@ ROOT = Path(vtl.__file__).parent
 
 BOTTOM = {
     *("errors", "files", "console", "preprocessing", "decisions", "stops", "untrusted", "schema"),
-    *("disks", "places", "processes"),
+    *("disks", "dtypes", "places", "processes"),
 }
 EVERYTHING_BELOW_TASKS = BOTTOM | {
     *("models", "data", "weights", "identity", "knobs", "run_directory", "training", "evaluation"),
@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "identity": {"errors", "schema", "untrusted"},
     "stored_labels": {"errors", "schema", "untrusted"},
     "knobs": {"errors", "files", "untrusted"},
+    "dtypes": {"console", "processes"},
     "compile_cache": set(),
     "models": set(),
     "data": BOTTOM - {"console"},

@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.predict import tiny_runs
 from tests.tiny import write_weights
+from vtl import dtypes
 from vtl.decisions import Decisions, answers, probabilities
 from vtl.errors import UserError
 from vtl.predict import __main__ as command
@@ -115,6 +116,20 @@ def test_large_photos_are_decoded_as_the_run_says_or_the_command(run, tmp_path):
         np.testing.assert_array_equal(weight_file.decode(photo), fast)
     with pytest.raises(SystemExit):
         command.main([str(run[0]), str(photo), "--decode=quick"])
+
+
+def test_bfloat16_on_request(run, tmp_path, monkeypatch, capsys):
+    workdir, root = run
+    photo = str(root / tiny_runs.scores(workdir)["ids"][0])
+    monkeypatch.setattr(dtypes, "cpu_multiplies_bfloat16", lambda: True)
+    numbers = {}
+    for dtype in ("float32", "bfloat16", "auto"):
+        path = tmp_path / f"{dtype}.csv"
+        assert command.main([str(workdir), photo, "-o", str(path), f"--dtype={dtype}"]) == 0
+        numbers[dtype] = np.array(table_of(path)[1][0][1:4], np.float32)
+    assert 0 < np.abs(numbers["bfloat16"] - numbers["float32"]).max() < 0.05
+    np.testing.assert_array_equal(numbers["auto"], numbers["bfloat16"])
+    assert "bfloat16: this CPU multiplies it" in capsys.readouterr().out
 
 
 def test_a_run_says_how_it_scored(run):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vtl import files, identity, knobs, processes
+from vtl import dtypes, files, identity, knobs, processes
 from vtl.console import format_seconds, say
 from vtl.data import deep_features, prepare
 from vtl.data.split import Split, describe_splits
@@ -39,6 +39,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     shard = shards.take(config)
     begun = shard.begun(workdir) if shard else workdir
     prepare.settle_decode(config.data, begun_with(begun, "data.decode"))
+    config.model.dtype = dtypes.settled(config.model.dtype, begun_with(begun, "model.dtype"))
     workdir = workdir / shard.name if shard else workdir
     run_directory = RunDirectory(workdir, config)
     now = functools.cache(lambda: of_config(config.data))
