@@ -7,9 +7,9 @@ take turns. A ratio is the time of `jax.nn.dot_product_attention` over ours: abo
 Writes experiments/speed/attention.csv.
 """
 
+import argparse
 import functools
 import statistics
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from experiments.speed import bench
 from vtl.models import vit
 from vtl.training import memory
 
-SIZES = {"ViT-S/16 at 224": (197, 384, 6), "ViT-B/14 at 518": (1370, 768, 12)}
-"""Tokens, width and heads of AugReg's small network and of DINOv2's at its own size."""
+SIZES = {"ViT-S/16 at 224": (8, 197, 384, 6), "ViT-B/14 at 518": (1, 1370, 768, 12)}
+"""Photos, tokens, width and heads of AugReg's small network and of DINOv2's at its own size."""
 
 
 def theirs(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:
@@ -56,15 +56,14 @@ def _call(compiled: Way, qkv: tuple[jax.Array, ...]) -> None:
 
 def main() -> None:
     """Measure each size in both dtypes and write the table."""
-    parser = bench.option_parser(__doc__)
-    parser.set_defaults(batch_size=8)
-    options = parser.parse_args(sys.argv[1:])
-    bench.check_options(parser, options)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=7)
+    options = parser.parse_args()
     memory.keep_freed_memory()
     rows, rng = [], np.random.default_rng(0)
-    for title, (tokens, width, heads) in SIZES.items():
+    for title, (photos, tokens, width, heads) in SIZES.items():
         for dtype in ("float32", "bfloat16"):
-            shape = (3, options.batch_size, tokens, width)
+            shape = (3, photos, tokens, width)
             qkv = tuple(jnp.array(rng.normal(size=shape), dtype))
             for computed, wrap in (("forward", lambda way: way), ("gradients", with_gradients)):
                 ways = [
@@ -80,7 +79,7 @@ def main() -> None:
                     "ratio": round(other / ours, 2),
                 }
                 tables.show(row)
-                rows.append(row | {"batch_size": options.batch_size} | bench.machine())
+                rows.append(row | {"photos": photos} | bench.machine())
     tables.write_csv(Path(__file__).with_suffix(".csv"), rows)
 
 
