@@ -17,7 +17,8 @@ number. The photos are empty files.
 pixels: decoding to 256 pixels on one core, by exact and by fast, over the size of drawn JPEGs of
 4:3, quality 90.
 
-classes: scoring 50,000 photos, over the number of classes. The logits are drawn.
+classes: scoring 50,000 photos, over the number of classes. The logits are drawn. thresholds: the
+same, of calibration and thresholds, which take some tenths of a second a class.
 
 report: `vtl report` of a probe that scored so many photos, over the number of classes.
 
@@ -64,7 +65,8 @@ NUM_LABELS = 20
 """Columns of the table of labels."""
 
 NUM_SCORED = 50_000
-SCORED = ("AP, mAP, intervals", "answers, intervals", "thresholds, intervals")
+SCORED = ("AP, mAP, intervals", "answers, intervals")
+THRESHOLDS = "thresholds, intervals"
 """What is measured of scoring: names in experiments/speed/parts/scoring.py."""
 
 EVALUATION, TRAINING = "evaluation", "training, everything, BatchNorm frozen"
@@ -89,7 +91,7 @@ def main() -> None:
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--photos", default="1000,10000", help="N of the part photos")
     parser.add_argument("--drawn", default="1000,10000,100000", help="N of decode and of labels")
-    parser.add_argument("--classes", default="20,100,1000", help="C of classes and of report")
+    parser.add_argument("--classes", default="20,100,1000", help="C of classes, thresholds, report")
     parser.add_argument("--repetitions", type=int, default=3)
     options = parser.parse_args()
     parts = options.parts.split(",")
@@ -185,8 +187,20 @@ def measure_pixels(options: argparse.Namespace, scratch: Path) -> Iterator[table
 
 def measure_classes(options: argparse.Namespace, scratch: Path) -> Iterator[tables.Row]:
     """Scoring, by the number of classes."""
+    yield from measure_scoring(options, scratch, SCORED)
+
+
+def measure_thresholds(options: argparse.Namespace, scratch: Path) -> Iterator[tables.Row]:
+    """Calibration and thresholds, by the number of classes."""
+    yield from measure_scoring(options, scratch, (THRESHOLDS,))
+
+
+def measure_scoring(
+    options: argparse.Namespace, scratch: Path, names: tuple[str, ...]
+) -> Iterator[tables.Row]:
+    """Some of what is measured of scoring, by the number of classes."""
     for count in numbers(options.classes):
-        for what in SCORED:
+        for what in names:
             times, peak = in_part("scoring", scratch, what, NUM_SCORED, count)
             yield summary(count, what, NUM_SCORED, times, peak)
 
@@ -221,6 +235,7 @@ PARTS: dict[str, Measure] = {
     "labels": measure_labels,
     "pixels": measure_pixels,
     "classes": measure_classes,
+    "thresholds": measure_thresholds,
     "report": measure_report,
     "steps": measure_steps_by_size,
     "devices": measure_devices,
