@@ -82,7 +82,7 @@ Times = list[tuple[float, float]]
 
 
 def main() -> None:
-    """Measure the chosen parts, and write the table after each."""
+    """Measure the chosen parts, and write the table after each row."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -106,7 +106,7 @@ def main() -> None:
                 rows.append({"part": part} | measured | machine("jax", "numpy", "pillow"))
                 rows[-1]["load"] = round(os.getloadavg()[0], 1)
                 tables.show(rows[-1])
-        tables.write_csv(TABLE, replace_part(tables.read_csv(TABLE), part, rows))
+                tables.write_csv(TABLE, replace_part(tables.read_csv(TABLE), part, rows))
 
 
 def replace_part(rows: list[tables.Row], part: str, measured: list[tables.Row]) -> list[tables.Row]:
