@@ -44,15 +44,18 @@ def _base() -> ConfigDict:
     config.data.train_split = "trainval"  # the split whose features are X_train; or else train
     config.data.test_split = "test"  # the split whose features are X_test
     # Of large JPEGs: exact decodes all pixels; fast decodes at a half, quarter or eighth of the
-    # size, if that is still twice what is stored, and averages a little differently.
-    config.data.decode = "exact"
+    # size, if that is still twice what is stored, and averages a little differently. auto is what
+    # the run was begun with; a new one's is exact in VOC's layout, and fast in others.
+    config.data.decode = "auto"
     config.data.resize = ""  # squash, resize_crop or squash_crop; "" is what the weights expect
     config.data.image_size = 0  # pixels that the network sees; 0 is what the weights expect
 
     config.model = ConfigDict()
     config.model.depth = 50  # no longer read: kept for command lines of vtl 0.1
     config.model.width = 1.0  # no longer read: kept for command lines of vtl 0.1
-    config.model.dtype = "float32"  # of the activations: float32 or bfloat16
+    # Of the activations: float32 or bfloat16. auto is what the run was begun with; a new one's is
+    # bfloat16 on CPUs that multiply it, and float32 elsewhere.
+    config.model.dtype = "float32"
     config.precision = "default"  # of float32 products: default (TF32 on GPUs), high or highest
 
     # The stage whose output is pooled; "" is the last, a ResNet's layer4. Another name lists all.

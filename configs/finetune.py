@@ -49,8 +49,9 @@ def _base() -> ConfigDict:
     config.data.val_split = ""  # says which state is the best; "" leaves that to held_out
     config.data.test_split = "test"  # scored at the end, and under a fitted start; selects nothing
     # Of large JPEGs: exact decodes all pixels; fast decodes at a half, quarter or eighth of the
-    # size, if that is still twice what is stored, and averages a little differently.
-    config.data.decode = "exact"
+    # size, if that is still twice what is stored, and averages a little differently. auto is what
+    # the run was begun with; a new one's is exact in VOC's layout, and fast in others.
+    config.data.decode = "auto"
     config.data.resize = ""  # squash, resize_crop or squash_crop; "" is what the weights expect
     config.data.image_size = 0  # pixels that the network sees; 0 is what the weights expect
     config.data.difficult = "ignore"  # difficult objects in the training loss: ignore or negative

@@ -11,14 +11,19 @@ from PIL import Image
 from configs import deep_features as deep_features_config
 from configs import linear_probe as probe_config
 from configs.finetune import get_config
+from configs.learning_curve import get_config as curve_config
 from tests.data.layouts.photos import HOSTILE, write_photo
 from tests.data.test_splits import as_coco, as_table
 from tests.devkit import write_devkit
 from tests.tiny import write_weights
 from vtl.data import deep_features, splits
+from vtl.errors import UserError
+from vtl.export import labelled
+from vtl.export.run_facts import Run
 from vtl.finetuning import setup
+from vtl.preprocessing import TORCHVISION
 from vtl.report import __main__ as report_command
-from vtl.tasks import features, finetune, probe
+from vtl.tasks import features, finetune, learning_curve, probe
 
 TINY = {"data.image_size": 32, "batch_size": 4, "eval_batch_size": 8, "num_epochs": 1.0}
 FEATURES = {"data.image_size": 32, "batch_size": 4}
@@ -93,6 +98,75 @@ def test_a_devkit_a_table_and_coco_give_the_same_run(tmp_path, devkit, weights):
         for role, its in scores.items():
             for name, array in its.items():
                 np.testing.assert_array_equal(array, expected[1][role][name])
+
+
+def write_large(root):
+    """JPEGs several times as large as is stored: 16 of train, 8 of test."""
+    waves = np.sin(np.mgrid[:200, :256] / 5).sum(axis=0)
+    for number in range(24):
+        part, name = ("train", "test")[number // 16], ("cat", "dog")[number % 2]
+        path = root / part / name / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = 127 + 50 * waves[..., None] + np.arange(3) * number
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+    return {"data.root": str(root)}
+
+
+def test_own_photos_are_decoded_fast_unless_their_run_was_begun_otherwise(tmp_path, weights, capfd):
+    own = write_large(tmp_path / "photos")
+    found = {}
+    for name, decode in (("new", {}), ("told", {"data.decode": "exact"})):
+        path = extract(tmp_path / name, weights, **own | decode)
+        results = json.loads((tmp_path / name / "results.json").read_text())
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        of_file = deep_features.read(path).meta["data"]
+        recorded = {results["data"]["decode"], config["data"]["decode"], of_file["decode"]}
+        assert recorded == {decode.get("data.decode", "fast")}
+        found[name] = arrays(path)["X_train"]
+    assert (found["new"] != found["told"]).any()
+
+    # As versions did that knew no other way, finished or not.
+    del config["data"]["decode"]
+    (tmp_path / "told" / "config.json").write_text(json.dumps(config))
+    capfd.readouterr()
+    extract(tmp_path / "told", weights, **own)
+    assert "is finished" in capfd.readouterr().out
+    (tmp_path / "told" / "results.json").unlink()
+    (path,) = (tmp_path / "told").glob("DF_*.npz")
+    path.unlink()
+    np.testing.assert_array_equal(
+        arrays(extract(tmp_path / "told", weights, **own))["X_train"], found["told"]
+    )
+    with pytest.raises(UserError, match=r"\(data\.decode exact -> fast\)"):
+        extract(tmp_path / "told", weights, **own | {"data.decode": "fast"})
+    with pytest.raises(UserError, match=r"is .quick.: choose one of auto, exact, fast"):
+        extract(tmp_path / "odd", weights, **own | {"data.decode": "quick"})
+
+
+def test_a_file_is_tried_on_photos_decoded_as_its_runs(tmp_path):
+    own, seen = write_large(tmp_path / "photos"), {}
+    pixels = TORCHVISION.override(resize="squash", image_size=32)
+    for name, data in (("none", {}), ("exact", {"decode": "exact"}), ("fast", {"decode": "fast"})):
+        config = get_config().data.to_dict() | {"root": own["data.root"], "decode": None} | data
+        config = {key: value for key, value in config.items() if value is not None}
+        run = Run(tmp_path, {"data": config}, {})
+        seen[name] = labelled.of_run(run, ("cat", "dog"), pixels, 4).crops
+    np.testing.assert_array_equal(seen["none"], seen["exact"])
+    assert (seen["fast"] != seen["exact"]).any()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("task", ["finetune", "learning_curve"])
+def test_training_on_own_photos_records_that_they_are_decoded_fast(tmp_path, weights, task):
+    own = write_large(tmp_path / "photos")
+    module, get = (finetune, get_config) if task == "finetune" else (learning_curve, curve_config)
+    config = get("" if task == "finetune" else "laptop")
+    config.update_from_flattened_dict({"weights": str(weights)} | TINY | own | {"held_out": 0.0})
+    if task == "learning_curve":
+        config.fractions, config.draws = (0.9, 1.0), 1
+    module.run(config.lock(), tmp_path / "run")
+    for name in ("results.json", "config.json"):
+        assert json.loads((tmp_path / "run" / name).read_text())["data"]["decode"] == "fast"
 
 
 def write_unknown(tmp_path, values):

@@ -19,7 +19,7 @@ from vtl import console, files, identity, run_directory
 from vtl.console import Progress, format_seconds
 from vtl.errors import UserError
 from vtl.evaluation import outcome as outcomes
-from vtl.run_directory import RunDirectory
+from vtl.run_directory import RunDirectory, begun_with
 
 CONTENT = {"data": {"classes": "c0", "train": {"ids": "i0", "labels": "l0"}}, "weights": "w0"}
 LINES = [{"step": step, "epoch": step / 4, "loss": 1 / step} for step in (1, 2, 3, 4)]
@@ -671,3 +671,14 @@ def test_a_knob_that_came_later_is_no_other_config():
     assert list(identity.changes(before, before | {"loss": "focal"})) == ["loss"]
     assert list(identity.changes(before, before | {"solver": ""})) == ["solver"]
     assert list(identity.changes(before | {"thresholds": "f1"}, before)) == ["thresholds"]
+
+
+def test_a_directory_says_with_what_its_run_was_begun(tmp_path):
+    assert begun_with(tmp_path, "data.decode") is None
+    begin(tmp_path / "of before", make_config(data={"root": "photos"}))
+    begin(tmp_path / "now", make_config(data={"decode": "fast"}))
+    assert begun_with(tmp_path / "of before", "data.decode") == "exact"
+    assert begun_with(tmp_path / "now", "data.decode") == "fast"
+    (tmp_path / "now" / "config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"config\.json"):
+        begun_with(tmp_path / "now", "data.decode")

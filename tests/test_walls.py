@@ -17,7 +17,7 @@ ROOT = Path(vtl.__file__).parent
 
 BOTTOM = {
     *("errors", "files", "console", "preprocessing", "decisions", "stops", "untrusted", "schema"),
-    *("disks", "places", "processes"),
+    *("disks", "dtypes", "places", "processes"),
 }
 EVERYTHING_BELOW_TASKS = BOTTOM | {
     *("models", "data", "weights", "identity", "knobs", "run_directory", "training", "evaluation"),
@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "processes": {"console", "errors", "places", "stops", "untrusted"},
     "identity": {"errors", "schema", "untrusted"},
     "knobs": {"errors", "files", "untrusted"},
+    "dtypes": {"console", "processes"},
     "compile_cache": set(),
     "models": set(),
     "data": BOTTOM - {"console"},

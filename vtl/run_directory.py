@@ -423,6 +423,23 @@ class RunDirectory:
             raise FileNotFoundError(errno.ENOENT, reason, str(self.path))
 
 
+@processes.by_first
+def begun_with(path: Path, knob: str) -> Any:
+    """The value of a knob, such as `data.decode`, in the run that a directory holds; or None.
+
+    What runs of before lack has the value that leaves what they computed.
+
+    Raises:
+        UserError: its config.json is damaged.
+    """
+    if not os.path.lexists(path / "config.json"):
+        return None
+    with of_file(path / "config.json"):
+        config = read_json(path / "config.json", inside=path)
+        _check_config(config, "")
+    return identity.flatten(config).get(knob, identity.ADDED.get(knob))
+
+
 def _is_litter(checkpoints: Path) -> bool:
     """Whether it is what orbax made anew of a directory that went away: nothing there is sealed."""
     return checkpoints.is_dir() and not any(checkpoints.glob(f"*/{MANIFEST}"))

@@ -57,7 +57,10 @@ def main() -> None:
             difference = np.abs(pixels[decode, name] - pixels[images.EXACT, name])
             row[f"mean_pixel_difference_at_{name}"] = round(float(difference.mean()), 3)
             row[f"largest_pixel_difference_at_{name}"] = int(difference.max())
-        features[decode], outcome = probe(options.photos, options.weights, decode)
+        workdir = options.photos.with_name(f"{options.photos.name}_{decode}")
+        features[decode], _, outcome = probe(
+            workdir, options.photos, options.weights, f"--config.data.decode={decode}"
+        )
         row["map_lab"] = round(outcome["map"]["test"]["lab"], 4)
         row["interval"] = " to ".join(f"{x:.4f}" for x in outcome["map_interval"]["test"]["lab"])
         largest = np.abs(features[decode] - features[images.EXACT]).max()
@@ -90,18 +93,24 @@ def enlarge(root: Path, into: Path, num_photos: int) -> None:
             large_photo.save(into / "JPEGImages" / f"{photo_id}.jpg", quality=QUALITY)
 
 
-def probe(root: Path, weights: Path, decode: str) -> tuple[np.ndarray, dict[str, Any]]:
-    """The features [N, D] of all photos at 224 pixels, and results.json of a probe on them."""
-    workdir = root.with_name(f"{root.name}_{decode}")
+def probe(
+    workdir: Path, root: Path, weights: Path, *options: str
+) -> tuple[np.ndarray, dict[str, Any], dict[str, Any]]:
+    """The features [N, D] of all photos at 224 pixels, their results, and those of a probe on them.
+
+    The options are those of `vtl deep_features`.
+    """
     lab = ("--config.data.image_size=224", "--config.data.resize=resize_crop")
-    seen = (*lab, "--config.pooling=average", f"--config.data.decode={decode}")
     of_data = (f"--config.data.root={root}", f"--config.weights={weights}")
+    seen = (*lab, "--config.pooling=average", *options)
     _run("deep_features", workdir / "features", *of_data, *seen)
     (path,) = (workdir / "features").glob("DF_*.npz")
     _run("linear_probe:lbfgs", workdir / "probe", f"--config.features={path}")
     found = deep_features.read(path)
     of_both = np.concatenate([found.splits[role].features for role in ("train", "test")])
-    return of_both, json.loads((workdir / "probe" / "results.json").read_text())
+    return of_both, *(
+        json.loads((workdir / name / "results.json").read_text()) for name in ("features", "probe")
+    )
 
 
 def _run(task: str, workdir: Path, *options: str) -> None:

@@ -11,6 +11,7 @@ from sklearn.decomposition import PCA
 
 from tests.data.layouts.photos import write_photo
 from tests.data.test_held_out import photos as patterns
+from tests.devkit import write_devkit
 from vtl.data import decoded, duplicates, images, prepare, splits
 from vtl.errors import UserError
 from vtl.preprocessing import TORCHVISION
@@ -49,6 +50,32 @@ def test_how_photos_were_decoded_is_recorded(tmp_path):
     by_role = make(tmp_path)
     for decode in ("exact", "fast"):
         assert prepared(by_role, decode=decode).record()["decode"] == decode
+
+
+@pytest.mark.parametrize("layout", ["devkit", "above", "demo", "folders", "table", "labels"])
+def test_auto_is_exact_in_vocs_layout_alone(tmp_path, layout):
+    root = tmp_path / "photos"
+    data = ConfigDict({"root": str(root), "labels": "", "decode": "auto"})
+    if layout in ("devkit", "above", "labels"):
+        devkit = write_devkit(root, {"trainval": 2})
+        data.root = str(root if layout == "above" else devkit)
+    elif layout == "demo":
+        data.root = ""
+    elif layout == "folders":
+        write_photo(root / "cat" / "1.jpg", 1)
+    data.labels = "labels.csv" if layout in ("table", "labels") else ""
+    prepare.settle_decode(data, None)
+    is_read_as_vocs = layout in ("devkit", "above", "demo")
+    assert data.decode == ("exact" if is_read_as_vocs else "fast")
+
+
+@pytest.mark.parametrize("before", [None, "exact", "fast", "odd", 7])
+@pytest.mark.parametrize("decode", ["auto", "exact", "fast"])
+def test_a_run_goes_on_as_it_began_unless_it_is_told(tmp_path, decode, before):
+    data = ConfigDict({"root": str(tmp_path), "labels": "", "decode": decode})
+    prepare.settle_decode(data.lock(), before)
+    goes_on = before if before in images.DECODE else "fast"
+    assert data.decode == (goes_on if decode == "auto" else decode)
 
 
 @pytest.fixture(autouse=True)

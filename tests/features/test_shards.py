@@ -91,3 +91,14 @@ def test_what_is_no_shard(monkeypatch, spelled, environment, message):
 def test_what_needs_all_photos_is_refused(duplicates):
     with pytest.raises(UserError, match=f"data.duplicates={duplicates} needs all photos"):
         shards.take(config_of("0/8", **{"data.duplicates": duplicates}))
+
+
+def test_a_shard_of_a_farm_that_has_begun_is_known(tmp_path):
+    shard = Shard(2, 8)
+    assert shard.begun(tmp_path) == tmp_path / shard.name
+    for name in ("shard_1_of_9", "shard_7_of_8", shard.name):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").touch()
+    assert shard.begun(tmp_path) == tmp_path / shard.name
+    (tmp_path / shard.name / "config.json").unlink()
+    assert shard.begun(tmp_path) == tmp_path / "shard_7_of_8"

@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.predict import tiny_runs
 from tests.tiny import write_weights
+from vtl import dtypes
 from vtl.decisions import Decisions, answers, probabilities
 from vtl.errors import UserError
 from vtl.predict import __main__ as command
@@ -101,25 +102,50 @@ def test_large_photos_are_decoded_as_the_run_says_or_the_command(run, tmp_path):
     waves = 127.5 + 120 * np.stack([np.sin(x + phase) * np.cos(y) for phase in range(3)], -1)
     photo = tmp_path / "photo.jpg"
     Image.fromarray(waves.astype(np.uint8)).save(photo)
-    exact = Predictor.load(str(run[0])).decode(photo)
+    exact = Predictor.load(str(run[0]), decode="exact").decode(photo)
     fast = Predictor.load(str(run[0]), decode="fast").decode(photo)
     assert 0 < np.abs(exact.astype(int) - fast).max() <= 3
-    fast_run = shutil.copytree(run[0], tmp_path / "fast")
-    config = json.loads((fast_run / "config.json").read_text())
-    config["data"]["decode"] = "fast"
-    (fast_run / "config.json").write_text(json.dumps(config))
-    np.testing.assert_array_equal(Predictor.load(str(fast_run)).decode(photo), fast)
-    np.testing.assert_array_equal(
-        Predictor.load(str(fast_run), decode="exact").decode(photo), exact
-    )
+    copy = shutil.copytree(run[0], tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    assert config["data"].pop("decode") == "fast"  # its own photos
+    for of_run, expected in (({"decode": "fast"}, fast), ({"decode": "exact"}, exact), ({}, exact)):
+        changed = config | {"data": config["data"] | of_run}
+        (copy / "config.json").write_text(json.dumps(changed))
+        np.testing.assert_array_equal(Predictor.load(str(copy)).decode(photo), expected)
+        weight_file = Predictor.load(str(copy / "model.safetensors"))
+        np.testing.assert_array_equal(weight_file.decode(photo), fast)
     with pytest.raises(SystemExit):
         command.main([str(run[0]), str(photo), "--decode=quick"])
 
 
+def test_bfloat16_on_request(run, tmp_path, monkeypatch, capsys):
+    workdir, root = run
+    photo = str(root / tiny_runs.scores(workdir)["ids"][0])
+    monkeypatch.setattr(dtypes, "cpu_multiplies_bfloat16", lambda: True)
+    numbers = {}
+    for dtype in ("float32", "bfloat16", "auto"):
+        path = tmp_path / f"{dtype}.csv"
+        assert command.main([str(workdir), photo, "-o", str(path), f"--dtype={dtype}"]) == 0
+        numbers[dtype] = np.array(table_of(path)[1][0][1:4], np.float32)
+    assert 0 < np.abs(numbers["bfloat16"] - numbers["float32"]).max() < 0.05
+    np.testing.assert_array_equal(numbers["auto"], numbers["bfloat16"])
+    assert "bfloat16: this CPU multiplies it" in capsys.readouterr().out
+
+
 def test_a_run_says_how_it_scored(run):
     settings = settings_of(str(run[0]))
-    assert settings == predictor_module.Settings(tiny_runs.BATCH_SIZE, "default", "float32")
+    assert settings == predictor_module.Settings(tiny_runs.BATCH_SIZE, "default", "float32", "fast")
     assert settings_of("demo") == predictor_module.Settings()
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [({"decode": "fast"}, "fast"), ({"decode": "exact"}, "exact"), ({}, "exact"), (None, "exact")],
+)
+def test_a_probes_photos_are_decoded_as_those_of_its_features(tmp_path, data, expected):
+    (tmp_path / "config.json").write_text(json.dumps({"task": "probe"}))
+    (tmp_path / "results.json").write_text(json.dumps({"data": data}))
+    assert settings_of(str(tmp_path)).decode == expected
 
 
 @pytest.mark.parametrize(

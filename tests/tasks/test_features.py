@@ -8,6 +8,7 @@ import pytest
 from configs.deep_features import get_config
 from tests.devkit import write_devkit
 from tests.tiny import write_weights
+from vtl import dtypes
 from vtl.data import batches, deep_features, duplicates, images, voc
 from vtl.errors import UserError
 from vtl.features import extract
@@ -192,3 +193,20 @@ def test_photos_of_similar_features_are_named(tmp_path, devkit, weights, monkeyp
     (path,) = (tmp_path / "run").glob("DF_*.npz")
     assert deep_features.read(path).meta["data"]["duplicates"] == results["data"]["duplicates"]
     assert "similar features" in caplog.text
+
+
+def test_bfloat16_is_chosen_by_the_cpu_and_kept(tmp_path, devkit, weights, monkeypatch):
+    """A run that was begun in it goes on in it; its features are float32's to two digits."""
+    features.run(make_config(devkit, weights), tmp_path / "float32")
+    monkeypatch.setattr(dtypes, "cpu_multiplies_bfloat16", lambda: True)
+    config = make_config(devkit, weights, **{"model.dtype": "auto"})
+    features.run(config, tmp_path / "auto")
+    want, got = (
+        deep_features.read(tmp_path / name / "DF_ResNet18_VOC2007.npz").splits["train"].features
+        for name in ("float32", "auto")
+    )
+    assert 0 < np.abs(got - want).max() <= 2e-2 * np.abs(want).max()
+    monkeypatch.setattr(dtypes, "cpu_multiplies_bfloat16", lambda: False)
+    again = make_config(devkit, weights, **{"model.dtype": "auto"})
+    features.run(again, tmp_path / "auto")
+    assert again.model.dtype == "bfloat16"

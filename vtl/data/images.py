@@ -36,8 +36,8 @@ _SHOWN_S = 60.0
 STRIP_PIXELS = 1 << 22
 """What is converted at once of a photo that isn't RGB, so that only the result takes memory."""
 
-EXACT = "exact"
-DECODE = (EXACT, "fast")
+EXACT, FAST = "exact", "fast"
+DECODE = (EXACT, FAST)
 """How much of a JPEG is decoded: all its pixels, or averages of them where they are many."""
 
 LONG = 32
@@ -85,7 +85,7 @@ def load_resized(
     The interpolation "nearest" averages nothing, and has all pixels decoded.
     """
     with open_photo(path) as image, _DECODING.taken(math.prod(image.size)):
-        if decode == "fast" and interpolation != "nearest":
+        if decode == FAST and interpolation != "nearest":
             image.draft(None, (2 * size, 2 * size))
         return resize(_to_rgb(_upright(image)), size, rule, interpolation)
 

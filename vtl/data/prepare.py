@@ -14,12 +14,15 @@ from vtl.data import duplicates, images
 from vtl.data.decoded import DecodedPhotos
 from vtl.data.duplicates import Pair
 from vtl.data.split import Split
+from vtl.data.splits import is_devkit
 from vtl.errors import UserError, check_choice
 from vtl.preprocessing import Preprocessing
 from vtl.untrusted import printable
 
 BROKEN = ("error", "skip")
 DUPLICATES = ("warn", "error", "drop_from_train")
+AUTO = "auto"
+"""The `data.decode` that `settle_decode` replaces."""
 
 DUPLICATES_FILE = "duplicates.csv"
 
@@ -85,7 +88,27 @@ def check_options(data: ConfigDict) -> None:
     """Raise UserError unless `data.broken`, `duplicates` and `decode` name what there is."""
     check_choice("data.broken", data.broken, BROKEN)
     check_choice("data.duplicates", data.duplicates, DUPLICATES)
-    check_choice("data.decode", data.decode, images.DECODE)
+    check_choice("data.decode", data.decode, (AUTO, *images.DECODE))
+
+
+def settle_decode(data: ConfigDict, before: Any) -> None:
+    """Replace `data.decode` if it is `auto`, by what it is in the run that goes on, if one does.
+
+    `before` is that value, or None. In a new run it is exact in VOC's layout, whose published
+    numbers are compared, and fast in others.
+    """
+    settled = _settled(data, before)  # all processes ask, whatever each was told
+    if data.decode == AUTO:
+        data.decode = settled
+
+
+@processes.by_first
+def _settled(data: ConfigDict, before: Any) -> str:
+    if data.decode != AUTO:
+        return data.decode
+    if before in images.DECODE:
+        return before
+    return images.EXACT if is_devkit(data) else images.FAST
 
 
 def prepare(

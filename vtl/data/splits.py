@@ -58,6 +58,13 @@ def of_config(data: ConfigDict) -> dict[str, Split]:
     )
 
 
+def is_devkit(data: ConfigDict) -> bool:
+    """Whether `of_config` reads the photos of a config's data as VOC's layout has them."""
+    if not data.root:
+        return True
+    return not data.get("labels") and voc.find_devkit(user_path(data.root)) is not None
+
+
 def name_of(data: ConfigDict) -> str:
     """What a config's data is called: its root's own name, unless `data.name` gives another."""
     if data.root and data.name in FETCHED:

@@ -48,6 +48,7 @@ def of_run(run: Run | None, classes: tuple[str, ...], pixels: Preprocessing, mos
                 pixels.stored_size(crops=False),
                 pixels.resize,
                 pixels.interpolation,
+                data.get("decode", images.EXACT),
             )
         except UserError:  # a broken photo, which the run left out, too
             continue

@@ -8,6 +8,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,12 @@ class Shard:
     def name(self) -> str:
         """What its directory below --workdir is called."""
         return f"shard_{self.index}_of_{self.count}"
+
+    def begun(self, workdir: Path) -> Path:
+        """Its directory below `workdir`, or that of another shard if only others are begun."""
+        own = workdir / self.name
+        others = sorted(workdir.glob(f"shard_*_of_{self.count}"))
+        return next((path for path in (own, *others) if (path / "config.json").exists()), own)
 
     def rows(self, num_photos: int, batch_size: int) -> range:
         """Its rows of a split: none, if the split has fewer batches than there are shards."""

@@ -7,6 +7,7 @@ measurements.
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -163,6 +164,26 @@ def convolve_rows(x: jax.Array, kernel: jax.Array, stride: int, padding: str) ->
         column = _product(inputs, kernel[:, j].reshape(-1, features))
         total += _shifted(column.reshape(x.shape[0], *out, features), -shift)
     return jnp.asarray(total).astype(x.dtype)
+
+
+def dense_product(x: jax.Array, kernel: jax.Array, *how: Any, **options: Any) -> jax.Array:
+    """`lax.dot_general` as `nn.Dense` calls it: x [..., C], kernel [C, F] -> [..., F].
+
+    A CPU multiplies bfloat16 in it as in `convolve`.
+    """
+    default = functools.partial(_dense_by_xla, how=how, options=options)
+    if x.dtype != jnp.bfloat16:
+        return default(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=_dense_by_points, default=default)
+
+
+def _dense_by_xla(x: jax.Array, kernel: jax.Array, *, how: Any, options: Any) -> jax.Array:
+    return lax.dot_general(x, kernel, *how, **options)
+
+
+def _dense_by_points(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    points = convolve(x.reshape(1, 1, -1, x.shape[-1]), kernel[None, None], 1)
+    return points.reshape(*x.shape[:-1], -1)
 
 
 def points_gradient(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from vtl.models import HEAD, architecture, head, positions
+from vtl.models import HEAD, architecture, head, ops, positions
 
 MAX_PATCH, MAX_PATCHES = 64, 1 << 14
 """Pixels of a patch's side, and patches of a photo: attention takes the square of these."""
@@ -37,6 +37,8 @@ SIZES = {192: "Ti", 384: "S", 768: "B", 1024: "L", 1280: "H"}
 """Names of the widths that have one."""
 
 _INIT = nn.initializers.truncated_normal(0.02)
+
+_dense = functools.partial(nn.Dense, kernel_init=_INIT, dot_general=ops.dense_product)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,9 +182,7 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array, turns: positions.Turns | None) -> jax.Array:
         """x [B, T, D] -> [B, T, D]."""
         width, is_plain = x.shape[-1], turns is None
-        qkv = nn.Dense(
-            3 * width, use_bias=is_plain, dtype=self.dtype, kernel_init=_INIT, name="qkv"
-        )(x)
+        qkv = _dense(3 * width, use_bias=is_plain, dtype=self.dtype, name="qkv")(x)
         q, k, v = jnp.split(qkv, 3, axis=-1)
         if self.qkv_bias and not is_plain:
             q, v = (
@@ -190,7 +190,7 @@ class Attention(nn.Module):
                 for t, name in ((q, "q_bias"), (v, "v_bias"))
             )
         x = attention(q, k, v, self.heads, turns)
-        return nn.Dense(width, dtype=self.dtype, kernel_init=_INIT, name="proj")(x)
+        return _dense(width, dtype=self.dtype, name="proj")(x)
 
 
 class MLP(nn.Module):
@@ -206,12 +206,12 @@ class MLP(nn.Module):
         """x [..., D] -> [..., D]."""
 
         def wide(name: str) -> jax.Array:
-            return nn.Dense(self.width, dtype=self.dtype, kernel_init=_INIT, name=name)(x)
+            return _dense(self.width, dtype=self.dtype, name=name)(x)
 
         y = ACTIVATIONS[self.activation](wide("fc1_g" if self.gated else "fc1"))
         if self.gated:
             y *= wide("fc1_x")
-        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=_INIT, name="fc2")(y)
+        return _dense(x.shape[-1], dtype=self.dtype, name="fc2")(y)
 
 
 class Block(nn.Module):
@@ -251,12 +251,12 @@ class AttentionPool(nn.Module):
         """Patches [B, T, D] -> the photo's summary [B, D], and each patch's own [B, T, D]."""
         width = patches.shape[-1]
         latent = self.param("latent", _INIT, (1, 1, width)).astype(self.dtype)
-        query = nn.Dense(width, dtype=self.dtype, kernel_init=_INIT, name="q")(latent)
-        kv = nn.Dense(2 * width, dtype=self.dtype, kernel_init=_INIT, name="kv")(patches)
+        query = _dense(width, dtype=self.dtype, name="q")(latent)
+        kv = _dense(2 * width, dtype=self.dtype, name="kv")(patches)
         keys, values = jnp.split(kv, 2, axis=-1)
         query = jnp.broadcast_to(query, (patches.shape[0], 1, width))
         whole = attention(query, keys, values, self.heads)
-        proj = nn.Dense(width, dtype=self.dtype, kernel_init=_INIT, name="proj")
+        proj = _dense(width, dtype=self.dtype, name="proj")
         norm, mlp = self.norm(name="norm"), self.mlp(name="mlp")
 
         def finished(x: jax.Array) -> jax.Array:

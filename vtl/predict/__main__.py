@@ -22,7 +22,7 @@ import dataclasses
 import logging
 import sys
 
-from vtl import compile_cache, disks, files, places, processes
+from vtl import compile_cache, disks, dtypes, files, places, processes
 from vtl.data import images, splits
 from vtl.errors import UserError
 from vtl.predict import errors_page, growing, likeliest, photos, table
@@ -60,6 +60,7 @@ def _predict(options: argparse.Namespace) -> int:
         trunk=options.weights,
         uncalibrated=options.uncalibrated,
         decode=options.decode,
+        dtype=options.dtype,
     )
     if options.errors_page:
         tally = _write_page(predictor, options)
@@ -154,7 +155,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--decode",
         choices=images.DECODE,
         default="",
-        help="how large JPEGs are decoded; the default is as the run did, or exact",
+        help="how large JPEGs are decoded; the default is as the run's were, or fast",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=(dtypes.AUTO, *dtypes.DTYPES),
+        default="",
+        help="of activations; the default is the run's, auto is bfloat16 on CPUs that multiply it",
     )
     parser.add_argument(
         "--top", type=_positive, default=likeliest.TOP, help="how many classes are printed"

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vtl import decisions, files, processes
+from vtl import decisions, dtypes, files, processes
 from vtl.data import batches, images
 from vtl.errors import UserError
 from vtl.evaluation import one_label, outcome
@@ -45,17 +45,20 @@ class Settings:
     batch_size: int = BATCH_SIZE
     precision: str = "default"
     dtype: str = "float32"
-    decode: str = images.EXACT
+    decode: str = images.FAST
 
 
 def settings_of(name_or_path: str) -> Settings:
-    """Those of a run's config.json; of anything else the defaults."""
+    """Those of a run's config.json; of anything else the defaults.
+
+    What says nothing of `decode` is of before that was a choice.
+    """
     path = files.user_path(name_or_path) / "config.json"
     if name_or_path in sources.SOURCES or not path.is_file():
         return Settings()
     config = read_json(path, inside=path.parent)
     config = config if isinstance(config, dict) else {}
-    model, data = config.get("model"), config.get("data")
+    model, data = config.get("model"), config.get("data") or _data_of_features(path.parent)
     settings = Settings(
         config.get("eval_batch_size", BATCH_SIZE),
         config.get("precision", "default"),
@@ -66,12 +69,19 @@ def settings_of(name_or_path: str) -> Settings:
         type(settings.batch_size) is int
         and 1 <= settings.batch_size <= MAX_BATCH_SIZE
         and settings.precision in PRECISIONS
-        and settings.dtype in network.DTYPES
+        and settings.dtype in dtypes.DTYPES
         and settings.decode in images.DECODE
     )
     if not is_possible:
         raise UserError(f"{printable(path)} is damaged: {printable(settings)}")
     return settings
+
+
+def _data_of_features(run: Path) -> Any:
+    """What a probe's results.json says of the photos of its features."""
+    path = run / "results.json"
+    results = read_json(path, inside=run) if path.is_file() else {}
+    return results.get("data") if isinstance(results, dict) else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,12 +101,19 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, name: str, *, trunk: str = "", uncalibrated: bool = False, decode: str = ""
+        cls,
+        name: str,
+        *,
+        trunk: str = "",
+        uncalibrated: bool = False,
+        decode: str = "",
+        dtype: str = "",
     ) -> "Predictor":
         """The network that `heads.load_network` finds; its decisions give the probabilities.
 
         With `uncalibrated` they are the scores of its run instead. The answers stay the same.
-        `decode` is one of `images.DECODE`, or "" for the run's.
+        `decode` is one of `images.DECODE`, or "" for the run's; without a run that is fast. `dtype`
+        is one of `dtypes.DTYPES`, or "auto", or "" for the run's; without a run that is float32.
 
         Raises:
             UserError: there is no such network, it is damaged, or it has no head.
@@ -105,13 +122,17 @@ class Predictor:
         if weights.architecture.num_classes is None:
             raise UserError(f"{printable(weights.path)} has no head, so it can't name classes")
         settings, mesh = settings_of(name), make_mesh(jax.local_devices())
-        settings = dataclasses.replace(settings, decode=decode or settings.decode)
+        settings = dataclasses.replace(
+            settings,
+            decode=decode or settings.decode,
+            dtype=dtypes.settled(dtype or settings.dtype),
+        )
         model, variables = network.as_published(weights)
         return cls(
             weights,
             settings,
             is_calibrated=weights.decisions is not None and not uncalibrated,
-            model=model.clone(dtype=network.DTYPES[settings.dtype]),
+            model=model.clone(dtype=dtypes.DTYPES[settings.dtype]),
             variables=replicate(variables, mesh),
             mesh=mesh,
         )

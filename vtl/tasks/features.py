@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vtl import files, identity, knobs, processes
+from vtl import dtypes, files, identity, knobs, processes
 from vtl.console import format_seconds, say
 from vtl.data import deep_features, prepare
 from vtl.data.split import describe_splits
@@ -19,7 +19,7 @@ from vtl.features import shards
 from vtl.features.extract import extract, remove_unfinished
 from vtl.models.architecture import Architecture, in_results
 from vtl.models.head import TOKEN_POOLINGS
-from vtl.run_directory import RunDirectory
+from vtl.run_directory import RunDirectory, begun_with
 from vtl.training import steps
 from vtl.training.state import by_batch, check_batch_sizes, make_mesh, replicate
 from vtl.weights import network, sources
@@ -35,6 +35,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     _check_options(config)
     shard = shards.take(config)
+    begun = shard.begun(workdir) if shard else workdir
+    prepare.settle_decode(config.data, begun_with(begun, "data.decode"))
+    config.model.dtype = dtypes.settled(config.model.dtype, begun_with(begun, "model.dtype"))
     workdir = workdir / shard.name if shard else workdir
     run_directory = RunDirectory(workdir, config)
     if outcome.was_finished(run_directory, lambda: _content_by_path(config), _format_outcome):

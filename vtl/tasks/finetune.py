@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from vtl.data import prepare
 from vtl.data.batches import Images
 from vtl.data.split import Split, describe_splits
 from vtl.data.splits import name_of
@@ -19,7 +20,7 @@ from vtl.finetuning.job import Job
 from vtl.finetuning.setup import check_options, content_by_path, set_up
 from vtl.models import HEAD
 from vtl.models.architecture import in_results
-from vtl.run_directory import RunDirectory
+from vtl.run_directory import RunDirectory, begun_with
 from vtl.training import augment, steps
 from vtl.weights import network
 
@@ -31,6 +32,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         UserError: data, weights or an option is invalid, or `workdir` holds something else.
     """
     check_options(config)
+    prepare.settle_decode(config.data, begun_with(workdir, "data.decode"))
     run_directory = RunDirectory(workdir, config)
     if outcome.was_finished(run_directory, lambda: content_by_path(config)):
         return

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from vtl import processes, schema
 from vtl.console import format_seconds, say
+from vtl.data import prepare
 from vtl.data.duplicates import joined, near_duplicates
 from vtl.data.split import Split, describe_splits
 from vtl.data.splits import name_of
@@ -24,7 +25,7 @@ from vtl.finetuning.job import mean_ap_of
 from vtl.finetuning.setup import SetUp, check_options, content_by_path, set_up, subset
 from vtl.learning_curve import conclusion, curve, subsets
 from vtl.models.architecture import in_results
-from vtl.run_directory import RunDirectory
+from vtl.run_directory import RunDirectory, begun_with
 from vtl.untrusted import printable, read_npz
 
 POINT = "learning_curve_point"
@@ -47,6 +48,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         UserError: data, weights or an option is invalid, or `workdir` holds something else.
     """
     _check_options(config)
+    prepare.settle_decode(config.data, begun_with(workdir, "data.decode"))
     run_directory = RunDirectory(workdir, config)
     if outcome.was_finished(run_directory, lambda: content_by_path(config), _format_outcome):
         return

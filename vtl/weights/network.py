@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from vtl import processes
 from vtl.decisions import Decisions
+from vtl.dtypes import DTYPES
 from vtl.errors import UserError, check_choice
 from vtl.models import HEAD, resnet
 from vtl.models.architecture import Architecture
@@ -23,8 +24,6 @@ from vtl.weights import convert, sources
 HEADS = ("probe", "zeros", "random", "keep")
 MAX_WIDTH = 16
 """In multiples of the published networks' channels."""
-
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class Network(NamedTuple):
