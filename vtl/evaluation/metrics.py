@@ -497,6 +497,8 @@ def _sums(counts: np.ndarray, rows: np.ndarray, ends: np.ndarray) -> np.ndarray:
     As a product with a sparse matrix of columns, which reads the counts in their order: they are
     larger than a processor's caches, and the sums mostly are not.
     """
+    if counts.shape[1] == 1:  # a report has no others, and does without SciPy
+        return np.add.reduceat(counts[rows[: ends[-1]]], np.append(0, ends[:-1]), axis=0)
     place = np.full(len(counts), -1, np.int32)
     place[rows[: ends[-1]]] = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
     is_in = place >= 0
