@@ -63,6 +63,13 @@ def fit_probe(workdir, path, variant=""):
     return json.loads((workdir / "results.json").read_text())
 
 
+def measure(workdir, weights, **changes):
+    config = curve_config()
+    options = TINY | {"finetune": False, "fractions": (0.5, 1.0), "draws": 1, "head_l2": 0.01}
+    config.update_from_flattened_dict({"weights": str(weights)} | options | changes)
+    learning_curve.run(config.lock(), workdir)
+
+
 def arrays(path):
     with np.load(path) as found:
         return {name: found[name] for name in found.files}
@@ -183,6 +190,39 @@ def write_unknown(tmp_path, values):
     path = tmp_path / "labels.csv"
     path.write_text("\n".join(lines))
     return tmp_path / "photos", path
+
+
+def correct(labels, path):
+    """A table in which a photo of train and one of test have three other labels each."""
+    lines = labels.read_text().splitlines()
+    for line in (2, 30):
+        name, split, *cells = lines[line].split(",")
+        lines[line] = ",".join([name, split, *("1" if cell == "0" else "0" for cell in cells)])
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("run", [fine_tune, extract, measure])
+def test_a_finished_run_counts_the_labels_that_were_corrected_since(tmp_path, weights, run):
+    root, labels = write_unknown(tmp_path, "")
+    run(tmp_path / "run", weights, **{"data.root": str(root), "data.labels": str(labels)})
+    corrected = {"data.root": str(root), "data.labels": str(correct(labels, tmp_path / "l2.csv"))}
+    with pytest.raises(
+        UserError, match=r"begun with other labels of the t.*\n6 labels of 2 photos "
+    ):
+        run(tmp_path / "run", weights, **corrected)
+
+
+@pytest.mark.full
+def test_a_finished_probe_counts_the_labels_of_its_features_made_anew(tmp_path, weights):
+    root, labels = write_unknown(tmp_path, "")
+    options = {"data.root": str(root), "data.labels": str(labels)}
+    fit_probe(tmp_path / "probe", extract(tmp_path / "before", weights, **options))
+    correct(labels, labels)
+    now = extract(tmp_path / "now", weights, **options)
+    with pytest.raises(UserError, match=r"with other features than .*\n6 labels of 2 photos "):
+        fit_probe(tmp_path / "probe", now)
 
 
 def with_other_values(by_role):

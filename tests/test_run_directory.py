@@ -20,6 +20,7 @@ from vtl.console import Progress, format_seconds
 from vtl.errors import UserError
 from vtl.evaluation import outcome as outcomes
 from vtl.run_directory import RunDirectory, begun_with
+from vtl.stored_labels import Labels, changed_since
 
 CONTENT = {"data": {"classes": "c0", "train": {"ids": "i0", "labels": "l0"}}, "weights": "w0"}
 LINES = [{"step": step, "epoch": step / 4, "loss": 1 / step} for step in (1, 2, 3, 4)]
@@ -279,6 +280,68 @@ def test_other_content_is_refused_by_name(tmp_path, what, is_finished):
     assert (tmp_path / "made_of.json").read_bytes() == before
     # Nobody is locked out.
     assert files.locked_by(tmp_path) is None
+
+
+def labels_of(labels, label_mask=None, ids="abc", classes=("cat", "dog")):
+    known = None if label_mask is None else np.array(label_mask, np.uint8)
+    return {"train": Labels(tuple(ids), classes, np.array(labels, np.uint8), known)}
+
+
+STORED = labels_of([[0, 1], [1, 0], [1, 1]], [[1, 1], [1, 0], [1, 1]])["train"]
+
+
+def write_stored(run, name):
+    arrays = STORED._asdict()
+    if name == "DF_a.npz":
+        keys = {"ids": "ids_train", "labels": "Y_train", "label_mask": "mask_train"}
+        arrays = {keys.get(key, key): array for key, array in arrays.items()}
+    np.savez(run.path / name, **arrays)
+
+
+@pytest.mark.parametrize("name", ["scores_train.npz", "labels_train.npz", "DF_a.npz"])
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (labels_of([[0, 1], [1, 1], [0, 0]]), "3 labels of 2 photos have changed since."),
+        # Rows in another order, a photo that is new, and one that is gone.
+        (
+            labels_of([[1, 0], [1, 1], [0, 1]], ids="cda"),
+            "1 labels of 1 photos have changed since.",
+        ),
+        (labels_of([[0, 1], [1, 1], [1, 1]], [[1, 1], [1, 0], [1, 1]]), ""),
+        (labels_of([[0, 1], [1, 1], [0, 0]], classes=("cat", "cow")), ""),
+        (labels_of([[0, 1]], ids="z"), ""),
+    ],
+)
+def test_a_refusal_of_other_labels_counts_them(tmp_path, name, now, said):
+    run = begin(tmp_path, make_config())
+    write_stored(run, name)
+    with pytest.raises(UserError, match="labels of the train split") as caught:
+        run.compare(CHANGES["labels of the train split"], lambda: now)
+    assert str(caught.value).splitlines()[1:] == ([said] if said else [])
+
+
+def test_labels_that_a_run_does_not_hold_are_not_counted(tmp_path):
+    run, now = begin(tmp_path, make_config()), labels_of([[1, 0], [0, 1], [0, 0]])
+    for content in (b"", b"PK no zip"):
+        (tmp_path / "scores_train.npz").write_bytes(content)
+        with pytest.raises(UserError, match="labels of the train split") as caught:
+            run.compare(CHANGES["labels of the train split"], lambda: now)
+        assert "\n" not in str(caught.value)
+    write_stored(run, "scores_train.npz")
+    with pytest.raises(UserError, match="other weights") as caught:
+        run.compare(CHANGES["weights"], lambda: now)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_run_writes_of_its_labels_is_what_is_compared(tmp_path):
+    run = begin(tmp_path, make_config())
+    run.write_labels("train", STORED)
+    now = labels_of([[1, 1], [1, 0], [1, 1]], [[1, 1], [1, 0], [0, 1]])
+    assert changed_since(tmp_path, now) == "2 labels of 2 photos have changed since."
+    run.write_labels("train", now["train"]._replace(label_mask=np.ones((3, 2))))
+    with np.load(tmp_path / "labels_train.npz") as arrays:
+        assert sorted(arrays.files) == ["classes", "ids", "labels"]
 
 
 def test_moved_and_changed_is_refused(tmp_path):

@@ -21,6 +21,7 @@ BOTTOM = {
 }
 EVERYTHING_BELOW_TASKS = BOTTOM | {
     *("models", "data", "weights", "identity", "knobs", "run_directory", "training", "evaluation"),
+    "stored_labels",
 }
 MAY_IMPORT: dict[str, set[str]] = {
     **{module: set() for module in BOTTOM},
@@ -30,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "places": {"errors", "untrusted"},
     "processes": {"console", "errors", "places", "stops", "untrusted"},
     "identity": {"errors", "schema", "untrusted"},
+    "stored_labels": {"errors", "schema", "untrusted"},
     "knobs": {"errors", "files", "untrusted"},
     "dtypes": {"console", "processes"},
     "compile_cache": set(),
@@ -37,7 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": BOTTOM - {"console"},
     "weights": BOTTOM - {"console"} | {"data", "models"},
     "run_directory": {
-        *("disks", "errors", "files", "identity", "processes", "schema", "untrusted"),
+        *("disks", "errors", "files", "identity", "processes", "schema", "stored_labels"),
+        "untrusted",
     },
     "training": BOTTOM | {"models", "data", "run_directory"},
     "evaluation": BOTTOM | {"data", "run_directory"},
@@ -57,6 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "stops",
         "untrusted",
         "schema",
+        "stored_labels",
         "evaluation",
         "relu_study",
     },

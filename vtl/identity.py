@@ -249,12 +249,11 @@ def _words(key: str) -> str:
     return f"{words} of the {printable(role[0], 40)} split" if role else words
 
 
-def refuse_other(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise UserError if a run was begun with other content; the message names what changed."""
-    words = other_content(before, now)
-    if words:
-        more = f" and {len(words) - 2} more" if words[2:] else ""
-        raise UserError(
-            f"{printable(path)} was begun with other {', '.join(words[:2])}{more} than are there "
-            "now: restore them, or choose another --workdir"
-        )
+def other(path: Path, words: Sequence[str], further: str) -> UserError:
+    """That a run was begun with other content, by `other_content`'s words, and a further line."""
+    more = f" and {len(words) - 2} more" if words[2:] else ""
+    first = (
+        f"{printable(path)} was begun with other {', '.join(words[:2])}{more} than are there "
+        "now: restore them, or choose another --workdir"
+    )
+    return UserError("\n".join(filter(None, (first, further))))

@@ -20,7 +20,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from vtl import __version__, disks, identity, processes
+from vtl import __version__, disks, identity, processes, stored_labels
 from vtl.errors import UserError
 from vtl.files import (
     LOCK_NAME,
@@ -57,6 +57,7 @@ MANIFEST = "sha256.json"
 OUTPUTS = (
     "scores_*.npz",
     "logits_*.npz",
+    "labels_*.npz",
     "gallery_*.npz",
     "curves_*.npz",
     "DF_*.npz",
@@ -123,6 +124,10 @@ _MAY_HOLD: dict[str, Check] = {
     **_ADDED,
 }
 """What an outcome is shown with, too, if it is there."""
+
+
+SplitsNow = Callable[[], Mapping[str, stored_labels.Labelled]]
+"""What gives the splits that there are now, by role."""
 
 
 class RunDirectory:
@@ -234,24 +239,29 @@ class RunDirectory:
                 "another directory"
             ) from error
 
-    def compare(self, content: Mapping[str, Any]) -> None:
+    def compare(self, content: Mapping[str, Any], splits: SplitsNow | None = None) -> None:
         """Refuse what is made of something else than `content`, as `begin` does, but at once.
+
+        By `splits` and the files of the run the message says how many labels differ.
 
         Raises:
             UserError: the run was begun with other content, or another process has other content.
         """
         processes.check_same("content", identity.flatten(content))
-        self._compare(content)
+        self._compare(content, splits)
 
     @processes.by_first
-    def _compare(self, content: Mapping[str, Any]) -> None:
+    def _compare(self, content: Mapping[str, Any], splits: SplitsNow | None) -> None:
         if self._made_of is None:
             return
         before = self._made_of["content"]
         parts = {knob.partition(".")[0] for knob in self._moved}
         if not parts <= before.keys() & content.keys():
             self._refuse_config()
-        identity.refuse_other(self.path, before, content)
+        if words := identity.other_content(before, content):
+            has_labels = any(word.startswith(("labels", "features")) for word in words)
+            now = splits() if splits and has_labels else {}
+            raise identity.other(self.path, words, stored_labels.changed_since(self.path, now))
 
     def _say_what_moved(self) -> None:
         if self._moved:
@@ -271,10 +281,13 @@ class RunDirectory:
         return self._read("results.json", record({"status": text}))["status"] == "finished"
 
     @processes.by_first
-    def check_finished(self, content: Callable[[], Mapping[str, Any]]) -> None:
+    def check_finished(
+        self, content: Callable[[], Mapping[str, Any]], splits: SplitsNow | None = None
+    ) -> None:
         """Refuse a finished run that the same command would not give, or whose files were changed.
 
-        `content` is what can be had of what `begin` gets without fetching anything.
+        `content` is what can be had of what `begin` gets without fetching anything; `splits` as in
+        `compare`.
 
         Raises:
             UserError: it was made of something else, or a file isn't the one that it wrote.
@@ -286,7 +299,7 @@ class RunDirectory:
                 raise
             logging.warning("what the run was made of can't be compared: %s", error)
         else:
-            self.compare(found)
+            self.compare(found, splits)
             self._say_what_moved()
         for name, sha256 in self.read_results().get("files", {}).items():
             path = self.path / name
@@ -402,6 +415,14 @@ class RunDirectory:
         arrays |= {} if difficult is None else {"difficult": difficult}
         arrays |= {} if label_mask is None or np.all(label_mask) else {"label_mask": label_mask}
         self.write_arrays(f"scores_{role}", arrays)
+
+    def write_labels(self, role: str, split: stored_labels.Labelled) -> None:
+        """Write labels_ROLE.npz: ids, labels, classes and label_mask as in scores_ROLE.npz."""
+        arrays: dict[str, Any] = {"ids": split.ids, "classes": split.classes}
+        arrays["labels"] = np.asarray(split.labels)
+        if split.label_mask is not None and not np.all(split.label_mask):
+            arrays["label_mask"] = split.label_mask
+        self.write_arrays(f"labels_{role}", arrays)
 
     @processes.in_first
     def write_arrays(self, name: str, arrays: Mapping[str, Any]) -> None:

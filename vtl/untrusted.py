@@ -9,7 +9,7 @@ import os
 import stat
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -207,12 +207,16 @@ def unpacked_bound(packed_bytes: int) -> int:
 
 
 def read_npz(
-    path: str | Path, *, max_bytes: int | None = None, inside: Path | None = None
+    path: str | Path,
+    *,
+    names: Collection[str] | None = None,
+    max_bytes: int | None = None,
+    inside: Path | None = None,
 ) -> dict[str, np.ndarray]:
     """All arrays of an .npz; nothing is unpacked before all sizes are checked, no code runs.
 
-    `max_bytes` is the most that the arrays may take together, unpacked; without it that follows
-    from the size of the file.
+    Of `names`, if they are given, those that are there. `max_bytes` is the most that all arrays may
+    take together, unpacked; without it that follows from the size of the file.
 
     Raises:
         UserError: it is missing, damaged, no .npz of plain arrays, or too large.
@@ -234,4 +238,5 @@ def read_npz(
             )
         file.seek(0)
         with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            wanted = arrays.files if names is None else names
+            return {name: arrays[name] for name in arrays.files if name in wanted}

@@ -1,4 +1,4 @@
-"""Images a second of our steps beside those of PyTorch, Keras and ONNX Runtime, in one run.
+"""Images a second of our steps beside those of PyTorch, Keras and others, in one run.
 
     python -m experiments.speed.throughput
 
@@ -9,12 +9,13 @@ else the machine does slows all alike. The first call, which compiles, is timed 
 keeps freed memory, as a fine-tuning does; with GLIBC_TUNABLES in the environment the others do,
 too. A training on a GPU does not wait for a step before it begins the next: measure that with
 `--in-flight=10`. With `--dtype=bfloat16` ours computes in it, and the others by autocast or their
-mixed precision. With `--network=efficientnet_lite0` the peer is timm in PyTorch, and a batch of 32
-is what users take. A ratio is our rate over theirs: above 1 ours is faster. Writes
-experiments/speed/throughput.csv.
+mixed precision; what ends in `_float32`, such as vtl_float32, doesn't. With
+`--network=efficientnet_lite0` the peer is timm in PyTorch, and a batch of 32 is what users take. A
+ratio is our rate over theirs: above 1 ours is faster. Writes experiments/speed/throughput.csv.
 """
 
 import argparse
+import dataclasses
 import functools
 import importlib
 import re
@@ -44,10 +45,13 @@ PEERS: dict[str, tuple[str, dict[str, Any]]] = {
     "pytorch_compile": ("torch_steps", {"compiled": True}),
     "keras": ("keras_steps", {}),
     "onnxruntime": ("onnx_steps", {}),
+    "openvino": ("openvino_steps", {}),
 }
 """Peer -> the module of experiments/speed/peers that makes its steps, and its options."""
 OF_ANY_NETWORK = ("pytorch", "pytorch_compile")
 """The peers that have more than the ResNet-50."""
+IN_FLOAT32 = "_float32"
+"""A peer whose name ends so computes in float32, whatever the others do; ours may be one."""
 
 
 def network_of(setting: bench.Setting) -> nn.Module:
@@ -111,11 +115,18 @@ def our_makers(setting: bench.Setting) -> bench.Makers:
 def peer_makers(peer: str, setting: bench.Setting, precision: str) -> bench.Makers:
     """A peer's steps, with JAX's products in `precision`; raises what a failed import raises."""
     jax.config.update("jax_default_matmul_precision", precision)
+    setting = setting_of(peer, setting)
+    peer = peer.removesuffix(IN_FLOAT32)
     if peer == OURS:
         memory.keep_freed_memory()
         return our_makers(setting)
     module, options = PEERS[peer]
     return importlib.import_module(f"experiments.speed.peers.{module}").makers(setting, **options)
+
+
+def setting_of(peer: str, setting: bench.Setting) -> bench.Setting:
+    """The setting that a peer computes in."""
+    return dataclasses.replace(setting, dtype="float32") if peer.endswith(IN_FLOAT32) else setting
 
 
 def attempt(makers_by_peer: dict[str, bench.Makers], peer: str, action: Callable[[], Any]) -> Any:
@@ -182,12 +193,13 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
     if options.in_flight < 1:
         parser.error(f"--in-flight must be at least 1, got {options.in_flight}")
     known = [peer for peer in PEERS if options.network == "resnet50" or peer in OF_ANY_NETWORK]
+    in_float32 = [f"{peer}{IN_FLOAT32}" for peer in (OURS, *known)]
     if options.peers is None:
         options.peers = known
     else:
         options.peers = options.peers.split(",") if options.peers else []
     for peer in options.peers:
-        if peer not in known:
+        if peer not in (*known, *in_float32):
             parser.error(f"--peers must be among {', '.join(known)}, got '{peer}'")
     names = bench.steps_of(options.network)
     try:
@@ -223,7 +235,8 @@ def main() -> None:
         num_images = setting.batch_size * setting.in_flight
         for row in measure(makers_by_peer, name, num_images, options.repetitions):
             tables.show(row)
-            row |= setting.columns() | {"in_flight": setting.in_flight}
+            own = setting_of(row["peer"], setting)
+            row |= own.columns() | {"in_flight": setting.in_flight}
             rows.append(row | bench.machine(packages))
         tables.write_csv(options.out, rows)
 

@@ -1,7 +1,6 @@
 """Short commands, and by which signs one sees what they are at: for `test_stops_everywhere`."""
 
 import dataclasses
-import hashlib
 import json
 import re
 import threading
@@ -13,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from tests.devkit import write_devkit
-from tests.faults.killed import TIMED
+from tests.faults.killed import TIMED, digest
+from tests.review.runs import write_run
 from tests.tiny import write_weights
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ def what_is_left(directory: Path) -> dict[str, Any]:
         line.pop("images_per_second", None)
     return {
         "hashes": {
-            name: hashlib.sha256(path.read_bytes()).hexdigest()
+            name: digest(path)
             for name, path in sorted(paths.items())
             if path.suffix in OUTPUTS and not TIMED.fullmatch(path.name)
         },
@@ -111,6 +111,10 @@ def make(directory: Path, url: str = "", sha256: str = "") -> dict[str, Command]
     root = write_devkit(directory, splits, classes=("cat", "dog"), size=1000)
     weights = write_weights(directory / "w.safetensors")
     _write_features(directory / "features.npz")
+    (directory / "reviewed").mkdir()
+    reviewed = write_run(directory / "reviewed")
+    corrections = directory / "corrections.csv"
+    corrections.write_text("photo,class,label,was\n0003.png,cat,1,0\n")
     photos = (
         f"--config.data.root={root}",
         f"--config.weights={weights}",
@@ -193,6 +197,38 @@ def make(directory: Path, url: str = "", sha256: str = "") -> dict[str, Command]
                 "drawing": "./run/curves_*relu*",
                 "over": "Best on held-out",
             },
+        ),
+        "learning_curve": Command(
+            task(
+                "learning_curve.py",
+                *photos,
+                "--config.eval_batch_size=4",
+                "--config.fractions=(0.7,1.0)",
+                "--config.draws=1",
+                "--config.num_epochs=1.0",
+                "--config.head_l2=0.01",
+                "--config.held_out=0.0",
+            ),
+            {
+                "beginning": "./run/.*",
+                "probing": "./run/subsets.csv",
+                "training": "./run/fine_tuned/0.7_0/config.json",
+                "training on all": "./run/fine_tuned/1_0/config.json",
+                "over": "Twice the labels",
+            },
+        ),
+        "review": Command(
+            ("review", str(reviewed), "-o", "page.html"),
+            {"writing": "./.page*.tmp", "over": "MB"},
+            SLOW_DISK,
+        ),
+        "review apply": Command(
+            (
+                *("review", "apply", str(corrections)),
+                *(f"{directory}/reviewed/photos/labels.csv", "-o", "labels2.csv"),
+            ),
+            {"logging": "./.labels2*.tmp", "writing": "./labels2*.json", "over": "labels changed"},
+            SLOW_DISK,
         ),
         "report": Command(
             ("report", f"{directory}/finished", "-o", "page.html"),

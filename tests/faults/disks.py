@@ -33,7 +33,9 @@ IMPORTS = (
     "tasks.finetune",
     "tasks.features",
     "tasks.probe",
+    "tasks.learning_curve",
     "report.page",
+    "review.page",
     "weights.verify",
 )
 """What is imported once. `vtl.main` isn't: it defines its flags when it is."""

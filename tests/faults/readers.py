@@ -13,9 +13,11 @@ import numpy as np
 from PIL import Image
 
 from tests import tiny
-from vtl.data import archives, deep_features, images, splits, voc
+from vtl.data import archives, corrected, deep_features, images, splits, voc
 from vtl.decisions import Decisions
 from vtl.relu_study import mnist
+from vtl.review import corrections
+from vtl.stored_labels import Labels, changed_since
 from vtl.weights import formats, heads, sources
 
 
@@ -200,6 +202,34 @@ _COCO = json.dumps(
 _YOLO = {f"labels/{n}.txt": f"{n % 2} 0.5 0.5 0.1 0.1\n" for n in range(4)}
 _NAMES = "train: images\nnames:\n  0: cat\n  1: dog\n"
 
+
+def _correction(damaged: str) -> Reader:
+    """A table, what a page of `vtl review` saved, and a log beside the table."""
+
+    def write(directory: Path) -> None:
+        table = directory / "labels.csv"
+        table.write_text(_FLAGS)
+        (directory / "corrections.csv").write_text(
+            "photo,class,label,was\n1,cat,0,1\nimages/2.png,big dog,?,1\n1,big dog,?,?\n"
+        )
+        change = {"line": 3, "photo": "1", "class": "cat", "was": "1", "label": "0"}
+        corrected.write_log(table, table.read_bytes(), table, [change])
+
+    def read(directory: Path) -> Any:
+        table = directory / "labels.csv"
+        answers = corrections.read(directory / "corrections.csv")
+        return corrections.applied(answers, table), corrected.notes(table)
+
+    return Reader(write, damaged, read)
+
+
+def _labels(directory: Path) -> None:
+    np.savez(directory / "labels_train.npz", **_STORED._asdict())
+
+
+_STORED = Labels(("0", "1"), ("cat", "dog"), np.eye(2, dtype=np.uint8), np.ones((2, 2), np.uint8))
+_OTHERS = {"train": _STORED._replace(labels=1 - _STORED.labels)}
+
 READERS = {
     "jpeg": _photo("p.jpg"),
     "png": _photo("p.png"),
@@ -220,6 +250,10 @@ READERS = {
     "tar": Reader(_tar, "a.tar", _unpack),
     "table": _own_photos("labels.csv", _FLAGS),
     "table_of_labels": _own_photos("labels.tsv", _LABELS),
+    "corrections": _correction("corrections.csv"),
+    "corrected_table": _correction("labels.csv"),
+    "log_of_changes": _correction("labels.csv.changes.json"),
+    "stored_labels": Reader(_labels, "labels_train.npz", lambda d: changed_since(d, _OTHERS)),
     "coco": _own_photos("labels.json", _COCO),
     "yolo": _own_photos("labels/0.txt", _YOLO["labels/0.txt"], _YOLO | {"data.yaml": _NAMES}),
     "yolo_names": _own_photos("data.yaml", _NAMES, _YOLO),

@@ -16,6 +16,7 @@ from tests.devices import environment
 from tests.devkit import write_devkit
 from tests.faults.disks import Server, each
 from tests.faults.killed import what_is_left
+from tests.review.runs import write_run
 from tests.tiny import write_weights
 
 pytestmark = [
@@ -271,7 +272,15 @@ TASKS = {
         5,
         "relu_study.py:digits",
     ),
+    "learning_curve": Task(
+        {"read-only once begun": read_only_once_begun, "full, 1200 kB": full(1200)} | times(40),
+        3,
+        "learning_curve.py",
+    ),
     "report": Task(OF_FILES, 5),
+    "review": Task(OF_FILES, 5),
+    # Its log takes the 4 kB.
+    "review apply": Task(OF_FILES | {"full": full(4)}, 8),
     "weights convert": Task(OF_FILES, 5),
 }
 
@@ -298,6 +307,16 @@ def options(tmp_path_factory) -> dict[str, dict[str, Any]]:
         "finetune": photos
         | {"data.val_split": "val", "eval_batch_size": 4, "num_epochs": 1.0, "head": "zeros"},
         "features": photos,
+        "learning_curve": photos
+        | {
+            "data.root": write_devkit(directory / "curve", {"train": 20, "test": 6}, size=48),
+            "eval_batch_size": 4,
+            "fractions": (0.5, 1.0),
+            "draws": 1,
+            "num_epochs": 1.0,
+            "held_out": 0.0,
+            "head_l2": 0.01,
+        },
         "probe": {"features": features},
         "relu_study": {
             "networks": ("perceptron",),
@@ -328,7 +347,13 @@ def commands(options, servers, tmp_path_factory) -> dict[str, Command]:
     run = tmp_path_factory.mktemp("runs") / "probe"
     assert servers[0].run(made["probe"](run)).status == 0
     weights = options["finetune"]["weights"]
+    reviewed = write_run(tmp_path_factory.mktemp("reviewed"))
+    table = reviewed.parent / "photos" / "labels.csv"
+    corrections = reviewed.parent / "corrections.csv"
+    corrections.write_text("photo,class,label,was\n0003.png,cat,1,0\n")
     return made | {
+        "review": lambda place: ["vtl.review", reviewed, "-o", place],
+        "review apply": lambda place: ["vtl.review", "apply", corrections, table, "-o", place],
         "report": lambda place: ["vtl.report", run, "-o", place],
         "weights convert": lambda place: ["vtl.weights", "convert", weights, "-o", place],
     }

@@ -51,6 +51,16 @@ def options(tmp_path_factory) -> dict[str, dict]:
         "finetune": trained | {"data.val_split": "val", "num_epochs": 3.0},
         "finetune held out": trained | {"held_out": 0.4, "num_epochs": 1.0},
         "features": photos,
+        "learning_curve": trained
+        | {
+            "data.root": str(write_devkit(directory / "curve", {"train": 20, "test": 6}, size=48)),
+            "head": "probe",
+            "head_l2": 0.01,
+            "held_out": 0.0,
+            "fractions": (0.5, 1.0),
+            "draws": 1,
+            "num_epochs": 1.0,
+        },
         "probe": {"features": str(features)},
         "relu_study": {
             "networks": ("perceptron",),
@@ -69,12 +79,20 @@ MODULES = {
     "finetune": ("vtl.tasks.finetune", "configs.finetune"),
     "finetune held out": ("vtl.tasks.finetune", "configs.finetune"),
     "features": ("vtl.tasks.features", "configs.deep_features"),
+    "learning_curve": ("vtl.tasks.learning_curve", "configs.learning_curve"),
     "probe": ("vtl.tasks.probe", "configs.linear_probe"),
     "relu_study": ("vtl.relu_study.task", "configs.relu_study:digits"),
 }
 """What is killed -> its task's module and its config."""
 
-LEAST = {"finetune": 50, "finetune held out": 50, "features": 12, "probe": 10, "relu_study": 10}
+LEAST = {
+    "finetune": 50,
+    "finetune held out": 50,
+    "features": 12,
+    "learning_curve": 50,
+    "probe": 10,
+    "relu_study": 10,
+}
 """The places at least at which a run can be killed."""
 
 

@@ -43,7 +43,8 @@ COLD_EVERY = 4
 AGAIN_S = 0.05
 """Every third time the signal comes a second time, so long after the first."""
 
-TOLD = re.compile(r"^(vtl: stopped|stopped).*$", re.MULTILINE)
+# A progress bar may stand before it.
+TOLD = re.compile(r"(vtl: stopped|^stopped).*$", re.MULTILINE)
 DOWNLOAD_S = 1.5
 NOTHING = {"hashes": {}, "metrics": [], "names": ["cache", "cache/xla"]}
 

@@ -17,9 +17,10 @@ from tests.faults import slowly
 # What a process of `vtl` would import.
 from vtl import main
 from vtl.report import __main__ as report
+from vtl.review import __main__ as review
 from vtl.weights import __main__ as weights
 
-IMPORTED = (main, report, weights)
+IMPORTED = (main, report, review, weights)
 
 
 def run(job: dict[str, Any]) -> None:

@@ -14,13 +14,13 @@ OUT_OF_FOLD, HELD_OUT, VAL = 1.0, 2.0, 3.0
 """What the scores of each kind are about, so that a test sees which were taken."""
 
 
-def split(name, count):
+def split(name, count, groups=()):
     rng = np.random.default_rng(0)
     ids = tuple(f"{name}{number}" for number in range(count))
     labels = rng.integers(0, 2, (count, 2)).astype(np.uint8)
     known = np.ones_like(labels)
     none = np.zeros_like(labels)
-    return Split(name, ids, ids, labels, known, none, CLASSES, ids_sha256(ids))
+    return Split(name, ids, ids, labels, known, none, CLASSES, ids_sha256(ids), groups)
 
 
 def scores(value, count):
@@ -28,13 +28,21 @@ def scores(value, count):
 
 
 def decide(
-    monkeypatch, *, head="probe", given=None, val=False, tried=True, start=False, alike=False
+    monkeypatch,
+    *,
+    head="probe",
+    given=None,
+    val=False,
+    tried=True,
+    start=False,
+    alike=False,
+    groups=(),
 ):
     """What was chosen on, and the mean of its scores; None if there were none."""
     taken = {}
 
     def out_of_fold(training_set, groups):
-        assert len(groups) == TRAIN
+        taken["groups"] = groups
         return scores(OUT_OF_FOLD, TRAIN)
 
     def decided(found, *arguments, **options):
@@ -43,7 +51,7 @@ def decide(
 
     monkeypatch.setattr(unseen.thresholds, "decide", decided)
     monkeypatch.setattr(trial, "logits", lambda *arguments: scores(HELD_OUT, len(OUTSIDE)))
-    splits = {"train": split("train", TRAIN)} | ({"val": split("val", 20)} if val else {})
+    splits = {"train": split("train", TRAIN, groups)} | ({"val": split("val", 20)} if val else {})
     images = np.random.default_rng(2).integers(0, 256, (TRAIN, 32, 32, 3), dtype=np.uint8)
     if alike:
         images[:] = images[0]
@@ -64,6 +72,9 @@ def decide(
         is_start=start,
         workdir=None,
     )
+    if "groups" in taken:
+        expected = np.unique(groups, return_inverse=True)[1] if groups else np.arange(TRAIN)
+        np.testing.assert_array_equal(taken["groups"], expected)
     found = taken["found"]
     return None if found is None else (found.in_words, round(float(found.logits.mean())))
 
@@ -93,6 +104,14 @@ def test_photos_that_are_all_alike_have_no_folds(monkeypatch):
         HELD_OUT,
     )
     assert decide(monkeypatch, start=True, alike=True, tried=False) is None
+
+
+def test_a_group_of_the_table_is_in_one_fold(monkeypatch):
+    groups = tuple(f"{row // 2:02}" for row in range(TRAIN))
+    words, _ = decide(monkeypatch, start=True, groups=groups)
+    assert words == f"{TRAIN} photos of train, out of fold"
+    few = tuple("ab"[row % 2] for row in range(TRAIN))
+    assert decide(monkeypatch, start=True, tried=False, groups=few) is None
 
 
 def test_without_a_trial_the_start_answers_for_what_came_of_it(monkeypatch):

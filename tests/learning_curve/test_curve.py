@@ -99,6 +99,8 @@ def test_where_nothing_can_be_said_the_sentence_says_why(why, maps, options):
 
 def test_every_reason_has_words():
     assert set(schema.WHY_NOTHING) == set(conclusion.WHY_NOTHING)
+    assert f"than {curve.LEAST_PHOTOS} photos" in conclusion.WHY_NOTHING["few_photos"]
+    assert curve.LEAST_SHARES == 4  # which is there in words
 
 
 @pytest.mark.parametrize(("tuned", "more"), [(0.0, "labels"), (0.03, "open"), (0.15, "finetuning")])

@@ -166,3 +166,39 @@ def test_two_processes_extract_the_features_of_one(photos, tmp_path):
             np.testing.assert_allclose(two[name], array, rtol=0, atol=1e-6)
         else:
             np.testing.assert_array_equal(two[name], array)
+
+
+def test_two_processes_measure_the_learning_curve_of_one(photos, tmp_path):
+    workdirs = {}
+    for num_processes in (1, 2):
+        workdirs[num_processes] = workdir = tmp_path / f"run {num_processes}"
+        ended = together.run(
+            tmp_path / str(num_processes),
+            [
+                "--config=configs/learning_curve.py",
+                *photos,
+                "--config.data.image_size=32",
+                "--config.batch_size=8",
+                "--config.eval_batch_size=8",
+                "--config.fractions=(0.5,1.0)",
+                "--config.draws=1",
+                "--config.num_epochs=1.0",
+                "--config.held_out=0.0",
+                "--config.head_l2=0.01",
+                "--config.optim.learning_rate=0.001",
+                f"--workdir={workdir}",
+            ],
+            num_processes=num_processes,
+            num_devices=2 // num_processes,
+        )
+        assert [one.stdout + one.stderr for one in ended[1:]] == [""] * (num_processes - 1)
+        assert together.litter(workdir) == []
+    one, two = workdirs.values()
+    assert (one / "subsets.csv").read_bytes() == (two / "subsets.csv").read_bytes()
+    for name in ("logits_probe", "fine_tuned/0.5_0/logits_test", "fine_tuned/1_0/logits_test"):
+        logits = [np.load(run / f"{name}.npz")["logits"] for run in (one, two)]
+        np.testing.assert_allclose(*logits, rtol=0, atol=1e-4)
+        assert np.std(logits[0]) > 0.01
+    curves = [json.loads((run / "results.json").read_text())["curve"] for run in (one, two)]
+    for kind in ("probe", "fine_tuned", "difference"):
+        assert curves[0][kind]["map"] == pytest.approx(curves[1][kind]["map"], abs=1e-3)

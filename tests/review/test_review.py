@@ -6,10 +6,13 @@ import json
 import numpy as np
 import pytest
 
+from tests.data.layouts.photos import write_photo
 from tests.review.runs import CLASSES, FLIPPED, HOSTILE, write_run
-from vtl.data import duplicates, splits
+from vtl.data import corrected, duplicates, splits
 from vtl.review import __main__ as command
 from vtl.review import corrections, neighbours, probabilities, reviewed, suspects
+
+ALL_TRAIN = {"train": "trainval"}
 
 
 @pytest.fixture(scope="module")
@@ -148,13 +151,27 @@ def test_runs_without_features_are_refused_with_the_way_out(tmp_path, capsys):
     assert not (tmp_path / "r.html").exists()
 
 
+def test_photos_that_moved_are_asked_for(tmp_path, capsys):
+    run, page = write_run(tmp_path), str(tmp_path / "r.html")
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    assert command.main([str(run), "-o", page]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith(f"are not in {tmp_path}/photos, seen from here")
+    assert second.startswith("Add --root=FOLDER")
+    assert command.main([str(run), "-o", page, f"--root={tmp_path}/moved"]) == 0
+    (run / "DF_tiny.npz").unlink()
+    assert command.main([str(run), "-o", page, f"--root={tmp_path}/moved"]) == 1
+    assert "DF_tiny.npz: no such file; `vtl deep_features` makes one" in capsys.readouterr().err
+
+
 def apply(tmp_path, table, answers, *options):
     """The new table's text, and what was printed; None if it was refused."""
     (tmp_path / "t.csv").write_bytes(table.encode() if isinstance(table, str) else table)
     with (tmp_path / "corrections.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("photo", "class", "label", "was"), *answers])
     output = tmp_path / "new.csv"
-    output.unlink(missing_ok=True)
+    for path in (output, corrected.log_of(output)):
+        path.unlink(missing_ok=True)
     status = command.main(
         [
             "apply",
@@ -229,12 +246,20 @@ def test_corrections_that_dont_fit_are_refused(tmp_path, capsys, answers, said):
 
 
 def test_nothing_is_written_over_and_only_tables_are_corrected(tmp_path, capsys):
-    for name in ("corrections.csv", "new.csv", "labels.json"):
-        (tmp_path / name).write_text("photo,class,label,was\n")
-    given = str(tmp_path / "corrections.csv")
-    taken = str(tmp_path / "new.csv")
-    assert command.main(["apply", given, given, "-o", taken]) == 1
-    assert "is there already" in capsys.readouterr().err
+    for name in ("corrections.csv", "labels.json"):
+        (tmp_path / name).write_text("photo,class,label,was\n1.jpg,cat,0,1\n")
+    given, taken = str(tmp_path / "corrections.csv"), tmp_path / "new.csv"
+    (tmp_path / "t.csv").write_text("photo,cat\n1.jpg,1\n")
+    arguments = ["apply", given, str(tmp_path / "t.csv"), "-o", str(taken)]
+    for content in ("photo,cat\n1.jpg,1\n", "photo,cat\n1.jpg,0\n\n", ""):
+        taken.write_text(content)
+        assert command.main(arguments) == 1
+        assert "is there already" in capsys.readouterr().err
+        assert taken.read_text() == content
+    taken.unlink()
+    said = [(command.main(arguments), capsys.readouterr().out) for _ in range(2)]
+    assert said[0] == said[1]  # the same command again
+    assert said[0][0] == 0
     other = str(tmp_path / "other.csv")
     assert command.main(["apply", given, str(tmp_path / "labels.json"), "-o", other]) == 1
     assert "is no table" in capsys.readouterr().err
@@ -259,6 +284,35 @@ def test_the_corrected_table_is_read_as_corrected(tmp_path):
         for column in np.flatnonzero(row != old)
     ]
     assert sorted(changed) == sorted([("0003.png", 0), (HOSTILE, 1)])
+
+
+def test_a_run_on_a_corrected_table_says_how_many_labels_differ(tmp_path, caplog):
+    answers = [("1.jpg", "cat", 0, 1), ("1.jpg", "dog", 1, 0), ("3.jpg", "dog", 0, 0)]
+    table = "photo,cat,dog\n1.jpg,1,0\n2.jpg,0,1\n3.jpg,1,0\n"
+    assert apply(tmp_path, table, answers)[1] == 0
+    for number in (1, 2, 3):
+        write_photo(tmp_path / "photos" / f"{number}.jpg", number, 8)
+    new, log = tmp_path / "new.csv", tmp_path / "new.csv.changes.json"
+
+    def said() -> list[str]:
+        caplog.clear()
+        splits.read(tmp_path / "photos", labels=new, fractions=(1, 0, 0), names=ALL_TRAIN)
+        return caplog.messages
+
+    expected = "2 labels of 1 photos differ from t.csv's, by new.csv.changes.json"
+    assert said() == [expected]
+    assert json.loads(log.read_text())["changes"][0] == {
+        "line": 2,
+        "photo": "1.jpg",
+        "class": "cat",
+        "was": "1",
+        "label": "0",
+    }
+    log.write_text(log.read_text().replace('"changes"', '"changed"'))
+    assert said() == [f"what was corrected is not known: {log}: it lacks changes"]
+    log.write_text(log.read_text().replace('"changed"', '"changes"'))
+    new.write_text(new.read_text().replace("2.jpg,0,1", "2.jpg,1,1"))
+    assert said() == []  # the log is of another table
 
 
 def test_cells_as_they_are_written():

@@ -111,6 +111,12 @@ def test_points_are_fine_tunings_that_resume(given, tmp_path, monkeypatch):
     for path in (workdir, workdir / "fine_tuned" / "1_0"):
         unlock(path)  # as the end of a process does
     before = (workdir / "fine_tuned" / "0.3_0" / "results.json").stat().st_mtime_ns
+    probes = workdir / "logits_probe.npz"
+    probes.write_bytes(probes.read_bytes()[:-9])
+    with pytest.raises(UserError, match=rf"can't be read.*\nDelete {probes}: the same command"):
+        learning_curve.run(config, workdir)
+    unlock(workdir)
+    probes.unlink()
     learning_curve.run(config, workdir)
     assert (workdir / "fine_tuned" / "0.3_0" / "results.json").stat().st_mtime_ns == before
     assert [len(ids) for ids in trained] == [30, 30]

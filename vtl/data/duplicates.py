@@ -182,6 +182,15 @@ def near_duplicates(images: Images) -> np.ndarray:
     return processes.broadcast(connected(np.concatenate(one), np.concatenate(other), count))
 
 
+def groups_of(images: Images, split: Split) -> np.ndarray:
+    """The group [N] of each photo of a split of images [N, H, W, 3], from 0.
+
+    Near-duplicates are in one, and so is what a table gives one group.
+    """
+    groups = near_duplicates(images)
+    return joined(groups, split.groups) if split.groups else groups
+
+
 def connected(one: np.ndarray, other: np.ndarray, count: int) -> np.ndarray:
     """The group [count] of each row, from 0, where rows one [P] and other [P] are pairs."""
     graph = scipy.sparse.coo_array((np.ones(len(one), bool), (one, other)), shape=(count, count))

@@ -1,4 +1,4 @@
-"""A part of a training split to choose by: near-duplicates stay together."""
+"""A part of a training split to choose by, in whole groups of photos."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,6 @@ import numpy as np
 
 from vtl.data.batches import Images
 from vtl.data.draw import place
-from vtl.data.duplicates import near_duplicates
 from vtl.data.photo_files import stem
 
 
@@ -24,13 +23,12 @@ class Rows:
         return self._images[self._rows[rows]]
 
 
-def hold_out(images: Images, ids: Sequence[str], share: float, seed: int) -> np.ndarray:
-    """Which of images [N, H, W, 3] to hold out, [N] bool: about `share` of them, in whole groups.
+def hold_out(ids: Sequence[str], groups: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Which of N photos to hold out, [N] bool: about `share` of them, in whole `groups` [N].
 
     A group goes by the hash of its first id, so that another photo moves no other. Groups larger
     than the share stay in. None is held out if there is no other group.
     """
-    groups = near_duplicates(images)
     sizes = np.bincount(groups)
     places: dict[int, float] = {}
     for photo_id, group in sorted(zip(ids, groups.tolist(), strict=True)):

@@ -10,7 +10,7 @@ from vtl import decisions as answered
 from vtl.console import say
 from vtl.decisions import HALF, Decisions
 from vtl.evaluation import answers, calibration, metrics, one_label
-from vtl.run_directory import RunDirectory
+from vtl.run_directory import RunDirectory, SplitsNow
 from vtl.schema import of_file
 from vtl.untrusted import escaped
 
@@ -46,15 +46,18 @@ def was_finished(
     run_directory: RunDirectory,
     content: Content,
     format_results: Callable[[RunDirectory, dict[str, Any]], str] | None = None,
+    splits: SplitsNow | None = None,
 ) -> bool:
     """Whether the run is finished already; says so, and shows its outcome by `format_results`.
+
+    `splits` as in `RunDirectory.compare`.
 
     Raises:
         UserError: it was made of something else than there is now, or its files were changed.
     """
     if not run_directory.is_finished:
         return False
-    run_directory.check_finished(content)
+    run_directory.check_finished(content, splits)
     path = run_directory.path / "results.json"
     with of_file(path):
         shown = (format_results or format_outcome)(run_directory, run_directory.read_results())

@@ -1,7 +1,7 @@
 """A config -> what a fine-tuning needs: its photos, its network and its job."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,7 +57,9 @@ def set_up(config: ConfigDict, run_directory: RunDirectory) -> SetUp:
     say(optim.rules_table(rules, params))
     _loss(config, splits)  # which refuses what the labels don't allow
     content = _content(config, splits, net)
-    run_directory.compare(content)  # before the photos are decoded, which takes long
+    run_directory.compare(
+        content, lambda: splits
+    )  # before the photos are decoded, which takes long
     prepared = prepare.prepare(
         splits, net.preprocessing, config.data, crops=config.augment == "crop_flip"
     )
@@ -120,14 +122,16 @@ def check_options(config: ConfigDict) -> None:
         )
 
 
-def content_by_path(config: ConfigDict) -> dict[str, Any]:
+def content_by_path(
+    config: ConfigDict, splits: Callable[[], Mapping[str, Split]]
+) -> dict[str, Any]:
     """Of what the run is made of, by hash, what a path of the config names.
 
-    What vtl fetched was checked by its hash.
+    `splits` are those of the config. What vtl fetched was checked by its hash.
     """
     content = _head(config)
     if config.data.root:
-        content |= {"data": identity.of_splits(of_config(config.data))}
+        content |= {"data": identity.of_splits(splits())}
     if config.weights and config.weights not in sources.SOURCES:
         content |= {"weights": sources.load(config.weights).sha256}
     return content

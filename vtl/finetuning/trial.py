@@ -16,6 +16,7 @@ from absl import logging
 from vtl import identity, processes, schema
 from vtl.console import say
 from vtl.data.batches import Images
+from vtl.data.duplicates import groups_of
 from vtl.data.held_out import Rows, hold_out
 from vtl.data.split import Split
 from vtl.errors import Diverged, UserError
@@ -50,9 +51,11 @@ def parts_of(job: Job, images: Images, split: Split) -> Parts | None:
     if job.given_head is not None:
         say("held_out: the given head may know all of these photos, so all passes are trained")
         return None
-    is_held_out = hold_out(images, split.ids, job.config.held_out, job.config.seed)
+    groups = groups_of(images, split)
+    is_held_out = hold_out(split.ids, groups, job.config.held_out, job.config.seed)
     if not is_held_out.any():
-        say(f"held_out: the {len(split)} photos are all alike, so all passes are trained")
+        what = "of one group" if split.groups else "all alike"
+        say(f"held_out: the {len(split)} photos are {what}, so all passes are trained")
         return None
     inside, outside = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
     return Parts(inside, outside, job.plan(len(inside)))
@@ -81,7 +84,9 @@ def run(
     trial = RunDirectory(workdir / NAME, config)
     content = {**content, NAME: identity.array_sha256(parts.outside)}
     trial.compare(content)
-    if not trial.is_finished:
+    if trial.is_finished:
+        trial.check_finished(lambda: content)
+    else:
         say(
             f"how far to train is tried first: on {len(parts.inside)} of the {len(split)} photos, "
             f"scored on the other {len(parts.outside)}"

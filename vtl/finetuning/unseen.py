@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vtl.data.duplicates import near_duplicates
+from vtl.data.duplicates import groups_of
 from vtl.data.split import Split
 from vtl.decisions import Decisions
 from vtl.evaluation import thresholds
@@ -63,7 +63,7 @@ def _in_train(
 ) -> Unseen | None:
     groups, can_fold = np.zeros(0, int), job.given_head is None and job.config.head == "probe"
     if can_fold and (is_start or not tried):
-        groups = near_duplicates(training_set.images)
+        groups = groups_of(training_set.images, train)
         can_fold = len(np.unique(groups)) >= 2 * fit_head.NUM_FOLDS
     if parts and tried and not (is_start and can_fold):
         after = trial.logits(workdir, tried["best_step"], (len(parts.outside), len(train.classes)))

@@ -8,8 +8,8 @@ from vtl.console import format_seconds
 TITLES = {"probe": "probe", "fine_tuned": "fine-tuned"}
 
 WHY_NOTHING = {
-    "few_photos": "there are too few photos",
-    "few_shares": "too few shares of the labels were measured",
+    "few_photos": "there are fewer than 100 photos to train on",
+    "few_shares": "fewer than four shares of the labels were measured",
     "one_draw": "one draw of the labels does not show its own spread",
     "misfit": "the points follow no power law",
     "flat": "the curve is flat within its noise",

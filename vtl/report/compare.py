@@ -5,9 +5,11 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from vtl import stored_labels
 from vtl.evaluation import metrics
 from vtl.report.rejection import PROTOCOL, is_rejected
 from vtl.report.runs import Run
+from vtl.stored_labels import Labels
 
 VOC2007_IMAGES = {"train": 5011, "test": 4952}
 
@@ -157,17 +159,12 @@ def changed_labels(run: Run, other: Run) -> tuple[int, int] | None:
     None if the classes differ, the photos have no ids, or there is none in both.
     """
     ours, theirs = run.headline_scores, other.headline_scores
-    if run.classes != other.classes or ours.ids is None or theirs.ids is None:
+    if ours.ids is None or theirs.ids is None:
         return None
-    row_of = {photo: row for row, photo in enumerate(theirs.ids)}
-    rows = [row for row, photo in enumerate(ours.ids) if photo in row_of]
-    if not rows:
-        return None
-    matched = [row_of[ours.ids[row]] for row in rows]
-    differ = (ours.labels[rows] != theirs.labels[matched]) | (
-        ours.is_known[rows] != theirs.is_known[matched]
+    return stored_labels.changed(
+        Labels(theirs.ids, other.classes, theirs.labels, theirs.label_mask),
+        Labels(ours.ids, run.classes, ours.labels, ours.label_mask),
     )
-    return int(differ.sum()), int(differ.any(axis=1).sum())
 
 
 def by_data_set(runs: Sequence[Run]) -> list[DataSet]:

@@ -131,8 +131,8 @@ WORDS = {
     "points, and from the spread of the draws. A dashed line is the power law, fitted to each "
     "resample. How wrong the law may be beyond the photos that there are is in no interval. Times "
     "are the median of the draws, with features but without decoding and test.",
-    "why_few_photos": "there are too few photos",
-    "why_few_shares": "too few shares of the labels were measured",
+    "why_few_photos": "there are fewer than 100 photos to train on",
+    "why_few_shares": "fewer than four shares of the labels were measured",
     "why_one_draw": "one draw of the labels does not show its own spread",
     "why_misfit": "the points follow no power law",
     "why_flat": "the curve is flat within its noise",

@@ -136,8 +136,8 @@ WORDS = {
     "pointillé est la loi de puissance, ajustée à chaque tirage. L’erreur de la loi au-delà des "
     "photos disponibles n’est dans aucun intervalle. Les durées sont la médiane des tirages, avec "
     "les descripteurs mais sans le décodage ni le test.",
-    "why_few_photos": "il y a trop peu de photos",
-    "why_few_shares": "trop peu de parts des étiquettes ont été mesurées",
+    "why_few_photos": "il y a moins de 100 photos d'entraînement",
+    "why_few_shares": "moins de quatre parts des étiquettes ont été mesurées",
     "why_one_draw": "un seul tirage des étiquettes ne montre pas sa dispersion",
     "why_misfit": "les points ne suivent pas de loi de puissance",
     "why_flat": "la courbe est plate, à son bruit près",

@@ -4,8 +4,8 @@
     vtl review apply corrections.csv labels.csv -o labels2.csv
 
 RUN is a run of `vtl deep_features`, or of `vtl linear_probe` on its features. The page is one file
-that needs no network and no server. Its button saves corrections.csv. `apply` never writes over a
-file; it prints a line a change.
+that needs no network and no server. Its button saves corrections.csv. `apply` leaves
+labels.csv as it is; it prints a line a change, and keeps all of them in labels2.csv.changes.json.
 """
 
 from vtl import stops
@@ -17,15 +17,16 @@ import argparse
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from vtl import compile_cache, disks, files
-from vtl.data import duplicates
+from vtl.data import corrected, duplicates
 from vtl.data.layouts import table
 from vtl.errors import UserError
 from vtl.files import user_path, whole_file
 from vtl.review import corrections, neighbours, page, probabilities, reviewed, suspects
-from vtl.untrusted import printable
+from vtl.untrusted import open_plain, printable
 
 MOST = 2000
 """Suspects of a page."""
@@ -79,8 +80,6 @@ def _review(options: argparse.Namespace) -> int:
 
 
 def _apply(options: argparse.Namespace) -> int:
-    if os.path.lexists(options.output):
-        raise UserError(f"{printable(options.output)} is there already: choose another name for -o")
     if options.table.suffix.lower() not in (".csv", ".tsv"):
         raise UserError(
             f"{printable(options.table)} is no table, and corrections go into a CSV or TSV\n"
@@ -93,8 +92,11 @@ def _apply(options: argparse.Namespace) -> int:
         flags=options.flags,
         separator=options.separator,
     )
-    with whole_file(options.output) as file:
-        file.write(done.content)
+    if not _is_written(options.output, done.content):
+        changes = [change.record() for change in done.changes]
+        corrected.write_log(options.output, done.content, options.table, changes)
+        with whole_file(options.output) as file:
+            file.write(done.content)
     for change in done.changes:
         print(change)
     for line in done.left:
@@ -104,6 +106,16 @@ def _apply(options: argparse.Namespace) -> int:
         f"{done.num_confirmed:,} confirmed"
     )
     return 1 if done.left else 0
+
+
+def _is_written(path: Path, content: bytes) -> bool:
+    """Whether an earlier call wrote it; UserError if something else is there."""
+    if not os.path.lexists(path):
+        return False
+    with suppress(UserError), open_plain(path, max_bytes=len(content)) as file:
+        if file.read() == content:
+            return True
+    raise UserError(f"{printable(path)} is there already: choose another name for -o")
 
 
 def _parser(name: str) -> argparse.ArgumentParser:
@@ -118,9 +130,11 @@ def _parser(name: str) -> argparse.ArgumentParser:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = _parser("")
-    parser.add_argument("run", metavar="RUN", help="a finished run with features")
     parser.add_argument(
-        "-o", "--output", type=user_path, default=Path("review.html"), help="the page to write"
+        "run", metavar="RUN", help="its workdir, such as runs/features; or `apply`: see apply -h"
+    )
+    parser.add_argument(
+        "-o", "--output", type=user_path, default=Path("review.html"), help="the page (review.html)"
     )
     parser.add_argument(
         "--ranking",
@@ -128,15 +142,17 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         default="plain",
         help='cleanlab needs pip install "vtl[review]"',
     )
-    parser.add_argument("--most", type=_count, default=MOST, help="suspects of the page")
+    parser.add_argument(
+        "--most", type=_count, default=MOST, help=f"contradicted labels on the page ({MOST:,})"
+    )
     parser.add_argument("--root", default="", metavar="FOLDER", help="where the photos are now")
     parser.add_argument("--labels", default="", metavar="FILE", help="their labels now")
     return parser.parse_args(arguments)
 
 
 def _count(text: str) -> int:
-    if int(text) < 0:
-        raise ValueError
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {printable(text, 40)}")
     return int(text)
 
 
@@ -145,9 +161,15 @@ def _parse_apply(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("corrections", type=user_path, help="what the page saved")
     parser.add_argument("table", type=user_path, help="the table of labels, which stays as it is")
     parser.add_argument("-o", "--output", type=user_path, required=True, help="the new table")
-    parser.add_argument("--flags", choices=table.FLAGS, default="yes_no", help="as data.flags")
     parser.add_argument(
-        "--separator", choices=("", "none", *table.SEPARATORS), default="", help="as data.separator"
+        "--flags", choices=table.FLAGS, default="yes_no", help="1/0 or VOC's 1/-1/0, as data.flags"
+    )
+    parser.add_argument(
+        "--separator",
+        choices=("", "none", *table.SEPARATORS),
+        default="",
+        metavar="SIGN",
+        help="between labels in one cell: ; or | or , or none; vtl finds it, as data.separator",
     )
     return parser.parse_args(arguments)
 

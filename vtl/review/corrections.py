@@ -4,7 +4,7 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vtl.data.layouts import table
 from vtl.data.layouts.found import letters
@@ -35,6 +35,16 @@ class Change(NamedTuple):
     name: str
     was: str
     label: str
+
+    def record(self) -> dict[str, Any]:
+        """As `data.corrected` keeps it."""
+        return {
+            "line": self.line,
+            "photo": self.photo,
+            "class": self.name,
+            "was": self.was,
+            "label": self.label,
+        }
 
     def __str__(self) -> str:
         photo, name = printable(self.photo, 120), printable(self.name, 60)

@@ -14,6 +14,7 @@ from vtl.data import deep_features, splits
 from vtl.data.split import Split
 from vtl.errors import UserError
 from vtl.files import user_path
+from vtl.stored_labels import Labels, changed
 from vtl.untrusted import printable, read_json
 
 _DATA = schema.record(
@@ -97,7 +98,10 @@ def _of_finetuning(run: Path, config: dict[str, Any]) -> str:
 def _read(run: Path, name: str, check: schema.Check) -> dict[str, Any]:
     path = run / name
     if not path.exists():
-        raise UserError(f"{printable(run)} holds no finished run: it has no {name}")
+        raise UserError(
+            f"{printable(run)} holds no finished run: it has no {name}\n"
+            "Name the workdir of a run of `vtl deep_features` or of `vtl linear_probe`."
+        )
     with schema.of_file(path):
         found = read_json(path, inside=run)
         check(found, "")
@@ -117,6 +121,11 @@ def _data_of(directory: Path, root: str, labels: str) -> ConfigDict:
     data = json.loads(json.dumps(data))
     if root:
         data |= {"root": root}
+    elif data["root"] and not user_path(data["root"]).is_dir():
+        raise UserError(
+            f"the run's photos are not in {printable(data['root'])}, seen from here\n"
+            "Add --root=FOLDER, and --labels=FILE if their table is elsewhere, too."
+        )
     if labels:
         data |= {"labels": labels}
     return ConfigDict(data)
@@ -144,13 +153,9 @@ def _joined(
                 continue
             now = split.rows(np.array([place_of[its.ids[row]][1] for row in rows]))
             parts.append((its.features[rows], now))
-            if features.classes == classes:
-                changed = changed_labels(
-                    (its.labels[rows], None if its.label_mask is None else its.label_mask[rows]),
-                    (np.asarray(now.labels), now.label_mask),
-                )
-                num_labels += int(changed.sum())
-                num_photos += int(changed.any(axis=1).sum())
+            before = Labels(its.ids, features.classes, its.labels, its.label_mask)
+            labels, photos = changed(before, now) or (0, 0)
+            num_labels, num_photos = num_labels + labels, num_photos + photos
     if not parts:
         raise UserError(f"none of the features' photos is in {printable(data.root) or data.name}")
     if num_gone:
@@ -174,13 +179,3 @@ def _joined(
         one_label_each=all(now.has_one_label_each for _, now in parts),
         notes=notes,
     )
-
-
-Labels = tuple[np.ndarray, np.ndarray | None]
-"""Labels [N, C], and which of them are known; None is all."""
-
-
-def changed_labels(before: Labels, now: Labels) -> np.ndarray:
-    """Which labels [N, C] of the same photos differ; known and not known differ, too."""
-    values = [np.where(True if mask is None else mask == 1, y, 2) for y, mask in (before, now)]
-    return np.asarray(values[0] != values[1])

@@ -1,8 +1,10 @@
 """Exercise 2: photos -> deep features -> .npz."""
 
 import dataclasses
+import functools
 import re
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from ml_collections import ConfigDict
 from vtl import dtypes, files, identity, knobs, processes
 from vtl.console import format_seconds, say
 from vtl.data import deep_features, prepare
-from vtl.data.split import describe_splits
+from vtl.data.split import Split, describe_splits
 from vtl.data.splits import file_label, name_of, of_config, table_of_counts
 from vtl.errors import UserError, check_choice
 from vtl.evaluation import outcome
@@ -40,7 +42,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
     config.model.dtype = dtypes.settled(config.model.dtype, begun_with(begun, "model.dtype"))
     workdir = workdir / shard.name if shard else workdir
     run_directory = RunDirectory(workdir, config)
-    if outcome.was_finished(run_directory, lambda: _content_by_path(config), _format_outcome):
+    now = functools.cache(lambda: of_config(config.data))
+    by_path = functools.partial(_content_by_path, config, now)
+    if outcome.was_finished(run_directory, by_path, _format_outcome, now):
         if processes.is_first():
             remove_unfinished(workdir)
         return
@@ -71,7 +75,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
         "weights": weights.sha256,
         "preprocessing": identity.json_sha256(dataclasses.asdict(net.preprocessing)),
     }
-    run_directory.compare(content)  # before the photos are decoded, which takes long
+    run_directory.compare(
+        content, lambda: splits
+    )  # before the photos are decoded, which takes long
     variables = network.starting_variables(net.model, weights, head="zeros", seed=0)
     variables = replicate(variables, mesh)
     of_shard = {}
@@ -159,11 +165,13 @@ def _short(architecture: Architecture) -> str:
     return re.sub(r"\W", "", architecture.title.split()[0])
 
 
-def _content_by_path(config: ConfigDict) -> dict[str, Any]:
+def _content_by_path(
+    config: ConfigDict, splits: Callable[[], Mapping[str, Split]]
+) -> dict[str, Any]:
     """Of what the run is made of, by hash, what a path of the config names."""
     content: dict[str, Any] = {}
     if config.data.root:
-        content |= {"data": identity.of_splits(of_config(config.data))}
+        content |= {"data": identity.of_splits(splits())}
     if config.weights not in sources.SOURCES:
         content |= {"weights": sources.load(config.weights).sha256}
     return content

@@ -1,5 +1,6 @@
 """Exercise 4: photos -> trained network -> mAP."""
 
+import functools
 import itertools
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 from vtl.data import prepare
 from vtl.data.batches import Images
 from vtl.data.split import Split, describe_splits
-from vtl.data.splits import name_of
+from vtl.data.splits import name_of, of_config
 from vtl.evaluation import gallery, outcome
 from vtl.evaluation.outcome import MAP_PROTOCOL
 from vtl.finetuning import tuning, unseen
@@ -34,7 +35,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     check_options(config)
     prepare.settle_decode(config.data, begun_with(workdir, "data.decode"))
     run_directory = RunDirectory(workdir, config)
-    if outcome.was_finished(run_directory, lambda: content_by_path(config)):
+    now = functools.cache(lambda: of_config(config.data))
+    if outcome.was_finished(run_directory, lambda: content_by_path(config, now), splits=now):
         return
     seconds = {"start": time.perf_counter()}
     job, prepared, training_set, content = set_up(config, run_directory)

@@ -1,6 +1,7 @@
 """More labels or fine-tuning? Both are measured at shares of the labels, and a law is fitted."""
 
 import csv
+import functools
 import io
 import shutil
 import time
@@ -15,9 +16,9 @@ from ml_collections import ConfigDict
 from vtl import processes, schema
 from vtl.console import format_seconds, say
 from vtl.data import prepare
-from vtl.data.duplicates import joined, near_duplicates
+from vtl.data.duplicates import groups_of
 from vtl.data.split import Split, describe_splits
-from vtl.data.splits import name_of
+from vtl.data.splits import name_of, of_config
 from vtl.errors import UserError
 from vtl.evaluation import outcome
 from vtl.finetuning import tuning
@@ -50,7 +51,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
     _check_options(config)
     prepare.settle_decode(config.data, begun_with(workdir, "data.decode"))
     run_directory = RunDirectory(workdir, config)
-    if outcome.was_finished(run_directory, lambda: content_by_path(config), _format_outcome):
+    now = functools.cache(lambda: of_config(config.data))
+    content = functools.partial(content_by_path, config, now)
+    if outcome.was_finished(run_directory, content, _format_outcome, now):
         return
     whole = set_up(config, run_directory)
     splits, net = whole.prepared.splits, whole.job.net
@@ -62,6 +65,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
         whole.job.plan(round(shares[0] * len(train)))  # an unusable schedule is refused here
     run_directory.begin(whole.content)
     whole.prepared.write(workdir)
+    for role, split in splits.items():
+        run_directory.write_labels(role, split)
     drawn = _draw(whole, shares)
     run_directory.write_table("subsets.csv", _table(train, drawn, shares))
 
@@ -135,9 +140,7 @@ def _shares(config: ConfigDict, num_photos: int) -> list[float]:
 def _draw(whole: SetUp, shares: Sequence[float]) -> Drawn:
     """The rows of each share's draws; what is nearly the same or of one group is in one subset."""
     train, config = whole.prepared.splits["train"], whole.job.config
-    groups = near_duplicates(whole.prepared.photos["train"])
-    if train.groups:
-        groups = joined(groups, train.groups)
+    groups = groups_of(whole.prepared.photos["train"], train)
     positives = np.asarray(train.labels) * train.label_mask
     by_draw = [
         subsets.nested(train.ids, groups, positives, shares, config.seed + draw)
@@ -203,8 +206,8 @@ def _probes(
             "logits_probe", {"logits": np.array(found), "seconds": np.array(took)}
         )
         processes.barrier()
-    logits = _read(path, "logits", shape)
-    seconds = _read(path, "seconds", shape[:1])
+    logits = _read(path, "logits", shape, path)
+    seconds = _read(path, "seconds", shape[:1], path)
     ends = np.cumsum(sizes)[:-1]
     medians: list[float | None] = [float(np.median(its)) for its in np.split(seconds, ends)]
     return [list(its) for its in np.split(logits, ends)], medians
@@ -240,7 +243,9 @@ def _fine_tune(
     point.compare(part.content)
     test = splits["test"]
     shape = (len(test), len(test.classes))
-    if not point.is_finished:
+    if point.is_finished:
+        point.check_finished(lambda: part.content)
+    else:
         start = time.perf_counter()
         parts = tuning.parts_of(job, splits, photos["train"])
         point.begin(part.content)
@@ -265,7 +270,7 @@ def _fine_tune(
     results = point.read_results()
     is_timed = results["resumed_from"] is None
     seconds_or_none = results["seconds"]["train"] if is_timed else None
-    return _read(path / "logits_test.npz", "logits", shape), seconds_or_none
+    return _read(path / "logits_test.npz", "logits", shape, path), seconds_or_none
 
 
 def _say_point(
@@ -277,11 +282,15 @@ def _say_point(
     say(f"{what}, {100 * share:g} %{of}: {count} photos, mAP {shown}, {format_seconds(seconds)}")
 
 
-def _read(path: Path, key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """An array that this run wrote, as the first process finds it."""
+def _read(path: Path, key: str, shape: tuple[int, ...], remedy: Path) -> np.ndarray:
+    """An array that this run wrote, as the first process finds it; without `remedy` it is anew."""
     if not processes.is_first():
         return processes.broadcast(np.zeros(shape, np.float32))
-    with schema.of_file(path):
-        return processes.broadcast(
-            schema.finite(read_npz(path, inside=path.parent), key, shape).astype(np.float32)
-        )
+    try:
+        with schema.of_file(path):
+            found = schema.finite(read_npz(path, inside=path.parent), key, shape)
+    except UserError as error:
+        raise UserError(
+            f"{error}\nDelete {printable(remedy)}: the same command measures it again."
+        ) from error
+    return processes.broadcast(found.astype(np.float32))

@@ -26,6 +26,7 @@ from vtl.probing.problem import Fitted, Problem
 from vtl.probing.problem import predict as predict  # the lab sheet calls it here
 from vtl.probing.solvers import LOSSES_OF_LBFGS, SOLVERS
 from vtl.run_directory import RunDirectory
+from vtl.stored_labels import Labels
 from vtl.training import fit_head, losses
 from vtl.untrusted import plain_sha256, printable
 from vtl.weights import heads
@@ -39,7 +40,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     _check_options(config)
     run_directory = RunDirectory(workdir, config)
-    if outcome.was_finished(run_directory, lambda: _content(config), _format):
+    if outcome.was_finished(
+        run_directory, lambda: _content(config), _format, splits=lambda: _labels(config)
+    ):
         return
     raw = deep_features.read(config.features)
     _check_meta(raw, config)
@@ -171,6 +174,15 @@ def _check_svm(config: ConfigDict) -> None:
 def _content(config: ConfigDict) -> dict[str, str]:
     """What the run is made of, by hash."""
     return {"features": plain_sha256(user_path(config.features))}
+
+
+def _labels(config: ConfigDict) -> dict[str, Labels]:
+    data = deep_features.read(config.features)
+    return {
+        role: Labels(its.ids, data.classes, its.labels, its.label_mask)
+        for role, its in data.splits.items()
+        if its.ids
+    }
 
 
 def _loss(data: DeepFeatures, config: ConfigDict) -> str:

@@ -118,3 +118,13 @@ def test_torch_normalises_as_its_reference():
     scorer, images = torch_steps.Scorer(), bench.photos(1, 32)
     scorer.network = torch.nn.Identity()
     np.testing.assert_allclose(scorer(torch.tensor(images)), normalised(images), atol=1e-6)
+
+
+def test_a_peer_may_stay_in_float32():
+    setting = bench.Setting(1, 32, dtype="bfloat16")
+    assert throughput.setting_of("openvino_float32", setting).dtype == "float32"
+    assert throughput.setting_of("openvino", setting) is setting
+    peers = ["vtl_float32", "onnxruntime_float32", "openvino"]
+    assert throughput.read_options([f"--peers={','.join(peers)}"]).peers == peers
+    with pytest.raises(SystemExit):
+        throughput.read_options(["--peers=vtl"])

@@ -20,6 +20,7 @@ from typing import NamedTuple, NoReturn, Protocol
 
 import numpy as np
 
+from vtl.data import corrected
 from vtl.data.layouts import found
 from vtl.data.layouts.found import Found
 from vtl.data.photo_files import without_suffix
@@ -150,7 +151,7 @@ def _read(path: Path, text: io.TextIOWrapper, root: Path, flags: str, separator:
         if columns.group is not None:
             groups.append(row[columns.group].strip())
     labels, label_mask, difficult, classes = cells.all()
-    notes += cells.notes + found.check_classes(classes, path)
+    notes += cells.notes + found.check_classes(classes, path) + corrected.notes(path)
     names = _photos(path, root, written, lines)
     if blank := [line for line, split in zip(lines, splits, strict=False) if not split]:
         raise UserError(f"{printable(path)}, line {blank[0]}: the split is blank: name one")
