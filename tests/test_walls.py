@@ -5,6 +5,7 @@ sources that break it, so that a wall that stops nothing fails.
 """
 
 import ast
+import functools
 import graphlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,9 +104,15 @@ def sources_of_vtl() -> Sources:
     return sources
 
 
+@functools.cache
+def nodes(source: str) -> tuple[ast.AST, ...]:
+    """All there are of a source, parsed once."""
+    return tuple(ast.walk(ast.parse(source)))
+
+
 def imports(source: str) -> Iterator[tuple[str, ...]]:
     """The names that a source imports anywhere; `from a import b` gives a and a.b."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.Import):
             yield from ((alias.name,) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -130,7 +137,7 @@ def imported_modules(sources: Sources) -> dict[str, set[str]]:
 
 def calls(source: str) -> Iterator[str]:
     """The dotted names of what a source calls: `print`, `np.savez`, `path.write_text`."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func)
 
@@ -265,7 +272,7 @@ def heads_by_another_name(sources: Sources) -> list[str]:
         f"{module} writes {node.value!r}"
         for module, source in sources.items()
         if module != "vtl.models" and room(module) != "report"
-        for node in ast.walk(ast.parse(source))
+        for node in nodes(source)
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and (node.value == "fc" or node.value.startswith(("fc/", "fc.", "params/fc")))

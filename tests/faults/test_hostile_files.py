@@ -5,21 +5,16 @@
 gives so many in all and prints the counts by outcome, as docs/reliability.md has them.
 """
 
-import json
-import os
-import queue
-import subprocess
-import sys
-import threading
+import contextlib
+import multiprocessing
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.faults import NUM_FAULTS
+from tests.faults import NUM_FAULTS, worker
 from tests.faults.readers import READERS
 
-ROOT = Path(__file__).parents[2]
 HANG_S = 30
 START_S = 300
 """What importing may take on a busy machine."""
@@ -36,35 +31,24 @@ def outcomes(name: str, count: int, directory: Path) -> list[dict]:
 
 
 def _run_worker(name: str, first: int, count: int, directory: Path) -> list[dict]:
-    command = [sys.executable, "-m", "tests.faults.worker", name, str(first), str(count)]
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["tests.faults.worker"])  # what all import is imported once
+    ours, theirs = server.Pipe(duplex=False)
+    process = server.Process(target=worker.main, args=(name, first, count, directory, theirs))
+    process.start()
+    theirs.close()
     found: list[dict] = []
     begun = None
-    environment = os.environ | {"TMPDIR": str(directory), "VTL_CACHE": str(directory / "cache")}
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(
-            target=lambda: [*map(lines.put, process.stdout), lines.put("")], daemon=True
-        ).start()
-        while True:
-            try:
-                line = lines.get(timeout=START_S if begun is None else HANG_S)
-            except queue.Empty:
-                process.kill()
-                break
-            if not line:
-                break
-            said = json.loads(line)
+    # It ends as its pipe does, at the latest with the process.
+    with contextlib.suppress(EOFError):
+        while ours.poll(START_S if begun is None else HANG_S):
+            said = ours.recv()
             if "begins" in said:
                 begun = said["begins"]
             else:
                 found.append(said)
+    process.kill()
+    process.join()
     if begun is not None and len(found) <= begun - first:
         found.append({"case": begun, "outcome": "hang or death", "text": "", "seconds": HANG_S})
     return found

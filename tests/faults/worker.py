@@ -1,12 +1,10 @@
-"""One process that gives one reader damaged files, and prints a JSON line for each.
+"""One process that gives one reader damaged files, and says what comes of each.
 
-    python -m tests.faults.worker READER FIRST COUNT DIRECTORY
-
-A line says the case before it is begun and its outcome after it, so that whoever reads along knows
-which one hangs or ends the process.
+It says the case before it is begun and its outcome after it, so that whoever listens knows which
+one hangs or ends the process.
 """
 
-import json
+import os
 import resource
 import shutil
 import sys
@@ -14,6 +12,7 @@ import sysconfig
 import tempfile
 import time
 import warnings
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -98,21 +97,15 @@ def _peak_bytes() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def main() -> None:
-    """Go through the cases."""
-    name, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+def main(name: str, first: int, count: int, directory: Path, results: Connection) -> None:
+    """Go through the cases, in a new process whose files are all in `directory`."""
+    os.environ["VTL_CACHE"] = str(directory / "cache")
+    tempfile.tempdir = str(directory)
     sound = Path(tempfile.mkdtemp(prefix="sound-"))
-    try:
-        READERS[name].write(sound)
-        with silenced():
-            READERS[name].read(sound)  # sound files are read, and what is imported late is there
-        watch = Watch()
-        for number in range(first, first + count):
-            print(json.dumps({"begins": number}), flush=True)
-            print(json.dumps(outcome_of(name, number, sound, watch)), flush=True)
-    finally:
-        shutil.rmtree(sound, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    main()
+    READERS[name].write(sound)
+    with silenced():
+        READERS[name].read(sound)  # sound files are read, and what is imported late is there
+    watch = Watch()
+    for number in range(first, first + count):
+        results.send({"begins": number})
+        results.send(outcome_of(name, number, sound, watch))

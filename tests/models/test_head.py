@@ -120,9 +120,10 @@ def test_the_evidence_adds_up_to_the_logit(pooling, transform, regions):
     maps, kernel = maps_of(), kernel_of(pooling)
     maps[0] = 0  # a photo in which no channel responds
     seen = seen_of(maps)
-    views = head.transformed(head.views(seen, pooling, regions), transform)
+    views = jax.jit(lambda: head.transformed(head.views(seen, pooling, regions), transform))()
     logits = head.logits_of(views @ kernel)
-    evidence = head.evidence(seen, kernel, pooling=pooling, transform=transform, regions=regions)
+    of_head = {"pooling": pooling, "transform": transform, "regions": regions}
+    evidence = jax.jit(lambda: head.evidence(seen, kernel, **of_head))()
     assert evidence.shape == (*maps.shape[:3], NUM_CLASSES)
     np.testing.assert_allclose(np.mean(evidence, axis=(1, 2)), logits, rtol=1e-4, atol=1e-5)
 
@@ -149,7 +150,8 @@ def test_evidence_lies_where_the_best_cell_does():
     maps = np.zeros((1, 6, 6, 1), np.float32)
     maps[0, 4:, 4:] = 1
     of_head = {"pooling": "average", "transform": "none", "regions": 3}
-    evidence = head.evidence(head.Seen(maps), np.ones((1, 1), np.float32), **of_head)[0, :, :, 0]
+    kernel = np.ones((1, 1), np.float32)
+    evidence = jax.jit(lambda: head.evidence(head.Seen(maps), kernel, **of_head))()[0, :, :, 0]
     assert np.count_nonzero(evidence) == 4
     np.testing.assert_allclose(evidence[4:, 4:], (1 + 9) / 2, rtol=1e-6)
 
@@ -160,6 +162,7 @@ def test_gradients_are_those_of_finite_differences(pooling):
     rng = np.random.default_rng(2)
     directions = [rng.normal(size=part.shape).astype(np.float32) for part in seen]
 
+    @jax.jit
     def loss(step):
         moved = (part + step * way for part, way in zip(seen, directions, strict=True))
         views = head.views(head.Seen(*moved), pooling, 2)

@@ -1,6 +1,7 @@
 """What a Vision Transformer's outputs are, without another framework."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -12,6 +13,7 @@ from jax import export
 
 from tests.references import recipe
 from vtl.models.vit import STAGES, Architecture
+from vtl.weights import network
 
 PLAIN = Architecture(
     num_classes=3,
@@ -45,10 +47,14 @@ def architecture(kind):
 
 def drawn(made, size=32):
     """The network, variables of numbers drawn by the recipe, and noise [2, size, size, 3]."""
-    model = made.module(jnp.float32)
-    images = np.zeros((1, 32, 32, 3), np.float32)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, norms_by_batch=()))
-    uniform, flat = recipe.Uniform(1), traverse_util.flatten_dict(shapes, sep="/")
+    noise = recipe.noise(2, size, 3).astype(np.float32) / 64 - 2
+    return made.module(jnp.float32), variables_of(made), noise
+
+
+@functools.cache
+def variables_of(made):
+    uniform = recipe.Uniform(1)
+    flat = traverse_util.flatten_dict(network.shapes_of(made.module(jnp.float32)), sep="/")
     for name in sorted(flat):
         shape, leaf = flat[name].shape, name.rpartition("/")[2]
         kind = {"kernel": "kernel", "bias": "bias"}.get(leaf, "scale")
@@ -58,8 +64,14 @@ def drawn(made, size=32):
             if limit
             else recipe.draw(uniform, kind, shape, int(np.prod(shape[:-1])))
         )
-    noise = recipe.noise(2, size, 3).astype(np.float32) / 64 - 2
-    return model, traverse_util.unflatten_dict(flat, sep="/"), noise
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+@functools.cache
+def of_kind(kind):
+    """Of 48 pixels, another grid than the embeddings': its variables, logits and outputs."""
+    model, variables, images = drawn(architecture(kind), size=48)
+    return variables, *run(model, variables, images)
 
 
 def run(model, variables, images):
@@ -70,9 +82,8 @@ def run(model, variables, images):
 @pytest.mark.parametrize("kind", KINDS)
 def test_outputs_go_by_their_names(kind):
     made = architecture(kind)
-    model, variables, images = drawn(made, size=48)
+    variables, logits, outputs = of_kind(kind)
     assert variables.keys() == {"params"}
-    logits, outputs = run(model, variables, images)
     blocks = [f"blocks_{i}" for i in range(made.depth)]
     assert outputs.keys() == {"stem", *blocks, *STAGES, "seen", "views", "features"}
     for name in ("stem", *blocks, *STAGES):
@@ -111,7 +122,7 @@ transformers' networks gave the same (tests/weights/test_vit_parity.py)."""
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_those_of_before(kind):
-    logits, _ = run(*drawn(architecture(kind), size=48))
+    _, logits, _ = of_kind(kind)
     np.testing.assert_allclose(logits[0], GOLDEN[kind], rtol=1e-4, atol=1e-5)
 
 
@@ -156,7 +167,7 @@ def test_one_patch_alone_is_its_own_summary():
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_last_stage_is_the_last_quarter_and_what_follows(kind):
     made = architecture(kind)
-    _, variables, _ = drawn(made)
+    variables, *_ = of_kind(kind)
     paths = traverse_util.flatten_dict(variables["params"], sep="/")
     last = {path.split("/")[0] for path in paths if re.fullmatch(made.last_stage, path)}
     ends = {"SigLIP": {"norm", "attn_pool"}, "MAE": {"fc_norm"}}.get(kind, {"norm"})
@@ -166,8 +177,12 @@ def test_the_last_stage_is_the_last_quarter_and_what_follows(kind):
 def test_a_new_block_adds_little_under_layer_scale():
     model = architecture("DINOv2").module(jnp.float32)
     images = np.ones((1, 32, 32, 3), np.float32)
-    params = jax.jit(lambda: model.init(jax.random.key(0), images, norms_by_batch=()))()["params"]
-    np.testing.assert_array_equal(params["blocks_0"]["ls1"], np.float32(1e-5))
+
+    @jax.jit
+    def scale():
+        return model.init(jax.random.key(0), images, norms_by_batch=())["params"]["blocks_0"]["ls1"]
+
+    np.testing.assert_array_equal(scale(), np.float32(1e-5))
 
 
 @pytest.mark.parametrize(

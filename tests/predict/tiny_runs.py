@@ -34,7 +34,7 @@ def fine_tune(workdir: Path, weights: Path, root: Path, labels: Path, **changes:
     config = get_config()
     own = {"weights": str(weights), "data.root": str(root), "data.labels": str(labels)}
     own |= {"data.image_size": 32, "batch_size": 8, "eval_batch_size": BATCH_SIZE}
-    own |= {"num_epochs": 1.0, "held_out": 0.0, "gallery_photos": 0}
+    own |= {"num_epochs": 1.0, "held_out": 0.0, "head_l2": 0.01, "gallery_photos": 0}
     config.update_from_flattened_dict(own | changes)
     with jax.default_matmul_precision(config.precision):
         finetune.run(config, workdir)
@@ -49,7 +49,7 @@ def fit_probe(workdir: Path, weights: Path, root: Path, labels: Path) -> Path:
     features.run(config.lock(), workdir / "features")
     (path,) = (workdir / "features").glob("DF_*.npz")
     config = probe_config.get_config("lbfgs")
-    config.update_from_flattened_dict({"features": str(path)})
+    config.update_from_flattened_dict({"features": str(path), "l2s": (0.01,)})
     probe.run(config.lock(), workdir / "probe")
     return workdir / "probe"
 

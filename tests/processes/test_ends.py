@@ -102,7 +102,6 @@ ENDS = {
     "kill -9 of the first in a save": End(
         f"{SLOW_STEPS} {SLOW_DISK}", is_saving, signal.SIGKILL, (0,)
     ),
-    "Ctrl-C to the first at a step": End(SLOW_STEPS, is_training, signal.SIGINT, (0,)),
     "SIGTERM to the second as it evaluates": End(SLOW_STEPS, is_evaluating, signal.SIGTERM, (1,)),
 }
 """In the order in which one job meets them."""

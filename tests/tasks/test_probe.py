@@ -588,14 +588,16 @@ def test_what_does_not_say_so_has_several_labels(tmp_path):
 
 
 @pytest.mark.parametrize("loss", losses.BY_LABEL)
-@pytest.mark.parametrize("class_weights", losses.CLASS_WEIGHTS)
+@pytest.mark.parametrize(
+    "class_weights", [pytest.param("none", marks=pytest.mark.full), "balanced"]
+)
 def test_each_loss_is_the_one_that_sgd_takes(tmp_path, loss, class_weights):
     arrays = make_arrays()
-    options = {"loss": loss, "class_weights": class_weights, "num_epochs": 3.0}
+    options = {"loss": loss, "class_weights": class_weights, "num_epochs": 1.0}
     run(write(tmp_path / "f.npz", arrays), tmp_path / "run", **options)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     start, order = fit_linear.seeded(
-        (60, NUM_FEATURES), NUM_CLASSES, num_epochs=3, batch_size=32, seed=0
+        (60, NUM_FEATURES), NUM_CLASSES, num_epochs=1, batch_size=32, seed=0
     )
     labels, every = arrays["Y_train"], np.ones((60, NUM_CLASSES))
     weights = losses.class_weights_of(class_weights, loss, labels, every)

@@ -201,7 +201,14 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "flipped",
+        "deleted",
+        *(pytest.param(x, marks=pytest.mark.full) for x in ("truncated", "emptied")),
+    ],
+)
 def test_damage_to_any_file_is_found_and_named(tmp_path, warnings, damage):
     harm, reason = DAMAGES[damage]
     save_all(tmp_path, {1: 0.5, 2: 0.4})

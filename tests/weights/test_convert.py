@@ -364,7 +364,7 @@ def test_hugging_face_loading_is_total():
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
-@pytest.mark.parametrize("width", [0.125, 0.25])
+@pytest.mark.parametrize("width", [0.125, pytest.param(0.25, marks=pytest.mark.full)])
 def test_depth_and_width_are_read_from_the_tensors(depth, width):
     architecture = Architecture(depth, width, "v1.5", 1e-5, num_classes=4)
     shapes = network.shapes_of(network.make_model(architecture))

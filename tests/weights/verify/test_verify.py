@@ -22,22 +22,30 @@ from vtl.weights import network, sources, verify
 from vtl.weights.verify import answers, golden, misfit, pictures
 
 SMALL = TORCHVISION.override(image_size=64)
+TINY = Architecture(18, 0.125, "v1.5", 1e-5, num_classes=10)
 LEAVES = ("params/{}/scale", "params/{}/bias", "batch_stats/{}/mean", "batch_stats/{}/var")
 
 
-def good(epsilon=1e-5, kernel_scale=1.0, padding="torch"):
-    """A ResNet-50 of an eighth of the width that knows its photos, and oranges by their colour."""
-    architecture = Architecture(50, 0.125, "v1.5", epsilon, num_classes=1000)
+def drawn(architecture, kernel_scale=1.0):
+    """Random tensors under our names; their statistics are of nothing."""
+    shapes = network.shapes_of(network.make_model(architecture))
+    rng, tensors = np.random.default_rng(0), {}
+    for name, leaf in traverse_util.flatten_dict(shapes, sep="/").items():
+        if name.endswith("/kernel"):
+            spread = rng.lognormal(0, 1, leaf.shape[-1]) * kernel_scale
+            deviation = spread * np.sqrt(2 / np.prod(leaf.shape[:-1]))
+            tensors[name] = rng.normal(0, deviation, leaf.shape)
+        else:
+            low, high = {"scale": (0.5, 1.5), "var": (0.5, 2)}.get(name.split("/")[-1], (0, 0))
+            tensors[name] = rng.uniform(low, high, leaf.shape)
+    return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+
+
+def good(depth=50, epsilon=1e-5, kernel_scale=1.0, padding="torch"):
+    """A ResNet of an eighth of the width that knows its photos, and oranges by their colour."""
+    architecture = Architecture(depth, 0.125, "v1.5", epsilon, num_classes=1000)
     model = network.make_model(architecture)
-    variables = jax.tree.map(np.array, network.initialise(model, 0))
-    tensors = {"/".join(k): v for k, v in traverse_util.flatten_dict(variables).items()}
-    rng = np.random.default_rng(0)
-    for name in tensors:
-        if name.endswith("scale"):
-            tensors[name] = rng.uniform(0.5, 1.5, tensors[name].shape).astype(np.float32)
-        elif name.endswith("kernel"):
-            spread = rng.lognormal(0, 1, tensors[name].shape[-1]) * kernel_scale
-            tensors[name] = (tensors[name] * spread).astype(np.float32)
+    tensors = drawn(architecture, kernel_scale)
     variables = tree(tensors)
     norms = {"/".join(k[:-1]) for k in traverse_util.flatten_dict(variables["batch_stats"])}
     crops = normalise(pictures.photo_crops(misfit.NUM_CROPS, SMALL.crop_size), SMALL)
@@ -75,6 +83,10 @@ def good(epsilon=1e-5, kernel_scale=1.0, padding="torch"):
         bias[c] = targets.mean() - features.mean(axis=0) @ kernel[:, c]
     variables["params"]["fc"] = {"kernel": kernel, "bias": bias}
     tensors = {"/".join(k): v for k, v in traverse_util.flatten_dict(variables).items()}
+    return as_weights(architecture, tensors)
+
+
+def as_weights(architecture, tensors):
     return sources.Weights(
         name="good",
         path=None,
@@ -130,7 +142,8 @@ def test_good_weights_have_no_fault(network_):
     assert int(findings[1].text.split()[1]) >= 9
 
 
-def test_wrong_preprocessing(network_):
+def test_wrong_preprocessing():
+    network_ = good(depth=18)
     caffe = verify.with_pixels(network_.preprocessing, CAFFE)
     texts = faults(dataclasses.replace(network_, preprocessing=caffe))
     assert texts[0].startswith(
@@ -219,29 +232,20 @@ def test_what_photos_say_of_a_network_with_classes_of_its_own_is_no_fault(networ
     assert "runs best as RGB/255 with torchvision's mean" in note.text
 
 
-def test_top_missing(network_):
-    tensors = {k: v for k, v in network_.tensors.items() if not k.startswith("params/fc")}
-    headless = dataclasses.replace(with_architecture(network_, num_classes=None), tensors=tensors)
-    (finding,) = verify.static(headless)
+def test_top_missing():
+    tensors = {k: v for k, v in drawn(TINY).items() if not k.startswith("params/fc")}
+    (finding,) = verify.static(as_weights(dataclasses.replace(TINY, num_classes=None), tensors))
     assert finding.kind == "note"
     assert "no head" in finding.text
 
 
 @pytest.mark.full
 def test_never_trained():
-    model = network.make_model(Architecture(18, 0.125, "v1.5", 1e-5, num_classes=10))
-    tensors = traverse_util.flatten_dict(network.initialise(model, 0), sep="/")
-    weights = dataclasses.replace(good_static(), tensors=jax.tree.map(np.asarray, tensors))
-    assert faults(weights) == [
+    model = network.make_model(TINY)
+    tensors = traverse_util.flatten_dict(jax.jit(lambda: network.initialise(model, 0))(), sep="/")
+    assert faults(as_weights(TINY, jax.tree.map(np.asarray, tensors))) == [
         "mean 0 and variance 1 in all BatchNorms, from bn1 on: it was never trained"
     ]
-
-
-def good_static():
-    architecture = Architecture(18, 0.125, "v1.5", 1e-5, num_classes=10)
-    return sources.Weights(
-        "x", None, "0", {}, architecture, SMALL, None, False, "safetensors", ("float32",)
-    )
 
 
 def folded(weights):
@@ -295,9 +299,9 @@ def test_lost_statistics_are_a_fault(network_):
         ("batch_stats/bn1/var", -1.0, "holds negative variances"),
     ],
 )
-def test_damaged_tensors(network_, name, value, text):
-    damaged = {name: np.full_like(network_.tensors[name], value)}
-    weights = dataclasses.replace(network_, tensors=network_.tensors | damaged)
+def test_damaged_tensors(name, value, text):
+    tensors = drawn(TINY)
+    weights = as_weights(TINY, tensors | {name: np.full_like(tensors[name], value)})
     assert faults(weights) == [f"{name} {text}"]
 
 
