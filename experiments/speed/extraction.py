@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--root", required=True)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         scratch = Path(directory)
@@ -70,7 +71,7 @@ def main() -> None:
             }
         )
         tables.show(rows[-1])
-    tables.write_csv(Path(__file__).with_suffix(".csv"), rows)
+    tables.write_csv(options.out, rows)
 
 
 def relative_difference(ours: np.ndarray, theirs: np.ndarray) -> float:

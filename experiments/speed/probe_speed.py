@@ -103,6 +103,7 @@ def main() -> None:
     """Measure every peer and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"))
     options = parser.parse_args()
     data = make_data(5011, 2048, 20)
     seconds: dict[str, list[float]] = {peer: [] for peer in PEERS}
@@ -128,7 +129,7 @@ def main() -> None:
         }
         for peer, times in seconds.items()
     ]
-    tables.write_csv(Path(__file__).with_suffix(".csv"), rows)
+    tables.write_csv(options.out, rows)
     for row in rows:
         tables.show(row)
 

@@ -106,15 +106,16 @@ def test_lab_agrees_with_scikit_learn_without_ties():
     assert ap == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
 
 
+@pytest.mark.parametrize("num_images", [30, 260])  # sums of 8 bits, and of more
 @pytest.mark.parametrize("protocol", metrics.PROTOCOLS)
-def test_counts_equal_explicit_repetition(protocol):
+def test_counts_equal_explicit_repetition(protocol, num_images):
     rng = np.random.default_rng(1)
     for seed in range(10):
-        scores, labels, difficult = random_problem(seed, 30, 1)
-        counts = rng.poisson(rng.choice([0.1, 1, 4], size=25), size=(30, 25))
-        known = np.ones((30, 1), bool)
-        (ranking,) = metrics._rankings(scores, labels, difficult, known, protocol)
-        for r, ap in enumerate(metrics._weighted_ap(ranking, counts, protocol)):
+        scores, labels, difficult = random_problem(seed, num_images, 1)
+        counts = rng.poisson(rng.choice([0.1, 1, 4], size=25), size=(num_images, 25))
+        arrays = metrics._checked(scores, labels, difficult, None)
+        (aps,) = metrics._average_precisions(arrays, [protocol], [counts])[protocol]
+        for r, ap in enumerate(aps):
             repeated = [np.repeat(x[:, 0], counts[:, r]) for x in (scores, labels, difficult)]
             if repeated[1].any():
                 assert ap == pytest.approx(reference_ap(*repeated, protocol), abs=1e-12)
@@ -134,6 +135,7 @@ def test_draws_whole_resamples():
 @pytest.mark.parametrize("max_counts", [1 << 20, 100])
 def test_intervals_equal_a_plain_bootstrap(monkeypatch, max_counts):
     monkeypatch.setattr(metrics, "MAX_COUNTS_PER_CHUNK", max_counts)
+    monkeypatch.setattr(metrics, "MAX_BYTES_OF_COUNTS", max_counts)
     scores, labels, difficult = random_problem(3, 30)
     labels[:, 2] = 0
     labels[4, 2] = 1  # a third of the resamples miss the only boat
@@ -154,6 +156,25 @@ def test_intervals_equal_a_plain_bootstrap(monkeypatch, max_counts):
         expected = np.percentile(boats, [2.5, 97.5])
         interval = result["ap_interval"][protocol]["boat"]
         np.testing.assert_allclose(interval, expected, atol=1e-12)
+
+
+def test_small_pieces_change_no_bit(monkeypatch):
+    problem = random_problem(3, 300)
+    whole = evaluate(*problem, num_resamples=50)
+    monkeypatch.setattr(metrics, "MAX_BYTES_OF_COUNTS", 600 * 20)  # two bytes a count
+    assert evaluate(*problem, num_resamples=50) == whole
+    monkeypatch.setattr(metrics, "MAX_COUNTS_PER_CHUNK", 100)
+    in_rows = evaluate(*problem, num_resamples=50)
+    assert in_rows.pop("loss") == pytest.approx(whole.pop("loss"), rel=1e-14)
+
+
+def test_scores_of_single_precision_rank_as_those_of_double():
+    scores, labels, difficult = random_problem(3, 300)
+    found, expected = (
+        evaluate(scores.astype(np.float32).astype(dtype), labels, difficult, num_resamples=20)
+        for dtype in (np.float32, np.float64)
+    )
+    assert found == expected
 
 
 def test_interval_holds_the_estimate_and_narrows_with_more_images():

@@ -157,3 +157,17 @@ def test_logits_of_thousands_have_an_interval_around_their_threshold():
     decisions, record = decide(unseen._replace(logits=unseen.logits * 5000))
     low, high = record["by_class"]["cat"]["interval"]
     assert low <= decisions.thresholds[0] <= high
+
+
+@pytest.mark.parametrize("rule", ["f1", "precision:0.6"])
+def test_cuts_that_are_not_looked_at_change_nothing(rule, monkeypatch):
+    rng = np.random.default_rng(0)
+    labels = (rng.random((300, 3)) < [0.02, 0.3, 0.9]).astype(np.uint8)
+    logits = np.round(rng.normal(size=labels.shape) + 2 * labels - 1, 1).astype(np.float32)
+    unseen = thresholds.Unseen(logits, labels, np.ones_like(labels), "drawn")
+    found = []
+    for first, growth in ((2, 2), (1024, 8)):
+        monkeypatch.setattr(thresholds, "FIRST_PHOTOS", first)
+        monkeypatch.setattr(thresholds, "GROWTH", growth)
+        found.append(thresholds.decide(unseen, "abc", rule, one_label_each=False, seed=0))
+    assert found[0] == found[1]

@@ -2,17 +2,18 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from vtl.decisions import HALF
 from vtl.evaluation.metrics import (
-    MAX_COUNTS_PER_CHUNK,
-    draw_counts,
+    draw_resamples,
     interval_of,
     mean_over_classes,
+    once,
+    sums_by_class,
 )
 from vtl.untrusted import no_formula, printable
 
@@ -39,21 +40,17 @@ def evaluate(
     key `macro_f1_gain` is the macro F1 above theirs. Intervals are percentiles of a bootstrap over
     images.
     """
-    num_images = len(labels)
-    rng, at_once = np.random.default_rng(seed), max(1, MAX_COUNTS_PER_CHUNK // num_images)
+    table_of_given = _table(given, labels, label_mask)
+    table_of_baseline = None if baseline is None else _table(baseline, labels, label_mask)
 
     def table(counts: np.ndarray) -> dict[str, np.ndarray]:
-        of_given = _table(given, labels, label_mask, counts)
-        if baseline is not None:
-            of_baseline = _table(baseline, labels, label_mask, counts)
-            of_given["macro_f1_gain"] = of_given["macro_f1"] - of_baseline["macro_f1"]
+        of_given = table_of_given(counts)
+        if table_of_baseline is not None:
+            of_given["macro_f1_gain"] = of_given["macro_f1"] - table_of_baseline(counts)["macro_f1"]
         return of_given
 
-    tables = [table(np.ones((num_images, 1), int))]
-    tables += [
-        table(draw_counts(rng, num_images, min(at_once, num_resamples - first)))
-        for first in range(0, num_resamples, at_once)
-    ]
+    resamples = draw_resamples(len(labels), num_resamples, seed)
+    tables = [table(counts) for counts in (once(len(labels)), *resamples)]
     found = {name: np.concatenate([each[name] for each in tables], axis=-1) for name in tables[0]}
     result: dict[str, Any] = {
         "by_class": {
@@ -79,28 +76,32 @@ def _estimate(samples: np.ndarray) -> dict[str, Any]:
 
 
 def _table(
-    given: np.ndarray, labels: np.ndarray, label_mask: np.ndarray, counts: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Each quantity by class [C, R], and macro and micro [R], with image n counts[n, r] times."""
-    hits, answers, positives = (
-        (flags * label_mask).T.astype(np.float64) @ counts
-        for flags in (given & (labels == 1), given, labels == 1)
-    )
-    exists = np.where(positives > 0, 1.0, np.nan)
-    by_class = {
-        "precision": hits / np.maximum(answers, 1) * exists,
-        "recall": hits / np.maximum(positives, 1) * exists,
-        "f1": 2 * hits / np.maximum(answers + positives, 1) * exists,
-    }
-    macro = {f"macro_{name}": mean_over_classes(values) for name, values in by_class.items()}
-    by_class["precision"] = np.where(answers > 0, by_class["precision"], np.nan)
-    hits, answers, positives = (total.sum(axis=0) for total in (hits, answers, positives))
-    micro = {
-        "micro_precision": hits / np.maximum(answers, 1),
-        "micro_recall": hits / np.maximum(positives, 1),
-        "micro_f1": 2 * hits / np.maximum(answers + positives, 1),
-    }
-    return by_class | macro | micro
+    given: np.ndarray, labels: np.ndarray, label_mask: np.ndarray
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """The function from counts [N, R] to each quantity by class [C, R], and macro and micro [R]."""
+    sums = [
+        sums_by_class(flags * label_mask) for flags in (given & (labels == 1), given, labels == 1)
+    ]
+
+    def table(counts: np.ndarray) -> dict[str, np.ndarray]:
+        hits, answers, positives = (sum_of(counts) for sum_of in sums)
+        exists = np.where(positives > 0, 1.0, np.nan)
+        by_class = {
+            "precision": hits / np.maximum(answers, 1) * exists,
+            "recall": hits / np.maximum(positives, 1) * exists,
+            "f1": 2 * hits / np.maximum(answers + positives, 1) * exists,
+        }
+        macro = {f"macro_{name}": mean_over_classes(values) for name, values in by_class.items()}
+        by_class["precision"] = np.where(answers > 0, by_class["precision"], np.nan)
+        hits, answers, positives = (total.sum(axis=0) for total in (hits, answers, positives))
+        micro = {
+            "micro_precision": hits / np.maximum(answers, 1),
+            "micro_recall": hits / np.maximum(positives, 1),
+            "micro_f1": 2 * hits / np.maximum(answers + positives, 1),
+        }
+        return by_class | macro | micro
+
+    return table
 
 
 def errors_csv(

@@ -19,18 +19,22 @@ arange; a MATLAB vector 0:0.1:1 is rounded differently. t = 0.3, 0.6 and 0.7 are
 the fraction, so a recall of exactly 3/10 misses t = 0.3.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 
 from vtl.errors import UserError
 from vtl.untrusted import printable
 
 RECALL_THRESHOLDS = 0.1 * np.arange(11)
 NO_DIFFICULT_FLAGS = "there are no difficult flags"
-# Bounds the working memory of the bootstrap at about 100 MB.
 MAX_COUNTS_PER_CHUNK = 1 << 20
+"""Numbers that are worked with at once: some ten arrays of them take about 100 MB."""
+
+MAX_BYTES_OF_COUNTS = 1 << 27
+"""How many resamples are drawn at once: each draw ranks every class's images anew."""
 
 QUANTITIES = (
     "map",
@@ -65,7 +69,7 @@ class _Ranking(NamedTuple):
     """
 
     images: np.ndarray  # [M] from the best score down to the last positive
-    starts: np.ndarray  # [K] where in `images` each step begins
+    num_images: np.ndarray  # [K] images up to the end of each step
     positives: np.ndarray  # [P] the positive images, best first
     num_positives: np.ndarray  # [K] positives up to the end of each step
 
@@ -116,8 +120,7 @@ def average_precision(
     column_of_flags = None if difficult is None else np.asarray(difficult)[:, None]
     columns = np.asarray(scores)[:, None], np.asarray(labels)[:, None]
     arrays = _checked(*columns, column_of_flags, None)
-    (ap,) = _point_estimates(_rankings(*arrays, protocol), len(scores), protocol)
-    return ap
+    return _or_none(_point_estimates(arrays, protocol)[0])
 
 
 def evaluate_scores(
@@ -149,7 +152,7 @@ def evaluate_scores(
     scores, labels, difficult, known = _checked(
         scores, labels, difficult, label_mask, classes=classes
     )
-    ranked_by = _checked(ranked_by, labels, None, None, classes=classes)[0]
+    ranked_by = _checked_scores(ranked_by, labels.shape, classes)
     positives = labels.sum(axis=0).astype(int).tolist()
     result: dict[str, Any] = {
         "map": dict.fromkeys(PROTOCOLS),
@@ -161,19 +164,20 @@ def evaluate_scores(
         "not_computable": {},
         "num_images": len(scores),
         "num_unknown": int(known.size - known.sum()),
-        "binary_accuracy": _mean_of_known((scores > 0.5) == labels, known),
-        "loss": _mean_of_known(_cross_entropies(scores, labels), known),
+        "binary_accuracy": _binary_accuracy(scores, labels, known),
+        "loss": _mean_cross_entropy(scores, labels, known),
     }
+    computable = []
     for name, protocol in PROTOCOLS.items():
         if protocol.leaves_out_difficult and difficult is None:
             result["not_computable"][name] = NO_DIFFICULT_FLAGS
-            continue
-        rankings = _rankings(ranked_by, labels, difficult, known, name)
-        aps = _point_estimates(rankings, len(scores), name)
-        samples = _bootstrap(rankings, len(scores), name, num_resamples, seed)
+        else:
+            computable.append(name)
+    arrays = _Arrays(ranked_by, labels, difficult, known)
+    for name, (aps, samples) in _bootstrap(arrays, computable, num_resamples, seed).items():
         result["map"][name] = _mean(aps)
         result["map_interval"][name] = interval_of(mean_over_classes(samples))
-        result["ap"][name] = dict(zip(classes, aps, strict=True))
+        result["ap"][name] = dict(zip(classes, map(_or_none, aps), strict=True))
         result["ap_interval"][name] = dict(zip(classes, map(interval_of, samples), strict=True))
     return result
 
@@ -192,7 +196,7 @@ def mean_average_precision(
         UserError: as in `evaluate_scores`.
     """
     arrays = _checked(ranked_by, labels, difficult, label_mask, classes=classes)
-    return _mean(_point_estimates(_rankings(*arrays, protocol), len(labels), protocol))
+    return _mean(_point_estimates(arrays, protocol))
 
 
 def paired_difference(
@@ -218,10 +222,10 @@ def paired_difference(
         raise UserError(f"num_resamples must be at least 1, got {num_resamples}")
     maps, samples = [], []
     for scores in (scores_a, scores_b):
-        rankings = _rankings(*_checked(scores, labels, difficult, label_mask), protocol)
-        maps.append(_mean(_point_estimates(rankings, len(labels), protocol)))
-        aps = _bootstrap(rankings, len(labels), protocol, num_resamples, seed)
-        samples.append(mean_over_classes(aps))
+        arrays = _checked(scores, labels, difficult, label_mask)
+        aps, of_resamples = _bootstrap(arrays, [protocol], num_resamples, seed)[protocol]
+        maps.append(_mean(aps))
+        samples.append(mean_over_classes(of_resamples))
     interval = interval_of(samples[0] - samples[1])
     if maps[0] is None or maps[1] is None or interval is None:
         raise UserError("no class has a positive image: there is no mAP to compare")
@@ -245,12 +249,12 @@ def bootstrapped_map(
     Raises:
         UserError: arrays are unusable, or no class has a positive.
     """
-    rankings = _rankings(*_checked(scores, labels, None, label_mask), protocol)
-    mean_ap = _mean(_point_estimates(rankings, len(labels), protocol))
+    arrays = _checked(scores, labels, None, label_mask)
+    aps, samples = _bootstrap(arrays, [protocol], num_resamples, seed)[protocol]
+    mean_ap = _mean(aps)
     if mean_ap is None:
         raise UserError("no class has a positive image: there is no mAP")
-    aps = _bootstrap(rankings, len(labels), protocol, num_resamples, seed)
-    return mean_ap, mean_over_classes(aps)
+    return mean_ap, mean_over_classes(samples)
 
 
 def resampled_map(
@@ -264,10 +268,8 @@ def resampled_map(
     Raises:
         UserError: arrays are unusable.
     """
-    rankings = _rankings(*_checked(scores, labels, None, None), protocol)
-    return mean_over_classes(
-        np.stack([_weighted_ap(ranking, counts, protocol) for ranking in rankings])
-    )
+    arrays = _checked(scores, labels, None, None)
+    return mean_over_classes(_average_precisions(arrays, [protocol], [counts])[protocol])
 
 
 def precision_recall(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -312,14 +314,22 @@ def format_table(result: dict[str, Any], classes: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _cross_entropies(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    probability_of_label = np.where(labels == 1, scores, 1 - scores)
-    return -np.log(np.clip(probability_of_label, 1e-7, 1 - 1e-7))
-
-
-def _mean_of_known(values: np.ndarray, known: np.ndarray) -> float | None:
+def _binary_accuracy(scores: np.ndarray, labels: np.ndarray, known: np.ndarray) -> float | None:
     """None if nothing is known."""
-    return float(np.mean(values[known])) if known.any() else None
+    num_known = np.count_nonzero(known)
+    return np.count_nonzero(((scores > 0.5) == labels) & known) / num_known if num_known else None
+
+
+def _mean_cross_entropy(scores: np.ndarray, labels: np.ndarray, known: np.ndarray) -> float | None:
+    """None if nothing is known."""
+    num_known, total = np.count_nonzero(known), 0.0
+    rows_at_once = max(1, MAX_COUNTS_PER_CHUNK // scores.shape[1])
+    for first in range(0, len(scores), rows_at_once):
+        rows = slice(first, first + rows_at_once)
+        p = scores[rows].astype(np.float64)
+        probability_of_label = np.where(labels[rows] == 1, p, 1 - p)[known[rows]]
+        total += np.sum(-np.log(np.clip(probability_of_label, 1e-7, 1 - 1e-7)))
+    return float(total / num_known) if num_known else None
 
 
 def _percent(value: float | None, interval: list[float] | None) -> str:
@@ -330,6 +340,15 @@ def _percent(value: float | None, interval: list[float] | None) -> str:
     return f"{100 * value:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
 
 
+class _Arrays(NamedTuple):
+    """What ranks the images, and their labels, all [N, C]; labels are 0 where not known."""
+
+    scores: np.ndarray
+    labels: np.ndarray
+    difficult: np.ndarray | None
+    known: np.ndarray
+
+
 def _checked(
     scores: Any,
     labels: Any,
@@ -337,10 +356,9 @@ def _checked(
     label_mask: Any,
     *,
     classes: Sequence[str] | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
-    """The arrays, and where labels are known, bool; labels that aren't become 0."""
-    scores = np.asarray(scores, np.float64)
-    labels = np.asarray(labels)
+) -> _Arrays:
+    """The arrays; known is bool."""
+    scores, labels = np.asarray(scores), np.asarray(labels)
     difficult = None if difficult is None else np.asarray(difficult)
     if classes is None:
         classes = [f"column {c}" for c in range(scores.shape[-1])]
@@ -353,105 +371,194 @@ def _checked(
                 f"scores {scores.shape} and {name} {array.shape} must both have the shape "
                 f"[images, {len(classes)} classes]"
             )
-        is_flag = np.isin(array, (0, 1))
+        is_flag = (array == 0) | (array == 1)
         if not is_flag.all():
             raise UserError(f"{name} must be 0 or 1, got {array[~is_flag][0]}")
+    known = known.astype(bool, copy=False)
+    labels = labels if known.all() else labels * known
+    return _Arrays(_checked_scores(scores, labels.shape, classes), labels, difficult, known)
+
+
+def _checked_scores(scores: Any, shape: tuple[int, ...], classes: Sequence[str]) -> np.ndarray:
+    """Scores of this shape, finite floats."""
+    scores = np.asarray(scores)
+    if scores.shape != shape:
+        raise UserError(
+            f"scores {scores.shape} and labels {shape} must both have the shape "
+            f"[images, {len(classes)} classes]"
+        )
     if scores.size == 0:
         raise UserError("there are no scores: give at least one image and one class")
-    num_bad = (~np.isfinite(scores)).sum(axis=0)
+    if scores.dtype not in (np.float32, np.float64):
+        scores = scores.astype(np.float64)
+    num_bad = len(scores) - np.isfinite(scores).sum(axis=0)
     if num_bad.any():
         by_class = ", ".join(f"{c}: {n}" for c, n in zip(classes, num_bad, strict=True) if n)
         raise UserError(
             f"{num_bad.sum()} of {scores.size} scores are NaN or infinite ({printable(by_class)})"
         )
-    known = known.astype(bool)
-    return scores, labels * known, difficult, known
+    return scores
 
 
-def _rankings(
-    scores: np.ndarray,
-    labels: np.ndarray,
-    difficult: np.ndarray | None,
-    known: np.ndarray,
-    name: str,
-) -> list[_Ranking | None]:
-    if name not in PROTOCOLS:
-        raise UserError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
-    protocol = PROTOCOLS[name]
-    kept = known
-    if protocol.leaves_out_difficult:
-        if difficult is None:
+def _average_precisions(
+    arrays: _Arrays, names: Sequence[str], counts: Sequence[np.ndarray]
+) -> dict[str, np.ndarray]:
+    """AP [C, R] under each protocol, NaN if no positive was drawn.
+
+    Image n is repeated counts[i][n, r] times, counts[i] [N, R_i], and R is the sum of all R_i.
+    """
+    for name in names:
+        if name not in PROTOCOLS:
+            raise UserError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
+        if PROTOCOLS[name].leaves_out_difficult and arrays.difficult is None:
             raise UserError(f"{name} is not computable: {NO_DIFFICULT_FLAGS}")
-        kept = known & ((labels == 1) | (difficult == 0))
-    return [
-        _ranking(scores[:, c], labels[:, c] == 1, kept[:, c], protocol.groups_ties)
-        for c in range(scores.shape[1])
-    ]
+    counts = [_compact(of) for of in counts]
+    num_classes = arrays.scores.shape[1]
+    found = {name: np.empty((num_classes, sum(of.shape[1] for of in counts))) for name in names}
+    kinds = {_ranks_by(name) for name in names}
+    for c in range(num_classes):
+        scores, is_positive = arrays.scores[:, c], arrays.labels[:, c] == 1
+        order = np.argsort(-scores, kind="stable")
+        for leaves_out_difficult, groups_ties in kinds:
+            kept = arrays.known[:, c]
+            if leaves_out_difficult and arrays.difficult is not None:
+                kept = kept & (is_positive | (arrays.difficult[:, c] == 0))
+            ranking = _ranking(scores, order[kept[order]], is_positive, groups_ties)
+            same = [
+                name for name in names if _ranks_by(name) == (leaves_out_difficult, groups_ties)
+            ]
+            pieces = [_weighted_aps(ranking, of, same) for of in counts]
+            for name in same:
+                found[name][c] = np.concatenate([piece[name] for piece in pieces])
+    return found
+
+
+def _ranks_by(name: str) -> tuple[bool, bool]:
+    """What a protocol's ranking depends on; those that have it in common share one."""
+    return PROTOCOLS[name].leaves_out_difficult, PROTOCOLS[name].groups_ties
+
+
+def _compact(counts: np.ndarray) -> np.ndarray:
+    """The counts in the smallest type in which a resample's sum fits."""
+    largest = int(counts.sum(axis=0).max(initial=0))
+    return counts.astype(np.min_scalar_type(largest), copy=False)
 
 
 def _ranking(
-    scores: np.ndarray, positive: np.ndarray, kept: np.ndarray, groups_ties: bool
+    scores: np.ndarray, images: np.ndarray, is_positive: np.ndarray, groups_ties: bool
 ) -> _Ranking | None:
-    if not positive.any():
+    """The ranking of `images`, which are sorted; None without a positive."""
+    is_hit = is_positive[images]
+    if not is_hit.any():
         return None
-    images = np.flatnonzero(kept)
-    images = images[np.argsort(-scores[images], kind="stable")]
-    is_hit = positive[images]
     num_hits = np.cumsum(is_hit)
     if groups_ties:
         ends = np.flatnonzero(np.append(np.diff(scores[images]) != 0, True))
         ends = ends[np.diff(num_hits[ends], prepend=0) > 0]
     else:
         ends = np.flatnonzero(is_hit)
-    starts = np.append(0, ends[:-1] + 1)
-    return _Ranking(images[: ends[-1] + 1], starts, images[is_hit], num_hits[ends])
+    return _Ranking(images[: ends[-1] + 1], ends + 1, images[is_hit], num_hits[ends])
 
 
-def _weighted_ap(ranking: _Ranking | None, counts: np.ndarray, name: str) -> np.ndarray:
-    """AP [R] with image n repeated counts[n, r] times; NaN if no positive was drawn."""
+def _weighted_aps(
+    ranking: _Ranking | None, counts: np.ndarray, names: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """AP [R] under each of some protocols, with image n repeated counts[n, r] times."""
+    found = {name: np.full(counts.shape[1], np.nan) for name in names}
     if ranking is None:
-        return np.full(counts.shape[1], np.nan)
-    num_hits = np.cumsum(counts[ranking.positives], axis=0)[ranking.num_positives - 1]
-    num_images = np.cumsum(np.add.reduceat(counts[ranking.images], ranking.starts, axis=0), axis=0)
-    recall = num_hits / np.maximum(num_hits[-1], 1)
-    precision = num_hits / np.maximum(num_images, 1)
-    return np.where(num_hits[-1] > 0, PROTOCOLS[name].area(recall, precision), np.nan)
+        return found
+    hits = _sums(counts, ranking.positives, ranking.num_positives)
+    images = _sums(counts, ranking.images, ranking.num_images)
+    columns_at_once = max(1, MAX_COUNTS_PER_CHUNK // len(hits))
+    for first in range(0, counts.shape[1], columns_at_once):
+        columns = slice(first, first + columns_at_once)
+        num_hits = np.cumsum(hits[:, columns], axis=0, dtype=np.float64)
+        num_images = np.cumsum(images[:, columns], axis=0, dtype=np.float64)
+        recall = num_hits / np.maximum(num_hits[-1], 1)
+        precision = num_hits / np.maximum(num_images, 1)
+        for name in names:
+            ap = PROTOCOLS[name].area(recall, precision)
+            found[name][columns] = np.where(num_hits[-1] > 0, ap, np.nan)
+    return found
 
 
-def _point_estimates(
-    rankings: list[_Ranking | None], num_images: int, name: str
-) -> list[float | None]:
-    counts = np.ones((num_images, 1), int)
-    return [
-        None if ranking is None else float(_weighted_ap(ranking, counts, name)[0])
-        for ranking in rankings
-    ]
+def sums_by_class(flags: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The function from counts [N, R] to the sums [C, R], float64, over images with flags [N, C].
+
+    Most photos have few of many classes, so that it adds up what is there and multiplies nothing.
+    """
+    rows = scipy.sparse.csr_array(flags.T, dtype=np.uint8)
+    return lambda counts: (rows @ counts).astype(np.float64)
+
+
+def _sums(counts: np.ndarray, rows: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Sums [K, R] of counts [N, R] over `rows` from one of `ends` [K] to the next.
+
+    As a product with a sparse matrix of columns, which reads the counts in their order: they are
+    larger than a processor's caches, and the sums mostly are not.
+    """
+    if counts.shape[1] == 1:  # a report has no others, and does without SciPy
+        return np.add.reduceat(counts[rows[: ends[-1]]], np.append(0, ends[:-1]), axis=0)
+    place = np.full(len(counts), -1, np.int32)
+    place[rows[: ends[-1]]] = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
+    is_in = place >= 0
+    pointers = np.append(0, np.cumsum(is_in)).astype(np.int32)
+    ones = np.ones(pointers[-1], counts.dtype)
+    columns = scipy.sparse.csc_array((ones, place[is_in], pointers), (len(ends), len(counts)))
+    return columns @ counts
+
+
+def _point_estimates(arrays: _Arrays, name: str) -> np.ndarray:
+    """AP [C], NaN without a positive."""
+    return _average_precisions(arrays, [name], [once(len(arrays.scores))])[name][:, 0]
 
 
 def _bootstrap(
-    rankings: list[_Ranking | None], num_images: int, name: str, num_resamples: int, seed: int
-) -> np.ndarray:
-    """AP [C, R] in each resample. A seed draws the same images for all scores."""
-    rng = np.random.default_rng(seed)
-    samples = np.empty((len(rankings), num_resamples))
-    chunk = max(1, MAX_COUNTS_PER_CHUNK // num_images)
-    for start in range(0, num_resamples, chunk):
-        counts = draw_counts(rng, num_images, min(chunk, num_resamples - start))
-        for c, ranking in enumerate(rankings):
-            samples[c, start : start + chunk] = _weighted_ap(ranking, counts, name)
-    return samples
+    arrays: _Arrays, names: Sequence[str], num_resamples: int, seed: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """AP [C], and AP [C, R] in each resample, under each protocol.
+
+    A seed draws the same images for all scores.
+    """
+    pieces = [
+        _average_precisions(arrays, names, [once(len(arrays.scores)), counts])
+        for counts in draw_resamples(len(arrays.scores), num_resamples, seed)
+    ]
+    return {
+        name: (pieces[0][name][:, 0], np.hstack([piece[name][:, 1:] for piece in pieces]))
+        for name in names
+    }
+
+
+def once(num_images: int) -> np.ndarray:
+    """Counts [N, 1] of the images themselves."""
+    return np.ones((num_images, 1), np.min_scalar_type(num_images))
+
+
+def draw_resamples(num_images: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """The counts of all resamples, a part of them after the other, at least one part."""
+    rng, dtype = np.random.default_rng(seed), np.min_scalar_type(num_images)
+    at_once = max(1, MAX_BYTES_OF_COUNTS // (num_images * dtype.itemsize))
+    for first in range(0, max(1, num_resamples), at_once):
+        yield draw_counts(rng, num_images, min(at_once, num_resamples - first))
 
 
 def draw_counts(rng: np.random.Generator, num_images: int, num_resamples: int) -> np.ndarray:
-    """How often each resample contains each image, [N, R]."""
-    drawn = rng.integers(num_images, size=(num_resamples, num_images))
-    cells = drawn * num_resamples + np.arange(num_resamples)[:, None]
-    counts = np.bincount(cells.ravel(), minlength=num_images * num_resamples)
-    return counts.reshape(num_images, num_resamples)
+    """How often each resample contains each image, [N, R], in the smallest type that holds N."""
+    counts = np.empty((num_images, num_resamples), np.min_scalar_type(num_images))
+    for r in range(num_resamples):
+        drawn = rng.integers(num_images, size=num_images)
+        counts[:, r] = np.bincount(drawn, minlength=num_images)
+    return counts
 
 
-def _mean(values: list[float | None]) -> float | None:
-    present = [v for v in values if v is not None]
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    """Without NaN; None if there is nothing else."""
+    present = [value for value in values if not np.isnan(value)]
     return float(np.mean(present)) if present else None
 
 

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from vtl.evaluation.metrics import (
-    MAX_COUNTS_PER_CHUNK,
-    draw_counts,
+    draw_resamples,
     interval_of,
     mean_over_classes,
+    once,
+    sums_by_class,
 )
 from vtl.untrusted import printable
 
@@ -38,24 +39,18 @@ def evaluate(
     """
     truth, predicted = labels.argmax(axis=1), logits.argmax(axis=1)
     num_images, num_classes = labels.shape
-    by_class = np.argsort(truth, kind="stable")
-    is_right = (truth == predicted)[by_class, None]
-    starts = np.flatnonzero(np.diff(truth[by_class], prepend=-1))
+    is_of = np.unique(truth) == truth[:, None]
+    every_of = sums_by_class(is_of)
+    right_of = sums_by_class(is_of & (truth == predicted)[:, None])
 
     def accuracies(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Accuracy and balanced accuracy [R] with each image counts [N, R] times."""
-        counts = counts[by_class]
-        every = np.add.reduceat(counts, starts, axis=0)
-        right = np.add.reduceat(counts * is_right, starts, axis=0)
+        every, right = every_of(counts), right_of(counts)
         shares = np.where(every > 0, right / np.maximum(every, 1), np.nan)
         return right.sum(axis=0) / num_images, mean_over_classes(shares)
 
-    (accuracy,), (balanced,) = accuracies(np.ones((num_images, 1), np.int64))
-    rng, at_once = np.random.default_rng(seed), max(1, MAX_COUNTS_PER_CHUNK // num_images)
-    pieces = [
-        accuracies(draw_counts(rng, num_images, min(at_once, num_resamples - first)))
-        for first in range(0, num_resamples, at_once)
-    ]
+    (accuracy,), (balanced,) = accuracies(once(num_images))
+    pieces = [accuracies(counts) for counts in draw_resamples(num_images, num_resamples, seed)]
     resampled = [np.concatenate(samples) for samples in zip(*pieces, strict=True)]
     confusion = np.zeros((num_classes, num_classes) if num_classes <= MOST_WRITTEN else (0, 0), int)
     if confusion.size:

@@ -12,13 +12,25 @@ from vtl import decisions as answered
 from vtl.decisions import HALF, Decisions
 from vtl.errors import UserError
 from vtl.evaluation import calibration
-from vtl.evaluation.metrics import MAX_COUNTS_PER_CHUNK, draw_counts, has_both, interval_of
+from vtl.evaluation.metrics import (
+    MAX_COUNTS_PER_CHUNK,
+    draw_resamples,
+    has_both,
+    interval_of,
+    once,
+)
 from vtl.untrusted import printable
 
 FEW = 10
 """Positives below which a threshold is a guess."""
 
 NUM_RESAMPLES = 200
+
+FIRST_PHOTOS, GROWTH = 1024, 8
+"""How many of the likeliest photos are looked at first for the best cut, and how many times more
+where a cut below them could be better."""
+
+ROUNDING = 1 + 1e-9
 
 
 class Unseen(NamedTuple):
@@ -119,13 +131,11 @@ def _choose(
         _Cuts(unseen, given, column, p[:, column], may_answer[:, column])
         for column in range(num_classes)
     ]
-    by_sample = np.full((num_classes, NUM_RESAMPLES), np.nan)
-    rng, at_once = np.random.default_rng(seed), max(1, MAX_COUNTS_PER_CHUNK // num_images)
-    for first in range(0, NUM_RESAMPLES, at_once):
-        counts = draw_counts(rng, num_images, min(at_once, NUM_RESAMPLES - first))
-        for column, of_class in enumerate(cuts):
-            found = of_class.resampled(counts, least_precision, refits=not one_label_each)
-            by_sample[column, first : first + at_once] = found
+    pieces = [
+        [of.resampled(counts, least_precision, refits=not one_label_each) for of in cuts]
+        for counts in draw_resamples(num_images, NUM_RESAMPLES, seed)
+    ]
+    by_sample = np.concatenate(pieces, axis=1)
     return [
         _of_class(cuts[column], by_sample[column], least_precision) for column in range(num_classes)
     ]
@@ -181,34 +191,70 @@ class _Cuts:
 
     def best(self, least_precision: float | None) -> float:
         """The threshold; NaN if no photo may answer."""
-        expected = self._p[:, None].astype(np.float64)
-        return float(self._best(np.ones_like(expected), expected, least_precision)[0])
+        hits = self._p[:, None].astype(np.float64)
+        return float(self._best(once(len(hits)), hits, least_precision)[0])
 
     def resampled(
         self, counts: np.ndarray, least_precision: float | None, *, refits: bool
     ) -> np.ndarray:
         """The threshold [R] in each resample, which has photo n counts[n, r] times."""
         counts = counts[self._rows]
-        expected = self._p[:, None].astype(np.float64)
-        if refits and has_both(self.is_positive):
-            slopes, intercepts = calibration.resampled(
-                self._x, self.is_positive, *self._fit, counts
-            )
-            expected = scipy.special.expit(self._x[:, None] * slopes + intercepts)
-        return self._best(counts, expected, least_precision)
+        does_refit = refits and has_both(self.is_positive)
+        at_once = max(1, MAX_COUNTS_PER_CHUNK // max(1, len(counts)))
+        found = []
+        for first in range(0, counts.shape[1], at_once):
+            piece = np.ascontiguousarray(counts[:, first : first + at_once])
+            hits = np.empty(piece.shape)
+            if does_refit:
+                fit = calibration.resampled(self._x, self.is_positive, *self._fit, piece)
+                self._expect(*fit, hits)
+                hits *= piece
+            else:
+                np.multiply(piece, self._p[:, None].astype(np.float64), out=hits)
+            found.append(self._best(piece, hits, least_precision))
+        return np.concatenate(found)
+
+    def _expect(self, slopes: np.ndarray, intercepts: np.ndarray, out: np.ndarray) -> None:
+        """Fill `out` [n, R] with the probabilities by R fits; new memory costs as much as these."""
+        np.multiply(self._x[:, None], slopes, out=out)
+        out += intercepts
+        scipy.special.expit(out, out=out)
 
     def _best(
-        self, counts: np.ndarray, expected: np.ndarray, least_precision: float | None
+        self, counts: np.ndarray, hits: np.ndarray, least_precision: float | None
     ) -> np.ndarray:
+        """The threshold [R] with photo n counts[n, r] times, and so many expected hits [n, R]."""
         if not len(self._ends):
             return np.full(counts.shape[1], np.nan)
-        hits = counts * expected
         total = hits.sum(axis=0)
-        answers = np.cumsum(counts[self._answers], axis=0)[self._ends]
-        hits = np.cumsum(hits[self._answers], axis=0)[self._ends]
-        if least_precision is None:
-            value = 2 * hits / (answers + total)
-        else:
-            value = np.where(hits >= least_precision * np.maximum(answers, 1), hits, 0)
-        found = self._thresholds[value.argmax(axis=0)]
-        return np.where(value.max(axis=0) > 0, found, (self.highest + 1) / 2)
+        size = FIRST_PHOTOS
+        while True:
+            rows = self._answers[:size]
+            answers, found = (np.cumsum(of[rows], axis=0) for of in (counts, hits))
+            ends = self._ends[: np.searchsorted(self._ends, len(rows))]
+            value = _value(answers[ends], found[ends], total, least_precision)
+            if len(rows) == len(self._answers) or (
+                len(ends) and _ends_here(answers[-1], total, value.max(axis=0), least_precision)
+            ):
+                break
+            size *= GROWTH
+        thresholds = self._thresholds[value.argmax(axis=0)]
+        return np.where(value.max(axis=0) > 0, thresholds, (self.highest + 1) / 2)
+
+
+def _value(
+    answers: np.ndarray, hits: np.ndarray, total: np.ndarray, least_precision: float | None
+) -> np.ndarray:
+    """What the best of some cuts has most of, from answers and hits [K, R] and positives [R]."""
+    if least_precision is None:
+        return 2 * hits / (answers + total)
+    return np.where(hits >= least_precision * np.maximum(answers, 1), hits, 0)
+
+
+def _ends_here(
+    answers: np.ndarray, total: np.ndarray, best: np.ndarray, least_precision: float | None
+) -> bool:
+    """Whether no cut with at least so many answers [R] is better: its hits are at most `total`."""
+    if least_precision is None:
+        return bool(np.all(2 * total * ROUNDING / (answers + total) < best))
+    return bool(np.all(least_precision * answers > total * ROUNDING))

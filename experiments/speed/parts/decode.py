@@ -1,4 +1,4 @@
-"""Decode a folder of JPEGs once into an empty cache: the seconds, as JSON in a file.
+"""Decode a folder of JPEGs once into an empty cache: wall and CPU seconds, as JSON in a file.
 
     python -m experiments.speed.parts.decode PHOTOS SIDE CACHE OUT.json
 
@@ -8,9 +8,9 @@ memory is that of decoding alone.
 
 import json
 import sys
-import time
 from pathlib import Path
 
+from experiments.speed.processes import seconds_of
 from vtl.data import images
 
 
@@ -18,16 +18,18 @@ def main() -> None:
     """Decode, and write how long it took."""
     photos, side, cache, target = sys.argv[1:]
     paths = sorted(Path(photos).iterdir())
-    start = time.perf_counter()
-    images.decode_once(
-        paths,
-        [path.stem for path in paths],
-        size=int(side),
-        rule="resize_crop",
-        interpolation="bilinear",
-        directory=Path(cache),
-    )
-    Path(target).write_text(json.dumps([time.perf_counter() - start]))
+
+    def decode() -> None:
+        images.decode_once(
+            paths,
+            [path.stem for path in paths],
+            size=int(side),
+            rule="resize_crop",
+            interpolation="bilinear",
+            directory=Path(cache),
+        )
+
+    Path(target).write_text(json.dumps([seconds_of(decode)]))
 
 
 if __name__ == "__main__":
