@@ -38,6 +38,7 @@ def test_help_imports_none_of_it():
 
 def test_a_finished_run_is_shown_without_what_trained_it(tmp_path):
     config = json.loads(finetune.get_config("demo").to_json())
+    config["data"]["decode"] = "exact"  # as runs record it
     run = synthetic.write_run(tmp_path / "run", "full", config=config)
     names = imported_by("finetune:demo", f"--workdir={run}")
     assert names == {"jax", "flax", "optax", "PIL", "numpy"}
