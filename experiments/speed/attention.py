@@ -9,10 +9,7 @@ Writes experiments/speed/attention.csv.
 
 import argparse
 import functools
-import statistics
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,25 +30,9 @@ def theirs(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:
     return jax.nn.dot_product_attention(q, k, v).reshape(*q.shape[:2], -1)
 
 
-Way = Callable[[jax.Array, jax.Array, jax.Array], Any]
-
-
-def with_gradients(way: Way) -> Way:
+def with_gradients(way: bench.Way) -> bench.Way:
     """The gradients of all three inputs, for the sum of what `way` gives."""
     return jax.grad(lambda *qkv: way(*qkv).astype(jnp.float32).sum(), argnums=(0, 1, 2))
-
-
-def milliseconds(ways: list[Way], qkv: tuple[jax.Array, ...], count: int) -> list[float]:
-    """The median of `count` calls of each way, in turns, after the first, which compiles."""
-    steps = [functools.partial(_call, jax.jit(way), qkv) for way in ways]
-    for step in steps:
-        step()
-    times = [[bench.seconds_of(step) for step in steps] for _ in range(count)]
-    return [1e3 * statistics.median(column) for column in zip(*times, strict=True)]
-
-
-def _call(compiled: Way, qkv: tuple[jax.Array, ...]) -> None:
-    jax.block_until_ready(compiled(*qkv))
 
 
 def main() -> None:
@@ -66,17 +47,18 @@ def main() -> None:
             shape = (3, photos, tokens, width)
             qkv = tuple(jnp.array(rng.normal(size=shape), dtype))
             for computed, wrap in (("forward", lambda way: way), ("gradients", with_gradients)):
-                ways = [
-                    wrap(functools.partial(way, heads=heads)) for way in (vit.attention, theirs)
-                ]
-                ours, other = milliseconds(ways, qkv, options.repetitions)
+                ways = {
+                    name: (wrap(functools.partial(way, heads=heads)), qkv)
+                    for name, way in (("ours", vit.attention), ("theirs", theirs))
+                }
+                times = bench.milliseconds_in_turns(ways, options.repetitions)
                 row: tables.Row = {
                     "network": title,
                     "dtype": dtype,
                     "computed": computed,
-                    "vtl_ms": round(ours, 1),
-                    "jax_nn_ms": round(other, 1),
-                    "ratio": round(other / ours, 2),
+                    "vtl_ms": round(times["ours"], 1),
+                    "jax_nn_ms": round(times["theirs"], 1),
+                    "ratio": round(times["theirs"] / times["ours"], 2),
                 }
                 tables.show(row)
                 rows.append(row | {"photos": photos} | bench.machine())

@@ -3,9 +3,11 @@
 import argparse
 import dataclasses
 import os
+import statistics
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -106,13 +108,36 @@ def seconds_of(step: Step) -> float:
     return time.perf_counter() - start
 
 
-def option_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser of the options that every benchmark has."""
+Way = Callable[..., Any]
+"""A function of arrays."""
+
+
+def milliseconds_in_turns(
+    ways: Mapping[str, tuple[Way, Sequence[jax.Array]]], count: int
+) -> dict[str, float]:
+    """The median of `count` calls of each way with its arrays, after the first, which compiles."""
+
+    def step_of(way: Way, arrays: Sequence[jax.Array]) -> Step:
+        compiled = jax.jit(way)
+        return lambda: jax.block_until_ready(compiled(*arrays))
+
+    steps = {name: step_of(*of) for name, of in ways.items()}
+    for step in steps.values():
+        step()
+    times = [{name: seconds_of(step) for name, step in steps.items()} for _ in range(count)]
+    return {name: 1e3 * statistics.median(time[name] for time in times) for name in steps}
+
+
+def option_parser(
+    description: str | None, *, has_image_size: bool = True
+) -> argparse.ArgumentParser:
+    """A parser of the options that every benchmark of steps has."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--image-size", type=int, default=224)
+    if has_image_size:
+        parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--repetitions", type=int, default=7)
     return parser
 
@@ -120,7 +145,7 @@ def option_parser(description: str | None) -> argparse.ArgumentParser:
 def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse options that can't be measured."""
     for option, least in (("batch_size", 1), ("image_size", 32), ("repetitions", 1)):
-        value = getattr(options, option)
+        value = getattr(options, option, least)
         if value < least:
             parser.error(f"--{option.replace('_', '-')} must be at least {least}, got {value}")
 

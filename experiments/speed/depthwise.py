@@ -63,20 +63,9 @@ def ways(size: int, stride: int) -> dict[str, tuple[Way, Way]]:
     }
 
 
-def milliseconds(way: Way, operands: tuple[jax.Array, ...], count: int) -> float:
-    """The median of `count` calls after the first, which compiles."""
-    compiled = jax.jit(way)
-
-    def step() -> None:
-        jax.block_until_ready(compiled(*operands))
-
-    step()
-    return 1e3 * float(np.median([bench.seconds_of(step) for _ in range(count)]))
-
-
 def main() -> None:
     """Measure every convolution and write the table."""
-    parser = bench.option_parser(__doc__)
+    parser = bench.option_parser(__doc__, has_image_size=False)
     parser.set_defaults(batch_size=32)
     options = parser.parse_args(sys.argv[1:])
     bench.check_options(parser, options)
@@ -87,18 +76,18 @@ def main() -> None:
         kernel = jnp.array(rng.normal(size=(size, size, 1, channels)), jnp.float32)
         gradient = depthwise.convolve(x, kernel, stride, PADDING)
         for computed, (xla, ours) in ways(size, stride).items():
-            theirs, mine = (
-                milliseconds(way, (x, kernel, gradient), options.repetitions) for way in (xla, ours)
-            )
+            arrays = x, kernel, gradient
+            both = {"ours": (ours, arrays), "theirs": (xla, arrays)}
+            times = bench.milliseconds_in_turns(both, options.repetitions)
             row: tables.Row = {
                 "computed": computed,
                 "side": side,
                 "channels": channels,
                 "kernel": size,
                 "stride": stride,
-                "vtl_ms": round(mine, 2),
-                "xla_ms": round(theirs, 2),
-                "ratio": round(theirs / mine, 1),
+                "vtl_ms": round(times["ours"], 2),
+                "xla_ms": round(times["theirs"], 2),
+                "ratio": round(times["theirs"] / times["ours"], 1),
             }
             tables.show(row)
             rows.append(row | {"batch_size": options.batch_size} | bench.machine())
