@@ -17,6 +17,8 @@ class Parsed(Exception):
 @pytest.mark.parity  # their peers are imported
 @pytest.mark.parametrize("words", on_gpu.commands("DEVKIT", "FILE"), ids=lambda words: words[-1])
 def test_each_command_parses(words, monkeypatch):
+    for package in ("keras", "torch"):
+        pytest.importorskip(package)
     module = importlib.import_module(words[0])
     parse = argparse.ArgumentParser.parse_args
 
