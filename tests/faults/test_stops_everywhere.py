@@ -163,7 +163,9 @@ def stop(bench: Bench, name: str, phase: str, delay_s: float, number: int) -> Ou
         status = process.wait()
         seconds = time.monotonic() - since
     log = process.log()
-    fault = bad_end(status, log, is_over=phase == "over")
+    # A signal may come before Python runs, and then ends the process by itself.
+    is_early = phase == "starting" and status == -sent and not log
+    fault = "" if is_early else bad_end(status, log, is_over=phase == "over")
     how = sent.name + (" twice" if number % 3 == 0 else "")
     if not fault and what_is_left(directory) != NOTHING:
         fault = run_again(bench, name, directory)
