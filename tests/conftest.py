@@ -22,7 +22,8 @@ FAST_COMPILATION = (
 
 LONGEST = (
     *("faults/test_stops_everywhere.py", "processes/test_ends.py", "processes/test_equality.py"),
-    *("test_end_to_end.py", "weights/test_parity.py", "weights/verify/test_verify.py"),
+    *("test_readme.py", "test_end_to_end.py"),
+    *("weights/test_parity.py", "weights/verify/test_verify.py"),
 )
 """The files of tests that begin first, so that no process has one of them left at the end."""
 
