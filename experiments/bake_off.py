@@ -9,12 +9,14 @@ roots; then the default of `vtl finetune`. Trained on trainval (700 photos), sco
 (500). "mAP" is scikit-learn's AP, averaged over the classes with at least five positives in both
 splits; it is no VOC2007 figure. Of the SGD probe and of fine-tuning it is the mean over the seeds.
 A name before `=` is what the table calls a file. Runs resume and finished ones are taken as they
-are; `--only probes` leaves fine-tuning out, whose columns are then as they were. The fine-tuned
-resnet50 is that of experiments/finetune_animals.csv. Writes experiments/bake_off.csv.
+are; `--only probes` leaves fine-tuning out, whose columns are then as they were, and `--seeds` says
+which seeds it has. The fine-tuned resnet50 is that of experiments/finetune_animals.csv. Writes
+experiments/bake_off.csv.
 """
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ def main() -> None:
     parser.add_argument("--weights", required=True, nargs="+")
     parser.add_argument("--out", type=Path, default=Path("runs/bake_off"))
     parser.add_argument("--only", choices=("probes", "all"), default="all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     options = parser.parse_args()
     table = Path(__file__).with_suffix(".csv")
     before = {line["name"]: line for line in tables.read_csv(table)}
@@ -46,7 +49,7 @@ def main() -> None:
         name = name or weights
         row = probed(name, weights, options.root, options.out / f"{name}_features")
         if options.only == "all":
-            row |= finetuned(name, weights, options.root, options.out)
+            row |= finetuned(name, weights, options.root, options.out, options.seeds)
         rows[name] = dict(before.get(name, {})) | row
         tables.show(rows[name])
         tables.write_csv(table, list(rows.values()))
@@ -75,14 +78,14 @@ def probed(name: str, weights: str, root: str, workdir: Path) -> tables.Row:
     return row | {"commit": results["commit"]}
 
 
-def finetuned(name: str, weights: str, root: str, out: Path) -> tables.Row:
-    """The default of `vtl finetune` over all seeds."""
+def finetuned(name: str, weights: str, root: str, out: Path, seeds: Sequence[int]) -> tables.Row:
+    """The default of `vtl finetune` over the seeds."""
     if name == "resnet50":
         measured = tables.read_csv(Path(finetune_animals.__file__).with_suffix(".csv"))
         lines: list[dict[str, Any]] = [line for line in measured if line["run"] == "default"]
     else:
         lines = []
-        for seed in SEEDS:
+        for seed in seeds:
             run = out / f"{name}_finetune_{seed}"
             grid.run_finetune("", {"data.root": root, "weights": weights, "seed": seed}, run)
             lines.append(finetune_animals.row("default", seed, run, grid.outcome(run)))
@@ -92,6 +95,7 @@ def finetuned(name: str, weights: str, root: str, out: Path) -> tables.Row:
         "finetune": round(float(np.mean(maps)), 1),
         "finetune_lowest": min(maps),
         "finetune_highest": max(maps),
+        "finetune_seeds": len(lines),
         "finetune_seconds": round(float(np.mean(seconds))),
         "finetune_commit": " ".join(sorted({str(line["commit"]) for line in lines})),
     }

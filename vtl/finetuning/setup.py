@@ -57,9 +57,8 @@ def set_up(config: ConfigDict, run_directory: RunDirectory) -> SetUp:
     say(optim.rules_table(rules, params))
     _loss(config, splits)  # which refuses what the labels don't allow
     content = _content(config, splits, net)
-    run_directory.compare(
-        content, lambda: splits
-    )  # before the photos are decoded, which takes long
+    # Before the photos are decoded, which takes long.
+    run_directory.compare(content, lambda: splits)
     prepared = prepare.prepare(
         splits, net.preprocessing, config.data, crops=config.augment == "crop_flip"
     )

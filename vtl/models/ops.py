@@ -238,8 +238,8 @@ def kernel_gradient_by_products(
 ) -> jax.Array:
     """The gradient [size, size, C, F] of `convolve`'s kernel from its output's [B, h, w, F].
 
-    XLA's CPU backend computes a convolution with a kernel as large as the image. That is slower
-    than products and, in jaxlib 0.10.2, uses one core if there are few channels. This computes
+    XLA's CPU backend computes a convolution with a kernel as large as the image, in float32 and, in
+    jaxlib 0.10.2, on one core if there are few channels. This computes
     `size` products, one per column of the kernel: the inputs that the column meets, of all the
     kernel's rows side by side, times the gradient shifted to that column. With few channels, or a
     1x1 kernel, it is one product.
@@ -273,7 +273,7 @@ def _met_by_column(
     below, beyond = height - x.shape[1] + size - 1 - above, width - x.shape[2]
 
     def by_row(x: jax.Array) -> jax.Array:
-        # Stacked, not concatenated: XLA's CPU backend takes a quarter of the time for it.
+        # Stacked, not concatenated, which takes XLA's CPU backend longer.
         rows = jnp.stack([x[:, i : i + height - stride + 1 : stride] for i in range(size)], axis=3)
         return rows.reshape(*rows.shape[:3], -1)
 
