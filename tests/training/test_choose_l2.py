@@ -39,6 +39,17 @@ def test_the_grid_moves_on_until_its_best_is_inside():
         assert held_out_loss(features, labels[:, column], chosen) <= 1.01 * min(losses.values())
 
 
+@pytest.mark.parametrize("noise", [0.0, 1.0, 8.0])
+def test_each_class_gets_the_l2_of_least_loss_by_scikit_learn(noise):
+    features, labels = problem(noise, num_features=30)
+    labels[:, 1] &= features[:, 2] > 0.5  # rarer, so that it prefers another
+    l2s = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    chosen = choose(features, labels, l2s)
+    for column in range(2):
+        losses = [held_out_loss(features, labels[:, column], l2) for l2 in l2s]
+        assert chosen[column] == l2s[int(np.argmin(losses))]
+
+
 def test_the_grid_moves_on_downwards_too():
     features, labels = problem(noise=0.0)
     assert (choose(features, labels, (1.0, 10.0)) < 1.0).all()

@@ -76,6 +76,15 @@ def test_a_rare_class(l2):
     check_reaches_the_minimum(features, labels, np.ones_like(labels), l2)
 
 
+def test_steps_that_would_overshoot_are_shortened():
+    # The curvature at the log-odds of a single positive is so small that a whole step of Newton's
+    # goes far beyond the minimum, and the next ones diverge.
+    rng = np.random.default_rng(10)
+    features, labels = rng.normal(size=(400, 5)).astype(np.float32), np.zeros((400, 1), np.uint8)
+    labels[rng.choice(400)] = 1
+    check_reaches_the_minimum(features, labels, np.ones_like(labels), 1e-6)
+
+
 def test_a_constant_feature_gets_no_weight():
     features, labels = problem(4)
     features[:, 3] = 1000.0

@@ -15,6 +15,18 @@ from vtl.training import losses
 _UNROLL = 4
 """Steps of SGD per iteration of the loop: a step is so small that the loop's own cost shows."""
 
+_MOST_STEPS = 200
+"""Of Newton's method, and of the conjugate gradients for each."""
+
+_REST = 0.1
+"""What a Newton step may leave of the gradient, if the objective were quadratic."""
+
+_LEAST_CURVATURE = 1e-12
+"""Of what gradients are divided by, where all probabilities are 0 or 1."""
+
+_LEAST_FALL, _LEAST_SCALE = 1e-4, 1e-4
+"""A step is halved until the objective falls by this share of what its slope promises (Armijo)."""
+
 
 class Linear(NamedTuple):
     """A linear head: kernel [D, C], bias [C]; several heads have a leading axis."""
@@ -62,114 +74,170 @@ def logistic_regression(
     label_mask: np.ndarray | jax.Array,
     l2: float | np.ndarray,
     *,
-    max_iterations: int = 1000,
     tolerance: float = 1e-4,
 ) -> Linear:
-    """One L2-regularised logistic regression per class, by L-BFGS.
+    """One L2-regularised logistic regression per class, by Newton's method.
 
     features [N, D]; labels [N, C] in {0, 1}; label_mask [N, C] in {0, 1}, or how much each label
     counts; l2 a number or [C]. Minimises the mean cross-entropy over the labels that count plus
     l2 / 2 times the squared norm of the weights; the bias is free. scikit-learn's `C` is
     1 / (N l2). A class with no positive, or no negative, gets only a bias.
 
-    The fit stops when the objective is within a fraction `tolerance` of its minimum, by the bound
-    |gradient|^2 / (2 curvature). The curvature of the weights is at least l2; that of the bias is
-    about p (1 - p) if p is the share of positives. The fit also stops when float32 shows no more
-    progress.
+    The fit stops after a step before which the objective was within a fraction `tolerance` of its
+    minimum, by its slope and curvature there. It also stops when float32 shows no more progress.
     """
-    options = {"max_iterations": max_iterations, "tolerance": tolerance}
-    return fit_rotated(rotate(features), labels, label_mask, l2, **options)
+    return fit_rotated(rotate(features), labels, label_mask, l2, tolerance=tolerance)
 
 
-@functools.partial(jax.jit, static_argnames=("max_iterations",))
+@jax.jit
 def fit_rotated(
     features: Rotated,
     labels: jax.Array,
     label_mask: jax.Array,
     l2: float | jax.Array,
     *,
-    max_iterations: int = 1000,
     tolerance: float = 1e-4,
 ) -> Linear:
     """`logistic_regression`, of features that are rotated once for several fits.
 
-    Along the principal axes the loss's curvature is about p (1 - p) times the variance, and the
-    penalty adds l2 to it: steps of one over their root make every direction alike, so that tens of
-    iterations do for what took hundreds.
+    Along a principal axis the loss's curvature is about the mean of p (1 - p) times the variance,
+    and the penalty adds l2 to it: with these on the diagonal, a few conjugate gradients make a step
+    of Newton's.
     """
+    labels, label_mask = labels.astype(jnp.float32), label_mask.astype(jnp.float32)
+    num_positives, num_counted = jnp.sum(labels * label_mask, axis=0), jnp.sum(label_mask, axis=0)
+    positive_share = (num_positives + 0.5) / (num_counted + 1)
+    weights = label_mask / jnp.maximum(num_counted, 1)
 
-    def fit_class(labels: jax.Array, label_mask: jax.Array, l2: jax.Array) -> tuple[Any, ...]:
-        # A class with no positive, or no negative, has no minimum. It stays where it starts: at its
-        # log-odds, with half an image added to each side.
-        num_positives, num_counted = jnp.sum(labels * label_mask), jnp.sum(label_mask)
-        has_minimum = (num_positives > 0) & (num_positives < num_counted)
-        positive_share = (num_positives + 0.5) / (num_counted + 1)
-        bias_curvature = positive_share * (1 - positive_share)
-        unit = jax.lax.rsqrt(bias_curvature * features.variances + l2)
+    def objective(head: Linear) -> jax.Array:
+        logits = _product(features.scores, head.kernel) + head.bias
+        loss = jnp.sum(losses.sigmoid_bce(logits, labels) * weights, axis=0)
+        return loss + 0.5 * l2 * jnp.sum(head.kernel**2, axis=0)
 
-        def objective(head: Linear) -> jax.Array:
-            weights = head.kernel * unit
-            logits = _product(features.scores, weights) + head.bias
-            loss = losses.sigmoid_bce_mean(logits, labels, label_mask)
-            return loss + 0.5 * l2 * jnp.sum(weights**2)
+    def diagonal(head: Linear) -> Linear:
+        p = jax.nn.sigmoid(_product(features.scores, head.kernel) + head.bias)
+        of_bias = jnp.sum(p * (1 - p) * weights, axis=0)
+        return Linear(features.variances[:, None] * of_bias + l2, of_bias)
 
-        def gap_of(grad: Linear) -> jax.Array:
-            return jnp.sum((grad.kernel / unit) ** 2) / l2 + grad.bias**2 / bias_curvature
+    def dot(one: Linear, other: Linear) -> jax.Array:
+        return jnp.sum(one.kernel * other.kernel, axis=0) + one.bias * other.bias
 
-        start = Linear(jnp.zeros_like(unit), jax.scipy.special.logit(positive_share))
-        gap = jnp.where(has_minimum, jnp.inf, 0.0)
-        head = _minimised(objective, start, gap_of, gap, max_iterations, tolerance)
-        kernel = _product(features.axes, head.kernel * unit)
-        return kernel, head.bias - _product(features.mean, kernel)
+    # A class with no positive, or no negative, has no minimum. It stays where it starts: at its
+    # log-odds, with half an image added to each side.
+    has_minimum = (num_positives > 0) & (num_positives < num_counted)
+    shape = len(features.variances), labels.shape[1]
+    start = Linear(jnp.zeros(shape), jax.scipy.special.logit(positive_share))
+    head = _minimised(objective, diagonal, start, dot, has_minimum, tolerance)
+    return _turned_back(head, features)
 
-    l2 = jnp.broadcast_to(jnp.asarray(l2, jnp.float32), labels.shape[1:])
-    fit = jax.vmap(fit_class, in_axes=(1, 1, 0), out_axes=(1, 0))
-    kernel, bias = fit(labels.astype(jnp.float32), label_mask.astype(jnp.float32), l2)
-    return Linear(kernel, bias)
+
+def _turned_back(head: Linear, features: Rotated) -> Linear:
+    """A head of scores as one of features."""
+    kernel = _product(features.axes, head.kernel)
+    return Linear(kernel, head.bias - _product(features.mean, kernel))
+
+
+Dot = Callable[[Linear, Linear], jax.Array]
 
 
 def _minimised(
     objective: Callable[[Linear], jax.Array],
+    diagonal: Callable[[Linear], Linear],
     start: Linear,
-    gap_of: Callable[[Linear], jax.Array],
-    gap: jax.Array | float,
-    max_iterations: int,
+    dot: Dot,
+    has_minimum: jax.Array,
     tolerance: float,
 ) -> Linear:
-    """The head of least objective, by L-BFGS; `gap_of` its gradient bounds twice what is above."""
-    solver = optax.lbfgs()
-    value_and_grad = optax.value_and_grad_from_state(objective)
+    """The head of least objective, by Newton's method.
 
-    def is_unfinished(carry: tuple[Any, ...]) -> jax.Array:
-        _, _, iteration, gap, previous, value = carry
-        is_moving = value < previous * (1 - jnp.finfo(jnp.float32).eps)
-        return (iteration < max_iterations) & (gap > tolerance) & is_moving
+    The objective is a number, or one a class if classes are independent. So is the product `dot` of
+    two heads, and whether there is a minimum: a class that has none stays at `start`. `diagonal`
+    gives about the second derivatives along each axis.
+    """
+    gradient = jax.grad(lambda head: jnp.sum(objective(head)))
+    epsilon = jnp.finfo(jnp.float32).eps
 
     def iterate(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        head, state, iteration, _, _, previous = carry
-        value, grad = value_and_grad(head, state=state)
-        updates, state = solver.update(
-            grad, state, head, value=value, grad=grad, value_fn=objective
-        )
-        gap = gap_of(grad) / (2 * value)
-        head = optax.apply_updates(head, updates)
-        return head, state, iteration + 1, gap, previous, value
+        head, value, is_open, count = carry
+        grad, curve = jax.linearize(gradient, head)
+        divisors = jax.tree.map(lambda x: jnp.maximum(x, _LEAST_CURVATURE), diagonal(head))
+        step = _newton_step(grad, curve, divisors, dot, is_open)
+        slope = dot(grad, step)
 
-    carry = (start, solver.init(start), 0, gap, jnp.inf, jnp.finfo(jnp.float32).max)
+        def is_too_far(scale: jax.Array, reached: jax.Array) -> jax.Array:
+            enough = value * (1 + epsilon) + _LEAST_FALL * scale * slope
+            return is_open & (reached > enough) & (scale > _LEAST_SCALE)
+
+        def shorten(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            scale = jnp.where(is_too_far(*carry), carry[0] / 2, carry[0])
+            return scale, objective(_moved(head, scale, step))
+
+        scale, reached = jax.lax.while_loop(
+            lambda carry: jnp.any(is_too_far(*carry)),
+            shorten,
+            (jnp.ones_like(value), objective(_moved(head, jnp.ones_like(value), step))),
+        )
+        falls = is_open & (reached < value)
+        head = _moved(head, jnp.where(falls, scale, 0), step)
+        is_far = -slope / 2 > tolerance * value
+        is_open &= is_far & (reached < value * (1 - epsilon))
+        return head, jnp.where(falls, reached, value), is_open, count + 1
+
+    def is_unfinished(carry: tuple[Any, ...]) -> jax.Array:
+        return jnp.any(carry[2]) & (carry[3] < _MOST_STEPS)
+
+    carry = (start, objective(start), has_minimum, 0)
     return jax.lax.while_loop(is_unfinished, iterate, carry)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("max_iterations",))
+def _newton_step(
+    grad: Linear,
+    curve: Callable[[Linear], Linear],
+    divisors: Linear,
+    dot: Dot,
+    is_open: jax.Array,
+) -> Linear:
+    """The step at whose end a quadratic's gradient is `_REST` of `grad`, by conjugate gradients.
+
+    `curve` multiplies by its second derivatives, and `divisors` are about their diagonal. What
+    is not open needs no step.
+    """
+    downhill = jax.tree.map(jnp.negative, grad)
+    first = jax.tree.map(jnp.divide, downhill, divisors)
+    enough = _REST**2 * dot(downhill, first)
+
+    def iterate(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        step, residual, direction, norm, count = carry
+        is_far, bent = is_open & (norm > enough), curve(direction)
+        scale = jnp.where(is_far, norm / dot(direction, bent), 0)
+        residual = _moved(residual, -scale, bent)
+        divided = jax.tree.map(jnp.divide, residual, divisors)
+        left = dot(residual, divided)
+        ratio = jnp.where(is_far, left / norm, 0)
+        step = _moved(step, scale, direction)
+        return step, residual, _moved(divided, ratio, direction), left, count + 1
+
+    def is_unfinished(carry: tuple[Any, ...]) -> jax.Array:
+        return jnp.any(is_open & (carry[3] > enough)) & (carry[4] < _MOST_STEPS)
+
+    carry = (jax.tree.map(jnp.zeros_like, grad), downhill, first, dot(downhill, first), 0)
+    return jax.lax.while_loop(is_unfinished, iterate, carry)[0]
+
+
+def _moved(head: Linear, scale: jax.Array, step: Linear) -> Linear:
+    return Linear(head.kernel + scale * step.kernel, head.bias + scale * step.bias)
+
+
+@jax.jit
 def fit_softmax(
     features: Rotated,
     labels: jax.Array,
     counts: jax.Array,
     l2: float | jax.Array,
     *,
-    max_iterations: int = 1000,
     tolerance: float = 1e-4,
 ) -> Linear:
-    """One L2-regularised softmax regression of images with one label each, by L-BFGS.
+    """One L2-regularised softmax regression of images with one label each, by Newton's method.
 
     labels [N, C], each row with a single 1; counts [N] is how much each image counts, perhaps 0.
     Minimises the mean cross-entropy over what counts plus l2 / 2 times the squared norm of the
@@ -177,22 +245,24 @@ def fit_softmax(
     """
     labels, counts = labels.astype(jnp.float32), counts.astype(jnp.float32)
     share = (counts @ labels + 0.5) / (jnp.sum(counts) + 0.5 * labels.shape[1])
-    curvatures = share * (1 - share)
-    unit = jax.lax.rsqrt(features.variances[:, None] * curvatures + l2)  # [R, C]
+    weights = counts / jnp.sum(counts)
 
     def objective(head: Linear) -> jax.Array:
-        weights = head.kernel * unit
-        logits = _product(features.scores, weights) + head.bias
+        logits = _product(features.scores, head.kernel) + head.bias
         by_image = losses.softmax_cross_entropy(logits, labels)
-        return jnp.sum(by_image * counts) / jnp.sum(counts) + 0.5 * l2 * jnp.sum(weights**2)
+        return jnp.sum(by_image * weights) + 0.5 * l2 * jnp.sum(head.kernel**2)
 
-    def gap_of(grad: Linear) -> jax.Array:
-        return jnp.sum((grad.kernel / unit) ** 2) / l2 + jnp.sum(grad.bias**2 / curvatures)
+    def diagonal(head: Linear) -> Linear:
+        p = jax.nn.softmax(_product(features.scores, head.kernel) + head.bias)
+        of_bias = weights @ (p * (1 - p))
+        return Linear(features.variances[:, None] * of_bias + l2, of_bias)
 
-    start = Linear(jnp.zeros_like(unit), jnp.log(share))
-    head = _minimised(objective, start, gap_of, jnp.inf, max_iterations, tolerance)
-    kernel = _product(features.axes, head.kernel * unit)
-    return Linear(kernel, head.bias - _product(features.mean, kernel))
+    def dot(one: Linear, other: Linear) -> jax.Array:
+        return jnp.sum(one.kernel * other.kernel) + jnp.sum(one.bias * other.bias)
+
+    start = Linear(jnp.zeros((len(features.variances), labels.shape[1])), jnp.log(share))
+    head = _minimised(objective, diagonal, start, dot, jnp.array(True), tolerance)
+    return _turned_back(head, features)
 
 
 @functools.partial(jax.jit, static_argnames=("momentum", "loss"))
