@@ -1,5 +1,6 @@
 """The layers that networks share: convolution and batch normalisation, as torch defines them."""
 
+import functools
 import math
 from collections.abc import Container
 
@@ -10,6 +11,15 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from vtl.models import depthwise, ops
+
+
+def parameter(
+    module: nn.Module, name: str, init: nn.initializers.Initializer, shape: tuple[int, ...]
+) -> jax.Array:
+    """`module.param`, which traces `init` whenever a network is used, to compare shapes alone."""
+    if module.has_variable("params", name):
+        return module.get_variable("params", name)
+    return module.param(name, init, shape)
 
 
 class Conv(nn.Module):
@@ -34,7 +44,7 @@ class Conv(nn.Module):
         scaling = nn.initializers.variance_scaling(
             2.0, "fan_in" if self.depthwise else "fan_out", "normal"
         )
-        kernel = self.param("kernel", scaling, (size, size, inputs, self.features))
+        kernel = parameter(self, "kernel", scaling, (size, size, inputs, self.features))
         return self.convolve(x, kernel, multiplier)
 
     def convolve(self, x: jax.Array, kernel: jax.Array, multiplier: jax.Array | float) -> jax.Array:
@@ -56,15 +66,14 @@ class BatchNorm(nn.Module):
 
     def setup(self) -> None:  # noqa: D102 (flax calls it)
         shape = (self.features,)
-        self.scale = self.param("scale", self.scale_init, shape)
-        self.bias = self.param("bias", nn.initializers.zeros, shape)
+        self.scale = parameter(self, "scale", self.scale_init, shape)
+        self.bias = parameter(self, "bias", nn.initializers.zeros, shape)
         self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         self.var = self.variable("batch_stats", "var", jnp.ones, shape)
 
     def affine(self) -> tuple[jax.Array, jax.Array]:
         """The scale and shift [features] that normalise by the running averages."""
-        multiplier = self.scale * lax.rsqrt(self.var.value + self.epsilon)
-        return multiplier, self.bias - self.mean.value * multiplier
+        return _affine(self.scale, self.bias, self.mean.value, self.var.value, self.epsilon)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalise x [..., features] by its own statistics and update the running ones."""
@@ -83,6 +92,14 @@ class BatchNorm(nn.Module):
             self.var.value += (1 - self.momentum) * (unbiased - self.var.value)
         multiplier = self.scale * lax.rsqrt(var + self.epsilon)
         return (centred * multiplier + (self.bias - offset * multiplier)).astype(x.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _affine(
+    scale: jax.Array, bias: jax.Array, mean: jax.Array, var: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array]:
+    multiplier = scale * lax.rsqrt(var + epsilon)
+    return multiplier, bias - mean * multiplier
 
 
 def conv_norm(

@@ -1,7 +1,7 @@
 """The operations that a network spends its time in: convolutions, ReLUs and max-pool.
 
 Each gives the same result as `jax.lax` and is faster on some platform; docs/performance.md has the
-measurements.
+measurements. What a network has dozens of is jitted, so that alike ones are traced once.
 """
 
 import functools
@@ -38,12 +38,17 @@ def paddings_of(x: jax.Array, size: int, stride: int, padding: str) -> list[tupl
     return [padding_of(side, size, stride, padding) for side in x.shape[1:3]]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.jit, static_argnums=(2, 3))
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: str = "torch") -> jax.Array:
     """x [B, H, W, C], kernel [K, K, C, F] -> [B, ceil(H / stride), ceil(W / stride), F].
 
     The output and gradients are XLA's own where nothing faster is known.
     """
+    return _convolve(x, kernel, stride, padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: str) -> jax.Array:
     return lax.platform_dependent(x, kernel, **_fastest(kernel, stride, padding))
 
 
@@ -73,7 +78,7 @@ Saved = tuple[jax.Array, jax.Array]
 def _convolve_forward(
     x: jax.Array, kernel: jax.Array, stride: int, padding: str
 ) -> tuple[jax.Array, Saved]:
-    return convolve(x, kernel, stride, padding), (x, kernel)
+    return _convolve(x, kernel, stride, padding), (x, kernel)
 
 
 def _convolve_backward(
@@ -118,7 +123,7 @@ def kernel_gradient(
     return jax.linear_transpose(lambda kernel: way(x, kernel), like)(gradient)[0]
 
 
-convolve.defvjp(_convolve_forward, _convolve_backward)
+_convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def convolve_by_xla(x: jax.Array, kernel: jax.Array, stride: int, padding: str) -> jax.Array:
@@ -333,7 +338,7 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.dot(a, b, preferred_element_type=jnp.float32)
 
 
-@jax.custom_jvp
+@jax.jit
 def relu(x: jax.Array) -> jax.Array:
     """max(x, 0), with a gradient that needs only the output; the gradient at 0 is 0, as in torch.
 
@@ -341,14 +346,19 @@ def relu(x: jax.Array) -> jax.Array:
     backward pass, beside the output that the next convolution needs. It computes a select once. On
     a GPU, a maximum becomes part of the convolution before it.
     """
+    return _relu(x)
+
+
+@jax.custom_jvp
+def _relu(x: jax.Array) -> jax.Array:
     return lax.platform_dependent(
         x, cpu=lambda x: jnp.where(x < 0, 0, x), default=lambda x: jnp.maximum(x, 0)
     )
 
 
-@relu.defjvp
+@_relu.defjvp
 def _relu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    out = relu(*primals)
+    out = _relu(*primals)
     return out, jnp.where(out > 0, tangents[0], 0)
 
 
