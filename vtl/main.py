@@ -9,6 +9,7 @@ if __name__ == "__main__":
     stops.exit_at_once()  # before the imports below, which take seconds
 
 import difflib
+import gc
 import importlib
 import logging as python_logging
 import os
@@ -92,6 +93,7 @@ def main(argv: list[str]) -> None:
                 processes.join({name: flag.value for name, flag in _OF_PROCESSES.items()})
             _check_devices()
             processes.meet()
+            gc.freeze()  # else tracing networks has what was imported searched for garbage, often
             with jax.default_matmul_precision(config.precision):
                 if config.task in TOGETHER:
                     run(config, files.user_path(workdir))
