@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -79,7 +78,7 @@ class Job:
         """The run's loss of logits [N, C] over the labels that would count in training."""
         counts = counted(split, self.config.data.difficult)
         arrays = (logits, np.asarray(split.labels), counts)
-        return float(self.objective.loss(*map(jnp.asarray, arrays)))
+        return float(jax.jit(self.objective.loss)(*arrays))
 
     def mean_ap(self, variables: Any, images: Images, split: Split) -> float | None:
         """By `MAP_PROTOCOL`; None if no class has a positive."""

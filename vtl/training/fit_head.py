@@ -1,5 +1,6 @@
 """A head of `models.head` from what it sees of a frozen network's photos."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy
@@ -123,7 +124,7 @@ def _unbiased(photos: np.ndarray, cells: np.ndarray, kernel: np.ndarray) -> np.n
     if cells.shape[1]:
         of_cells = np.stack([cell @ kernel for cell in cells])  # a photo at a time: as float16
         of_views = np.concatenate([of_views, of_cells], axis=1)
-    return np.asarray(logits_of(jnp.asarray(of_views)))
+    return np.asarray(jax.jit(logits_of)(of_views))
 
 
 def _shares_match(scores: np.ndarray, shares: np.ndarray) -> np.ndarray:

@@ -48,12 +48,11 @@ def make_train_step(
     """
     trainable = optim.trainable_mask(multipliers)
     norms = optim.norms_by_batch(batch_norm, multipliers)
-    key = jax.random.key(seed)
 
     def train_step(
         train_state: TrainState, batch: Batch
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        step_key = jax.random.fold_in(key, train_state.step)
+        step_key = jax.random.fold_in(jax.random.key(seed), train_state.step)
         images = augment.augment(
             step_key, batch["images"], kind=augmentation, size=preprocessing.crop_size
         )
