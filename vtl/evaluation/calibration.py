@@ -7,8 +7,6 @@ Calibration of Modern Neural Networks".
 import numpy as np
 import scipy
 
-from vtl.evaluation.metrics import has_both
-
 PRIOR = np.array([4.0, 0.25])
 """How strongly a slope is held to 1, and an intercept to 0, where positives are few."""
 
@@ -17,6 +15,11 @@ _BOUNDS = ((-4.6, 4.6), (None, None))
 
 NUM_BINS = 10
 """Of equal width, between which probabilities are compared with frequencies."""
+
+
+def has_both(is_positive: np.ndarray) -> bool:
+    """Whether there are positives and negatives [N]."""
+    return bool(is_positive.any() and not is_positive.all())
 
 
 def platt(

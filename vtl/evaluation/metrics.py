@@ -19,23 +19,25 @@ arange; a MATLAB vector 0:0.1:1 is rounded differently. t = 0.3, 0.6 and 0.7 are
 the fraction, so a recall of exactly 3/10 misses t = 0.3.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy
 
 from vtl.errors import UserError
+from vtl.evaluation.resampling import (
+    MAX_COUNTS_PER_CHUNK,
+    compact,
+    draw_resamples,
+    interval_of,
+    mean_over_classes,
+    once,
+)
 from vtl.untrusted import printable
 
 RECALL_THRESHOLDS = 0.1 * np.arange(11)
 NO_DIFFICULT_FLAGS = "there are no difficult flags"
-MAX_COUNTS_PER_CHUNK = 1 << 20
-"""Numbers that are worked with at once: some ten arrays of them take about 100 MB."""
-
-MAX_BYTES_OF_COUNTS = 1 << 27
-"""How many resamples are drawn at once: each draw ranks every class's images anew."""
-
 QUANTITIES = (
     "map",
     "map_interval",
@@ -412,7 +414,7 @@ def _average_precisions(
             raise UserError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
         if PROTOCOLS[name].leaves_out_difficult and arrays.difficult is None:
             raise UserError(f"{name} is not computable: {NO_DIFFICULT_FLAGS}")
-    counts = [_compact(of) for of in counts]
+    counts = [compact(of) for of in counts]
     num_classes = arrays.scores.shape[1]
     found = {name: np.empty((num_classes, sum(of.shape[1] for of in counts))) for name in names}
     kinds = {_ranks_by(name) for name in names}
@@ -436,12 +438,6 @@ def _average_precisions(
 def _ranks_by(name: str) -> tuple[bool, bool]:
     """What a protocol's ranking depends on; those that have it in common share one."""
     return PROTOCOLS[name].leaves_out_difficult, PROTOCOLS[name].groups_ties
-
-
-def _compact(counts: np.ndarray) -> np.ndarray:
-    """The counts in the smallest type in which a resample's sum fits."""
-    largest = int(counts.sum(axis=0).max(initial=0))
-    return counts.astype(np.min_scalar_type(largest), copy=False)
 
 
 def _ranking(
@@ -480,15 +476,6 @@ def _weighted_aps(
             ap = PROTOCOLS[name].area(recall, precision)
             found[name][columns] = np.where(num_hits[-1] > 0, ap, np.nan)
     return found
-
-
-def sums_by_class(flags: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """The function from counts [N, R] to the sums [C, R], float64, over images with flags [N, C].
-
-    Most photos have few of many classes, so that it adds up what is there and multiplies nothing.
-    """
-    rows = scipy.sparse.csr_array(flags.T, dtype=np.uint8)
-    return lambda counts: (rows @ counts).astype(np.float64)
 
 
 def _sums(counts: np.ndarray, rows: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -530,28 +517,6 @@ def _bootstrap(
     }
 
 
-def once(num_images: int) -> np.ndarray:
-    """Counts [N, 1] of the images themselves."""
-    return np.ones((num_images, 1), np.min_scalar_type(num_images))
-
-
-def draw_resamples(num_images: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """The counts of all resamples, a part of them after the other, at least one part."""
-    rng, dtype = np.random.default_rng(seed), np.min_scalar_type(num_images)
-    at_once = max(1, MAX_BYTES_OF_COUNTS // (num_images * dtype.itemsize))
-    for first in range(0, max(1, num_resamples), at_once):
-        yield draw_counts(rng, num_images, min(at_once, num_resamples - first))
-
-
-def draw_counts(rng: np.random.Generator, num_images: int, num_resamples: int) -> np.ndarray:
-    """How often each resample contains each image, [N, R], in the smallest type that holds N."""
-    counts = np.empty((num_images, num_resamples), np.min_scalar_type(num_images))
-    for r in range(num_resamples):
-        drawn = rng.integers(num_images, size=num_images)
-        counts[:, r] = np.bincount(drawn, minlength=num_images)
-    return counts
-
-
 def _or_none(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
@@ -560,21 +525,3 @@ def _mean(values: Iterable[float]) -> float | None:
     """Without NaN; None if there is nothing else."""
     present = [value for value in values if not np.isnan(value)]
     return float(np.mean(present)) if present else None
-
-
-def mean_over_classes(samples: np.ndarray) -> np.ndarray:
-    """samples [C, R] -> [R], NaN left out; NaN where there is nothing else."""
-    present = np.isfinite(samples).sum(axis=0)
-    total = np.nansum(samples, axis=0)
-    return np.where(present > 0, total / np.maximum(present, 1), np.nan)
-
-
-def has_both(is_positive: np.ndarray) -> bool:
-    """Whether there are positives and negatives [N]."""
-    return bool(is_positive.any() and not is_positive.all())
-
-
-def interval_of(samples: np.ndarray) -> list[float] | None:
-    """The middle 95 % of samples [R]; None if all are NaN."""
-    present = samples[np.isfinite(samples)]
-    return np.percentile(present, [2.5, 97.5]).tolist() if present.size else None

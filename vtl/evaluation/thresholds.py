@@ -12,13 +12,8 @@ from vtl import decisions as answered
 from vtl.decisions import HALF, Decisions
 from vtl.errors import UserError
 from vtl.evaluation import calibration
-from vtl.evaluation.metrics import (
-    MAX_COUNTS_PER_CHUNK,
-    draw_resamples,
-    has_both,
-    interval_of,
-    once,
-)
+from vtl.evaluation.calibration import has_both
+from vtl.evaluation.resampling import MAX_COUNTS_PER_CHUNK, draw_resamples, interval_of, once
 from vtl.untrusted import printable
 
 FEW = 10
