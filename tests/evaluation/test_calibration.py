@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, softmax
 from sklearn.metrics import brier_score_loss
 
-from vtl.evaluation import calibration
+from vtl.evaluation import calibration, resampling
 
 
 def drawn(num_photos, slope, intercept, seed=0):
@@ -67,14 +67,47 @@ def test_one_step_is_near_to_fitting_each_resample():
     rng = np.random.default_rng(1)
     counts = np.stack([np.bincount(rng.integers(300, size=300), minlength=300) for _ in range(60)])
     slopes, intercepts = calibration.platt(x, labels, np.ones_like(labels))
-    stepped = calibration.resampled(x[:, 0], labels[:, 0] == 1, slopes[0], intercepts[0], counts.T)
+    stepped = calibration.resampled(x, labels, np.ones_like(labels), slopes, intercepts, counts.T)
     fitted = [
         np.ravel(calibration.platt(x[rows], labels[rows], np.ones_like(labels[rows])))
         for rows in (np.repeat(np.arange(300), count) for count in counts)
     ]
-    for one, other in zip(stepped, np.transpose(fitted), strict=True):
+    for (one,), other in zip(stepped, np.transpose(fitted), strict=True):
         assert np.corrcoef(one, other)[0, 1] > 0.98
         assert one.std() == pytest.approx(other.std(), rel=0.15)
+
+
+def test_classes_together_are_as_one_class_at_a_time(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(0, 2, (200, 5)), rng.integers(0, 2, (200, 5))
+    x[:, 4] *= np.where(labels[:, 4], -1e4, 1e4)  # its slope ends at a bound
+    known, counts = rng.integers(0, 2, x.shape), rng.poisson(1, (200, 30)).astype(np.uint8)
+    fit = calibration.platt(x, labels, known)
+    monkeypatch.setattr(resampling, "MAX_COUNTS_PER_CHUNK", 5000)  # several blocks of photos
+    slopes, intercepts = calibration.resampled(x, labels, known, *fit, counts)
+    totals = calibration.expected_positives(x, known, slopes, intercepts, counts)
+    for c in range(5):
+        rows = known[:, c] == 1
+        given, positive, weights = x[rows, c], labels[rows, c], counts[rows]
+        num_positives, num_negatives = positive.sum(), (1 - positive).sum()
+        targets = np.where(
+            positive, (num_positives + 1) / (num_positives + 2), 1 / (num_negatives + 2)
+        )
+        scaled = fit[0][c] * given
+        p = expit(scaled + fit[1][c])
+        by_parameter = np.stack([scaled, np.ones_like(scaled)])
+        point = np.array([np.log(fit[0][c]), fit[1][c]])
+        prior = calibration.PRIOR
+        gradients = (by_parameter * (p - targets)) @ weights + (prior * point)[:, None]
+        hessian = (by_parameter * p * (1 - p)) @ by_parameter.T + np.diag(prior)
+        steps = np.linalg.solve(hessian, gradients)
+        if c == 4:
+            steps = np.stack([0 * gradients[1], gradients[1] / hessian[1, 1]])
+        log_slopes = np.clip(point[0] - steps[0], -4.6, 4.6)
+        np.testing.assert_allclose(slopes[c], np.exp(log_slopes), rtol=1e-9)
+        np.testing.assert_allclose(intercepts[c], point[1] - steps[1], rtol=1e-9)
+        expected = (expit(given[:, None] * slopes[c] + intercepts[c]) * weights).sum(axis=0)
+        np.testing.assert_allclose(totals[c], expected, rtol=1e-12)
 
 
 def test_a_temperature_is_found_again():

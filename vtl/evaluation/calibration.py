@@ -4,8 +4,12 @@ Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines"; Guo et 
 Calibration of Modern Neural Networks".
 """
 
+from typing import Any
+
 import numpy as np
 import scipy
+
+from vtl.evaluation.resampling import row_blocks
 
 PRIOR = np.array([4.0, 0.25])
 """How strongly a slope is held to 1, and an intercept to 0, where positives are few."""
@@ -42,9 +46,12 @@ def platt(
 
 
 def _targets(is_positive: np.ndarray) -> np.ndarray:
-    num_positives = is_positive.sum()
-    num_negatives = len(is_positive) - num_positives
-    return np.where(is_positive, (num_positives + 1) / (num_positives + 2), 1 / (num_negatives + 2))
+    return np.where(is_positive, *_two_targets(is_positive.sum(), len(is_positive)))
+
+
+def _two_targets(num_positives: np.ndarray, num_photos: Any) -> tuple[Any, Any]:
+    """Of positives and of negatives."""
+    return (num_positives + 1) / (num_positives + 2), 1 / (num_photos - num_positives + 2)
 
 
 def _platt(x: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
@@ -62,26 +69,67 @@ def _platt(x: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
 
 
 def resampled(
-    x: np.ndarray, is_positive: np.ndarray, slope: float, intercept: float, counts: np.ndarray
+    logits: np.ndarray,
+    labels: np.ndarray,
+    label_mask: np.ndarray,
+    slopes: np.ndarray,
+    intercepts: np.ndarray,
+    counts: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The slopes [R] and intercepts [R] of resamples that have photo n counts[n, r] times.
+    """The slopes [C, R] and intercepts [C, R] of resamples with photo n counts[n, r] times.
 
-    One step of Newton's method from the fit to logits x [n], which is near enough for an interval.
-    A slope at the end of what it may be stays there.
+    One step of Newton's method from `platt`, slopes and intercepts [C], which is near enough for an
+    interval; the arrays are those it was given. A slope at the end of what it may be stays there.
     """
-    scaled = slope * x
-    p = scipy.special.expit(scaled + intercept)
-    residuals, curvature = p - _targets(is_positive), p * (1 - p)
-    gradients = np.stack([residuals * scaled, residuals]) @ counts
-    point = np.array([np.log(slope), intercept])
-    gradients += (PRIOR * point)[:, None]
-    cross = curvature @ scaled
-    hessian = np.array([[curvature @ scaled**2, cross], [cross, curvature.sum()]])
-    hessian += np.diag(PRIOR)
-    if not _BOUNDS[0][0] < point[0] < _BOUNDS[0][1]:
-        return np.full(counts.shape[1], slope), intercept - gradients[1] / hessian[1, 1]
-    log_slopes, intercepts = point[:, None] - np.linalg.solve(hessian, gradients)
+    num_photos, num_classes = logits.shape
+    gradients = np.zeros((2, num_classes, counts.shape[1]))
+    hessians = np.tile(np.diag(PRIOR)[..., None], num_classes)
+    targets = _two_targets(((labels == 1) & (label_mask == 1)).sum(axis=0), label_mask.sum(axis=0))
+    for rows in row_blocks(num_photos, max(num_classes, counts.shape[1])):
+        is_known = label_mask[rows] == 1
+        scaled = logits[rows].astype(np.float64) * slopes
+        p = scipy.special.expit(scaled + intercepts)
+        residuals = (p - np.where(labels[rows] == 1, *targets)) * is_known
+        curvature = p * (1 - p) * is_known
+        weights = counts[rows].astype(np.float64)
+        gradients += [(residuals * scaled).T @ weights, residuals.T @ weights]
+        cross = (curvature * scaled).sum(axis=0)
+        hessians += [[(curvature * scaled**2).sum(axis=0), cross], [cross, curvature.sum(axis=0)]]
+    point = np.stack([np.log(slopes), intercepts])
+    gradients += (PRIOR[:, None] * point)[..., None]
+    is_free = (_BOUNDS[0][0] < point[0]) & (point[0] < _BOUNDS[0][1])
+    hessians[0, 1, ~is_free] = gradients[0, ~is_free] = 0
+    steps = np.linalg.solve(hessians.transpose(2, 0, 1), gradients.transpose(1, 0, 2))
+    log_slopes, intercepts = (point.T[..., None] - steps).transpose(1, 0, 2)
     return np.exp(np.clip(log_slopes, *_BOUNDS[0])), intercepts
+
+
+def expected_positives(
+    logits: np.ndarray,
+    label_mask: np.ndarray,
+    slopes: np.ndarray,
+    intercepts: np.ndarray,
+    counts: np.ndarray,
+) -> np.ndarray:
+    """The sums [C, R] of probabilities by fits [C, R], with photo n counts[n, r] times.
+
+    Only where label_mask [N, C] is 1. By NumPy's exp and not SciPy's expit, which takes several
+    times as long.
+    """
+    totals = np.zeros(slopes.shape)
+    for rows in row_blocks(len(logits), 8 * counts.shape[1]):  # that a cache holds
+        x = np.where(label_mask[rows] == 1, logits[rows], -np.inf).T.astype(np.float64, order="C")
+        weights = counts[rows].astype(np.float64)
+        out = np.empty(weights.shape)
+        with np.errstate(over="ignore"):  # to infinity, which is a probability of 0
+            for column in range(len(totals)):
+                np.multiply(x[column, :, None], -slopes[column], out=out)
+                out -= intercepts[column]
+                np.exp(out, out=out)
+                out += 1
+                np.divide(weights, out, out=out)
+                totals[column] += out.sum(axis=0)
+    return totals
 
 
 def temperature(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -33,6 +33,7 @@ from vtl.evaluation.resampling import (
     interval_of,
     mean_over_classes,
     once,
+    row_blocks,
 )
 from vtl.untrusted import printable
 
@@ -325,9 +326,7 @@ def _binary_accuracy(scores: np.ndarray, labels: np.ndarray, known: np.ndarray) 
 def _mean_cross_entropy(scores: np.ndarray, labels: np.ndarray, known: np.ndarray) -> float | None:
     """None if nothing is known."""
     num_known, total = np.count_nonzero(known), 0.0
-    rows_at_once = max(1, MAX_COUNTS_PER_CHUNK // scores.shape[1])
-    for first in range(0, len(scores), rows_at_once):
-        rows = slice(first, first + rows_at_once)
+    for rows in row_blocks(*scores.shape):
         p = scores[rows].astype(np.float64)
         probability_of_label = np.where(labels[rows] == 1, p, 1 - p)[known[rows]]
         total += np.sum(-np.log(np.clip(probability_of_label, 1e-7, 1 - 1e-7)))

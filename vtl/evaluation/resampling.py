@@ -12,6 +12,12 @@ MAX_BYTES_OF_COUNTS = 1 << 27
 """How many resamples are drawn at once: each draw ranks every class's images anew."""
 
 
+def row_blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
+    """The rows of an array, as many at once as have MAX_COUNTS_PER_CHUNK numbers."""
+    at_once = max(1, MAX_COUNTS_PER_CHUNK // max(1, num_columns))
+    return (slice(first, first + at_once) for first in range(0, num_rows, at_once))
+
+
 def once(num_images: int) -> np.ndarray:
     """Counts [N, 1] of the images themselves."""
     return np.ones((num_images, 1), np.min_scalar_type(num_images))
