@@ -38,6 +38,28 @@ def test_it_is_the_minimum_of_what_it_says_it_minimises():
     np.testing.assert_allclose([np.log(slopes[0]), intercepts[0]], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 5e3])
+@pytest.mark.parametrize("shift", [0.0, 50.0, -1e3])
+@pytest.mark.parametrize("kind", ["drawn", "against the ranking", "told apart", "few", "constant"])
+def test_it_is_no_worse_than_what_scipy_finds(kind, shift, scale):
+    x, labels = drawn(6 if kind == "few" else 300, 1.0, -0.5)
+    labels[:2] = [[0], [1]]
+    if kind == "against the ranking":
+        labels = 1 - labels
+    elif kind == "told apart":
+        labels = (x > 0.5).astype(np.uint8)
+    x = np.full_like(x, 3.0) if kind == "constant" else x * scale + shift
+    targets = calibration._targets(labels[:, 0] == 1)
+
+    def loss(point):
+        z = np.exp(point[0]) * x[:, 0] + point[1]
+        return np.sum(np.logaddexp(0, z) - targets * z) + calibration.PRIOR @ point**2 / 2
+
+    expected = minimize(loss, (0.0, 0.0), bounds=((-4.6, 4.6), (None, None))).fun
+    slopes, intercepts = calibration.platt(x, labels, np.ones_like(labels))
+    assert loss(np.array([np.log(slopes[0]), intercepts[0]])) <= expected * (1 + 1e-9)
+
+
 @pytest.mark.parametrize("value", [0, 1])
 def test_a_class_without_both_kinds_stays_as_it_is(value):
     x, labels = drawn(50, 0.5, 0.0)

@@ -14,8 +14,11 @@ from vtl.evaluation.resampling import row_blocks
 PRIOR = np.array([4.0, 0.25])
 """How strongly a slope is held to 1, and an intercept to 0, where positives are few."""
 
-_BOUNDS = ((-4.6, 4.6), (None, None))
+_BOUNDS = (-4.6, 4.6)
 """Of the logarithm of a slope: calibration never turns a ranking around, or makes it flat."""
+
+MAX_STEPS, SMALL_STEP, ROUNDING = 1000, 1e-6, 1e-12
+"""Of Newton's method, of which the error after a step is about its square; and of a loss."""
 
 NUM_BINS = 10
 """Of equal width, between which probabilities are compared with frequencies."""
@@ -55,17 +58,56 @@ def _two_targets(num_positives: np.ndarray, num_photos: Any) -> tuple[Any, Any]:
 
 
 def _platt(x: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
-    def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
-        scaled = np.exp(point[0]) * x
-        z = scaled + point[1]
-        residuals = scipy.special.expit(z) - targets
-        loss = np.sum(np.logaddexp(0, z) - targets * z) + PRIOR @ point**2 / 2
-        return loss, np.array([residuals @ scaled, residuals.sum()]) + PRIOR * point
+    """By Newton's method; where a step does not descend, damped as by Levenberg and Marquardt."""
+    point, damping = np.zeros(2), 0.0
+    loss, gradient, hessian = _around(point, x, targets)
+    for _ in range(MAX_STEPS):
+        trial = point - _step(gradient, hessian + damping * np.diag(np.diag(hessian)))
+        trial[0] = np.clip(trial[0], *_BOUNDS)
+        is_last = damping < 1 and np.abs(trial - point).max() < SMALL_STEP
+        then = _around(trial, x, targets)
+        if is_last or then[0] <= loss + ROUNDING * abs(loss):
+            point, (loss, gradient, hessian), damping = trial, then, damping / 10
+        else:
+            damping = max(10 * damping, 0.01)
+        if is_last:
+            break
+    return float(np.exp(point[0])), float(point[1])
 
-    log_slope, intercept = scipy.optimize.minimize(
-        objective, np.zeros(2), jac=True, bounds=_BOUNDS
-    ).x
-    return float(np.exp(log_slope)), float(intercept)
+
+def _around(
+    point: np.ndarray, x: np.ndarray, targets: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """The loss at a log(slope) and intercept, its gradient and a positive definite Hessian.
+
+    That is the true one, or Fisher's where the true one is not. At the end of what a slope may be
+    both are those of the intercept alone, if the loss falls beyond it.
+    """
+    scaled = np.exp(point[0]) * x
+    z = scaled + point[1]
+    e = np.exp(-np.abs(z))
+    p = np.where(z >= 0, 1, e) / (1 + e)
+    residuals, curvature = p - targets, e / (1 + e) ** 2
+    loss = np.sum(np.maximum(z, 0) + np.log1p(e) - targets * z) + PRIOR @ point**2 / 2
+    bend, crosswise = np.sum(residuals * scaled), curvature * scaled
+    gradient = np.array([bend, residuals.sum()]) + PRIOR * point
+    cross = crosswise.sum()
+    fisher = np.array([[np.sum(crosswise * scaled), cross], [cross, curvature.sum()]])
+    fisher += np.diag(PRIOR)
+    if not _BOUNDS[0] < point[0] - np.sign(gradient[0]) * SMALL_STEP < _BOUNDS[1]:
+        gradient[0] = fisher[0, 1] = fisher[1, 0] = 0
+        return loss, gradient, fisher
+    hessian = fisher + np.diag([bend, 0])
+    is_definite = hessian[0, 0] > 0 and hessian[0, 0] * hessian[1, 1] > cross**2
+    return loss, gradient, hessian if is_definite else fisher
+
+
+def _step(gradient: np.ndarray, hessian: np.ndarray) -> np.ndarray:
+    """The hessian's inverse times the gradient: LAPACK takes longer over two numbers."""
+    (a, b), (_, c) = hessian
+    return np.array([c * gradient[0] - b * gradient[1], a * gradient[1] - b * gradient[0]]) / (
+        a * c - b * b
+    )
 
 
 def resampled(
@@ -97,11 +139,11 @@ def resampled(
         hessians += [[(curvature * scaled**2).sum(axis=0), cross], [cross, curvature.sum(axis=0)]]
     point = np.stack([np.log(slopes), intercepts])
     gradients += (PRIOR[:, None] * point)[..., None]
-    is_free = (_BOUNDS[0][0] < point[0]) & (point[0] < _BOUNDS[0][1])
+    is_free = (_BOUNDS[0] < point[0]) & (point[0] < _BOUNDS[1])
     hessians[0, 1, ~is_free] = gradients[0, ~is_free] = 0
     steps = np.linalg.solve(hessians.transpose(2, 0, 1), gradients.transpose(1, 0, 2))
     log_slopes, intercepts = (point.T[..., None] - steps).transpose(1, 0, 2)
-    return np.exp(np.clip(log_slopes, *_BOUNDS[0])), intercepts
+    return np.exp(np.clip(log_slopes, *_BOUNDS)), intercepts
 
 
 def expected_positives(
@@ -145,7 +187,7 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         by_photo = scipy.special.log_softmax(scaled, axis=1)[rows, truth]
         return -by_photo.sum() + 0.5 * log_t**2
 
-    log_t = scipy.optimize.minimize_scalar(objective, bounds=_BOUNDS[0], method="bounded").x
+    log_t = scipy.optimize.minimize_scalar(objective, bounds=_BOUNDS, method="bounded").x
     return float(np.exp(log_t))
 
 
