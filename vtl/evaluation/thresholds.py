@@ -27,7 +27,7 @@ FEW = 10
 
 NUM_RESAMPLES = 200
 
-FIRST_PHOTOS, GROWTH = 1024, 8
+FIRST_PHOTOS, GROWTH = 1024, 2
 """How many of the likeliest photos are looked at first for the best cut, and how many times more
 where a cut below them could be better."""
 
