@@ -123,7 +123,7 @@ def average_precision(
     column_of_flags = None if difficult is None else np.asarray(difficult)[:, None]
     columns = np.asarray(scores)[:, None], np.asarray(labels)[:, None]
     arrays = _checked(*columns, column_of_flags, None)
-    return _or_none(_point_estimates(arrays, protocol)[0])
+    return _or_none(_point_estimates(arrays, [protocol])[protocol][0])
 
 
 def evaluate_scores(
@@ -198,8 +198,21 @@ def mean_average_precision(
     Raises:
         UserError: as in `evaluate_scores`.
     """
+    arrays = (ranked_by, labels, difficult)
+    return mean_average_precisions(*arrays, classes, [protocol], label_mask)[protocol]
+
+
+def mean_average_precisions(
+    ranked_by: np.ndarray,
+    labels: np.ndarray,
+    difficult: np.ndarray | None,
+    classes: Sequence[str],
+    protocols: Sequence[str],
+    label_mask: np.ndarray | None = None,
+) -> dict[str, float | None]:
+    """As `mean_average_precision`, under several protocols."""
     arrays = _checked(ranked_by, labels, difficult, label_mask, classes=classes)
-    return _mean(_point_estimates(arrays, protocol))
+    return {name: _mean(aps) for name, aps in _point_estimates(arrays, protocols).items()}
 
 
 def paired_difference(
@@ -408,11 +421,7 @@ def _average_precisions(
 
     Image n is repeated counts[i][n, r] times, counts[i] [N, R_i], and R is the sum of all R_i.
     """
-    for name in names:
-        if name not in PROTOCOLS:
-            raise UserError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
-        if PROTOCOLS[name].leaves_out_difficult and arrays.difficult is None:
-            raise UserError(f"{name} is not computable: {NO_DIFFICULT_FLAGS}")
+    _check_computable(arrays, names)
     counts = [compact(of) for of in counts]
     num_classes = arrays.scores.shape[1]
     found = {name: np.empty((num_classes, sum(of.shape[1] for of in counts))) for name in names}
@@ -421,9 +430,7 @@ def _average_precisions(
         scores, is_positive = arrays.scores[:, c], arrays.labels[:, c] == 1
         order = np.argsort(-scores, kind="stable")
         for leaves_out_difficult, groups_ties in kinds:
-            kept = arrays.known[:, c]
-            if leaves_out_difficult and arrays.difficult is not None:
-                kept = kept & (is_positive | (arrays.difficult[:, c] == 0))
+            kept = _kept(arrays, c, leaves_out_difficult)
             ranking = _ranking(scores, order[kept[order]], is_positive, groups_ties)
             same = [
                 name for name in names if _ranks_by(name) == (leaves_out_difficult, groups_ties)
@@ -432,6 +439,21 @@ def _average_precisions(
             for name in same:
                 found[name][c] = np.concatenate([piece[name] for piece in pieces])
     return found
+
+
+def _check_computable(arrays: _Arrays, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in PROTOCOLS:
+            raise UserError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
+        if PROTOCOLS[name].leaves_out_difficult and arrays.difficult is None:
+            raise UserError(f"{name} is not computable: {NO_DIFFICULT_FLAGS}")
+
+
+def _kept(arrays: _Arrays, c: int, leaves_out_difficult: bool) -> np.ndarray:
+    """Which images [N] count for a class."""
+    if not leaves_out_difficult or arrays.difficult is None:
+        return arrays.known[:, c]
+    return arrays.known[:, c] & ((arrays.labels[:, c] == 1) | (arrays.difficult[:, c] == 0))
 
 
 def _ranks_by(name: str) -> tuple[bool, bool]:
@@ -483,7 +505,7 @@ def _sums(counts: np.ndarray, rows: np.ndarray, ends: np.ndarray) -> np.ndarray:
     As a product with a sparse matrix of columns, which reads the counts in their order: they are
     larger than a processor's caches, and the sums mostly are not.
     """
-    if counts.shape[1] == 1:  # a report has no others, and does without SciPy
+    if counts.shape[1] == 1:
         return np.add.reduceat(counts[rows[: ends[-1]]], np.append(0, ends[:-1]), axis=0)
     place = np.full(len(counts), -1, np.int32)
     place[rows[: ends[-1]]] = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
@@ -494,9 +516,39 @@ def _sums(counts: np.ndarray, rows: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return columns @ counts
 
 
-def _point_estimates(arrays: _Arrays, name: str) -> np.ndarray:
-    """AP [C], NaN without a positive."""
-    return _average_precisions(arrays, [name], [once(len(arrays.scores))])[name][:, 0]
+def _point_estimates(arrays: _Arrays, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """AP [C] under each protocol, NaN without a positive: `_average_precisions` of `once`."""
+    _check_computable(arrays, names)
+    found = {name: np.full(arrays.scores.shape[1], np.nan) for name in names}
+    for c in range(arrays.scores.shape[1]):
+        scores, is_positive = arrays.scores[:, c].copy(), arrays.labels[:, c] == 1
+        for kind in {_ranks_by(name) for name in names}:
+            kept = _kept(arrays, c, kind[0])
+            num_images, num_hits = _steps(scores[kept], is_positive[kept], groups_ties=kind[1])
+            if not len(num_hits):
+                continue
+            recall, precision = num_hits / num_hits[-1], num_hits / num_images
+            for name in (name for name in names if _ranks_by(name) == kind):
+                found[name][c] = PROTOCOLS[name].area(recall[:, None], precision[:, None])[0]
+    return found
+
+
+def _steps(
+    scores: np.ndarray, is_positive: np.ndarray, *, groups_ties: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `_ranking` says of [N] images: images and positives [K] up to the end of each step.
+
+    Where no positive ties with another image, its place in the sorted scores tells as much as a
+    ranking, which takes several times as long.
+    """
+    hits, in_order = np.sort(scores[is_positive])[::-1], np.sort(scores)
+    first, end = (np.searchsorted(in_order, hits, side) for side in ("left", "right"))
+    if np.all(end - first == 1):
+        return len(scores) - first, np.arange(1, len(hits) + 1)
+    order = np.argsort(-scores, kind="stable")
+    ranking = _ranking(scores, order, is_positive, groups_ties)
+    assert ranking is not None  # a positive ties
+    return ranking.num_images, ranking.num_positives
 
 
 def _bootstrap(
