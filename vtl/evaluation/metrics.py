@@ -19,7 +19,7 @@ arange; a MATLAB vector 0:0.1:1 is rounded differently. t = 0.3, 0.6 and 0.7 are
 the fraction, so a recall of exactly 3/10 misses t = 0.3.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -426,18 +426,18 @@ def _average_precisions(
     num_classes = arrays.scores.shape[1]
     found = {name: np.empty((num_classes, sum(of.shape[1] for of in counts))) for name in names}
     kinds = {_ranks_by(name) for name in names}
-    for c in range(num_classes):
-        scores, is_positive = arrays.scores[:, c], arrays.labels[:, c] == 1
+    for place, of_class in enumerate(_by_class(arrays)):
+        scores, is_positive = of_class.scores, of_class.labels == 1
         order = np.argsort(-scores, kind="stable")
         for leaves_out_difficult, groups_ties in kinds:
-            kept = _kept(arrays, c, leaves_out_difficult)
+            kept = _kept(of_class, leaves_out_difficult)
             ranking = _ranking(scores, order[kept[order]], is_positive, groups_ties)
             same = [
                 name for name in names if _ranks_by(name) == (leaves_out_difficult, groups_ties)
             ]
             pieces = [_weighted_aps(ranking, of, same) for of in counts]
             for name in same:
-                found[name][c] = np.concatenate([piece[name] for piece in pieces])
+                found[name][place] = np.concatenate([piece[name] for piece in pieces])
     return found
 
 
@@ -449,11 +449,27 @@ def _check_computable(arrays: _Arrays, names: Sequence[str]) -> None:
             raise UserError(f"{name} is not computable: {NO_DIFFICULT_FLAGS}")
 
 
-def _kept(arrays: _Arrays, c: int, leaves_out_difficult: bool) -> np.ndarray:
+def _by_class(arrays: _Arrays) -> Iterator[_Arrays]:
+    """Each class's arrays [N], copied from several columns at once: a row's lie together."""
+    num_images, num_classes = arrays.scores.shape
+    at_once = max(1, MAX_COUNTS_PER_CHUNK // num_images)
+    for first in range(0, num_classes, at_once):
+        columns = slice(first, first + at_once)
+        scores, labels, known = (
+            np.ascontiguousarray(of[:, columns].T)
+            for of in (arrays.scores, arrays.labels, arrays.known)
+        )
+        difficult: Iterable[np.ndarray | None] = [None] * len(scores)
+        if arrays.difficult is not None:
+            difficult = np.ascontiguousarray(arrays.difficult[:, columns].T)
+        yield from map(_Arrays, scores, labels, difficult, known)
+
+
+def _kept(of_class: _Arrays, leaves_out_difficult: bool) -> np.ndarray:
     """Which images [N] count for a class."""
-    if not leaves_out_difficult or arrays.difficult is None:
-        return arrays.known[:, c]
-    return arrays.known[:, c] & ((arrays.labels[:, c] == 1) | (arrays.difficult[:, c] == 0))
+    if not leaves_out_difficult or of_class.difficult is None:
+        return of_class.known
+    return of_class.known & ((of_class.labels == 1) | (of_class.difficult == 0))
 
 
 def _ranks_by(name: str) -> tuple[bool, bool]:
@@ -520,16 +536,16 @@ def _point_estimates(arrays: _Arrays, names: Sequence[str]) -> dict[str, np.ndar
     """AP [C] under each protocol, NaN without a positive: `_average_precisions` of `once`."""
     _check_computable(arrays, names)
     found = {name: np.full(arrays.scores.shape[1], np.nan) for name in names}
-    for c in range(arrays.scores.shape[1]):
-        scores, is_positive = arrays.scores[:, c].copy(), arrays.labels[:, c] == 1
+    for place, of_class in enumerate(_by_class(arrays)):
+        scores, is_positive = of_class.scores, of_class.labels == 1
         for kind in {_ranks_by(name) for name in names}:
-            kept = _kept(arrays, c, kind[0])
+            kept = _kept(of_class, kind[0])
             num_images, num_hits = _steps(scores[kept], is_positive[kept], groups_ties=kind[1])
             if not len(num_hits):
                 continue
             recall, precision = num_hits / num_hits[-1], num_hits / num_images
             for name in (name for name in names if _ranks_by(name) == kind):
-                found[name][c] = PROTOCOLS[name].area(recall[:, None], precision[:, None])[0]
+                found[name][place] = PROTOCOLS[name].area(recall[:, None], precision[:, None])[0]
     return found
 
 
