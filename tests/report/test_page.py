@@ -315,11 +315,11 @@ def test_a_curve_has_a_gap_where_a_value_is_null_and_lines_must_be_objects(given
 
 
 def test_figures_are_of_some_classes_where_there_are_many(tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "MAX_DRAWN_CLASSES", 2)
+    monkeypatch.setattr(figures, "MAX_CLASSES", 2)
     write_run(tmp_path / "run", "probe")
     _, html = make(tmp_path, ("run",))
     assert html.count('aria-label="Precision and recall: ') == 2
-    assert "2 more classes are left out" in html
+    assert html.count("2 more classes are left out") == 3  # of all classes, one photo, one run
 
 
 def test_names_that_look_like_formulae_are_only_names(tmp_path):

@@ -35,9 +35,6 @@ NUM_CONFUSIONS = 15
 MAX_NAMED = 6
 """Runs that the title names; of more it gives the number."""
 
-MAX_DRAWN_CLASSES = 100
-"""The most classes with figures: each takes time, and pairs of classes grow with the square."""
-
 MAPS = tuple(f"{role}_map_{PROTOCOL}" for role in ("val", "test"))
 """The keys of metrics.jsonl that hold the mAP by epoch."""
 
@@ -146,7 +143,7 @@ def _classes(data_set: DataSet, styles: dict[str, Stroke], language: Language) -
     ap = best.headline_result("ap")[PROTOCOL]
     classes = sorted(best.classes, key=lambda name: -(ap[name] or -1))
     labels = best.headline_scores.labels
-    drawn = classes[:MAX_DRAWN_CLASSES]
+    drawn = classes[: figures.MAX_CLASSES]
     num_left_out = len(classes) - len(drawn)
     columns = sorted(map(best.classes.index, drawn))
     return {
