@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_softmax, softmax
 from sklearn.metrics import brier_score_loss
 
@@ -173,3 +173,24 @@ def test_of_nothing_that_counts_there_is_nothing_to_say():
     x, labels = drawn(10, 1.0, 0.0)
     for score in (calibration.brier, calibration.reliability):
         assert score(expit(x), labels, np.zeros_like(labels)) is None
+
+
+def test_small_blocks_of_photos_change_no_figure(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, truth = rng.normal(0, 2, (300, 4)).astype(np.float32), rng.integers(0, 4, 300)
+    labels, known = np.eye(4, dtype=np.uint8)[truth], rng.integers(0, 2, (300, 4))
+    monkeypatch.setattr(resampling, "MAX_COUNTS_PER_CHUNK", 50)
+    p = softmax(x, axis=1)
+    squares, bins = (p - labels)[known == 1] ** 2, np.minimum((p * 10).astype(int), 9)
+    assert calibration.brier(p, labels, known) == pytest.approx(squares.mean(), rel=1e-6)
+    chosen = [(bins == b) & (known == 1) for b in range(10)]
+    gaps = [of.sum() * (p[of].mean() - labels[of].mean()) ** 2 for of in chosen if of.any()]
+    expected = sum(gaps) / known.sum()
+    assert calibration.reliability(p, labels, known) == pytest.approx(expected, rel=1e-5)
+
+    def loss(log_t):
+        scaled = log_softmax(x.astype(float) / np.exp(log_t), axis=1)
+        return log_t**2 / 2 - scaled[np.arange(300), truth].sum()
+
+    expected = minimize_scalar(loss, bounds=(-4.6, 4.6), method="bounded").x
+    assert calibration.temperature(x, labels) == pytest.approx(np.exp(expected), rel=1e-9)

@@ -179,13 +179,16 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
     A penalty of half its squared logarithm keeps it near 1 where photos are few.
     """
-    truth = labels.argmax(axis=1)
-    rows = np.arange(len(labels))
+    truth = labels.argmax(axis=1)[:, None]
 
     def objective(log_t: float) -> float:
-        scaled = logits.astype(np.float64) / np.exp(log_t)
-        by_photo = scipy.special.log_softmax(scaled, axis=1)[rows, truth]
-        return -by_photo.sum() + 0.5 * log_t**2
+        loss = 0.5 * log_t**2
+        for rows in row_blocks(*logits.shape):
+            scaled = logits[rows].astype(np.float64) / np.exp(log_t)
+            scaled -= scaled.max(axis=1, keepdims=True)
+            of_truth = np.take_along_axis(scaled, truth[rows], axis=1)
+            loss += np.log(np.exp(scaled).sum(axis=1)).sum() - of_truth.sum()
+        return loss
 
     log_t = scipy.optimize.minimize_scalar(objective, bounds=_BOUNDS, method="bounded").x
     return float(np.exp(log_t))
@@ -193,9 +196,11 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 def brier(probabilities: np.ndarray, labels: np.ndarray, label_mask: np.ndarray) -> float | None:
     """The mean squared difference of probabilities and labels [N, C] that count; None of none."""
-    if not label_mask.any():
-        return None
-    return float(np.mean((probabilities - labels)[label_mask == 1] ** 2))
+    total, number = 0.0, 0
+    for rows in row_blocks(*labels.shape):
+        differences = (probabilities[rows] - labels[rows])[label_mask[rows] == 1]
+        total, number = total + np.sum(differences**2, dtype=np.float64), number + len(differences)
+    return float(total / number) if number else None
 
 
 def reliability(
@@ -206,11 +211,12 @@ def reliability(
     The mean over all labels that count of (mean probability - frequency)^2 of their bin; None of
     none.
     """
-    if not label_mask.any():
-        return None
-    counts = label_mask == 1
-    p, y = probabilities[counts].astype(np.float64), labels[counts]
-    bins = np.minimum((p * NUM_BINS).astype(int), NUM_BINS - 1)
-    sizes = np.bincount(bins, minlength=NUM_BINS)
-    gaps = np.bincount(bins, p - y, minlength=NUM_BINS) / np.maximum(sizes, 1)
-    return float(np.sum(sizes * gaps**2) / len(p))
+    sizes, gaps = np.zeros(NUM_BINS), np.zeros(NUM_BINS)
+    for rows in row_blocks(*labels.shape):
+        counts = label_mask[rows] == 1
+        p, y = probabilities[rows][counts].astype(np.float64), labels[rows][counts]
+        bins = np.minimum((p * NUM_BINS).astype(int), NUM_BINS - 1)
+        sizes += np.bincount(bins, minlength=NUM_BINS)
+        gaps += np.bincount(bins, p - y, minlength=NUM_BINS)
+    number = sizes.sum()
+    return float(np.sum(gaps**2 / np.maximum(sizes, 1)) / number) if number else None
