@@ -391,3 +391,16 @@ def test_resamples_of_two_scores_are_paired_as_their_difference_is():
     )
     expected = metrics.paired_difference(scores, others, labels, None, "lab", **options)
     assert (one - other, *resampling.interval_of(samples - others_samples)) == expected
+
+
+@pytest.mark.parametrize("ties", [True, False])
+def test_places_among_sorted_scores_tell_what_a_ranking_does(ties):
+    scores, labels, difficult = random_problem(2, 300)
+    scores = scores if ties else np.random.default_rng(1).random(scores.shape)
+    known = np.random.default_rng(0).random(labels.shape) < 0.8
+    arrays = metrics._checked(scores, labels, difficult, known)
+    names = list(metrics.PROTOCOLS)
+    once = [resampling.once(len(scores))]
+    ranked = metrics._average_precisions(arrays, names, once)
+    for name, aps in metrics._point_estimates(arrays, names).items():
+        np.testing.assert_array_equal(aps, ranked[name][:, 0])

@@ -364,6 +364,15 @@ def test_published_figures_stand_beside_voc2007_alone(tmp_path):
     assert [bool(compare.DataSet([run]).published) for run in all_runs] == [True, False, False]
 
 
+@pytest.mark.parametrize("number", [0, 1, 7, 40])
+def test_the_best_are_the_first_of_a_stable_ranking(number):
+    rng = np.random.default_rng(0)
+    ranked_by, is_known = np.round(rng.normal(size=200), 1), rng.random(200) < 0.5
+    ranked = np.argsort(-ranked_by, kind="stable")
+    expected = ranked[is_known[ranked]][:number]
+    np.testing.assert_array_equal(page._best(ranked_by, is_known, number), expected)
+
+
 def test_confusions_count_the_best_scored_photos_without_the_class(tmp_path):
     labels = np.array([[1, 0], [0, 1], [0, 1], [1, 0]])
     scores = np.array([[0.9, 0.1], [0.8, 0.7], [0.1, 0.6], [0.2, 0.2]], np.float32)
