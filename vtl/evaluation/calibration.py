@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy
 
-from vtl.evaluation.resampling import row_blocks
+from vtl.evaluation.resampling import columns, row_blocks
 
 PRIOR = np.array([4.0, 0.25])
 """How strongly a slope is held to 1, and an intercept to 0, where positives are few."""
@@ -40,11 +40,11 @@ def platt(
     positive, or no negative, keeps its probabilities.
     """
     slopes, intercepts = np.ones(logits.shape[1]), np.zeros(logits.shape[1])
-    for column in range(logits.shape[1]):
-        counts = label_mask[:, column] == 1
-        x, is_positive = logits[counts, column].astype(np.float64), labels[counts, column] == 1
+    for column, (x, of_class, known) in enumerate(columns(logits, labels, label_mask)):
+        is_positive = of_class[known == 1] == 1
         if has_both(is_positive):
-            slopes[column], intercepts[column] = _platt(x, _targets(is_positive))
+            fit = _platt(x[known == 1].astype(np.float64), _targets(is_positive))
+            slopes[column], intercepts[column] = fit
     return slopes, intercepts
 
 

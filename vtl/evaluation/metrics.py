@@ -28,6 +28,7 @@ import scipy
 from vtl.errors import UserError
 from vtl.evaluation.resampling import (
     MAX_COUNTS_PER_CHUNK,
+    columns,
     compact,
     draw_resamples,
     interval_of,
@@ -450,19 +451,12 @@ def _check_computable(arrays: _Arrays, names: Sequence[str]) -> None:
 
 
 def _by_class(arrays: _Arrays) -> Iterator[_Arrays]:
-    """Each class's arrays [N], copied from several columns at once: a row's lie together."""
-    num_images, num_classes = arrays.scores.shape
-    at_once = max(1, MAX_COUNTS_PER_CHUNK // num_images)
-    for first in range(0, num_classes, at_once):
-        columns = slice(first, first + at_once)
-        scores, labels, known = (
-            np.ascontiguousarray(of[:, columns].T)
-            for of in (arrays.scores, arrays.labels, arrays.known)
-        )
-        difficult: Iterable[np.ndarray | None] = [None] * len(scores)
-        if arrays.difficult is not None:
-            difficult = np.ascontiguousarray(arrays.difficult[:, columns].T)
-        yield from map(_Arrays, scores, labels, difficult, known)
+    """Each class's arrays [N]."""
+    flags = () if arrays.difficult is None else (arrays.difficult,)
+    for scores, labels, known, *difficult in columns(
+        arrays.scores, arrays.labels, arrays.known, *flags
+    ):
+        yield _Arrays(scores, labels, difficult[0] if difficult else None, known)
 
 
 def _kept(of_class: _Arrays, leaves_out_difficult: bool) -> np.ndarray:
@@ -504,14 +498,14 @@ def _weighted_aps(
     images = _sums(counts, ranking.images, ranking.num_images)
     columns_at_once = max(1, MAX_COUNTS_PER_CHUNK // len(hits))
     for first in range(0, counts.shape[1], columns_at_once):
-        columns = slice(first, first + columns_at_once)
-        num_hits = np.cumsum(hits[:, columns], axis=0, dtype=np.float64)
-        num_images = np.cumsum(images[:, columns], axis=0, dtype=np.float64)
+        of = slice(first, first + columns_at_once)
+        num_hits = np.cumsum(hits[:, of], axis=0, dtype=np.float64)
+        num_images = np.cumsum(images[:, of], axis=0, dtype=np.float64)
         recall = num_hits / np.maximum(num_hits[-1], 1)
         precision = num_hits / np.maximum(num_images, 1)
         for name in names:
             ap = PROTOCOLS[name].area(recall, precision)
-            found[name][columns] = np.where(num_hits[-1] > 0, ap, np.nan)
+            found[name][of] = np.where(num_hits[-1] > 0, ap, np.nan)
     return found
 
 

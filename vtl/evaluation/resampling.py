@@ -18,6 +18,15 @@ def row_blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
     return (slice(first, first + at_once) for first in range(0, num_rows, at_once))
 
 
+def columns(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Each column [N] of some arrays [N, C], copied several at once: a row's lie together."""
+    num_rows, num_columns = arrays[0].shape
+    at_once = max(1, MAX_COUNTS_PER_CHUNK // max(1, num_rows))
+    for first in range(0, num_columns, at_once):
+        copies = (np.ascontiguousarray(of[:, first : first + at_once].T) for of in arrays)
+        yield from zip(*copies, strict=True)
+
+
 def once(num_images: int) -> np.ndarray:
     """Counts [N, 1] of the images themselves."""
     return np.ones((num_images, 1), np.min_scalar_type(num_images))

@@ -15,6 +15,7 @@ from vtl.evaluation import calibration
 from vtl.evaluation.calibration import has_both
 from vtl.evaluation.resampling import (
     MAX_COUNTS_PER_CHUNK,
+    columns,
     draw_resamples,
     interval_of,
     once,
@@ -121,10 +122,9 @@ def _choose(
     """
     least_precision = _least_precision(given.rule)
     logits, labels, label_mask, _ = unseen
-    num_photos, num_classes = labels.shape
     if one_label_each and least_precision is None:
         return [_entry(0.0, None, positives, "") for positives in labels.sum(axis=0).tolist()]
-    drawn = draw_resamples(num_photos, NUM_RESAMPLES, seed)
+    drawn = draw_resamples(len(labels), NUM_RESAMPLES, seed)
     counts = np.hstack([of.astype(np.min_scalar_type(of.max())) for of in drawn])
     if one_label_each:
         p = answered.probabilities(logits, given, one_label_each=True)
@@ -135,15 +135,16 @@ def _choose(
         fits = calibration.resampled(logits, labels, label_mask, *fit, counts)
         totals = calibration.expected_positives(logits, label_mask, *fits, counts)
     found = []
-    for column in range(num_classes):
-        is_known = label_mask[:, column] == 1
+    of_classes = columns(p if one_label_each else logits, labels, label_mask)
+    for column, (of_class, labels_of_class, mask) in enumerate(of_classes):
+        is_known = mask == 1
         if one_label_each:
-            cuts, refits = _Cuts(p[:, column], is_known, likeliest == column), None
+            cuts, refits = _Cuts(of_class, is_known, likeliest == column), None
         else:
-            cuts = _Cuts(_calibrated(logits, given, column), is_known, is_known)
+            cuts = _Cuts(_calibrated(of_class, given, column), is_known, is_known)
             slopes, intercepts = fits
-            refits = _Fits(logits[:, column], slopes[column], intercepts[column])
-        is_positive = labels[is_known, column] == 1
+            refits = _Fits(of_class, slopes[column], intercepts[column])
+        is_positive = labels_of_class[is_known] == 1
         found.append(_of_class(cuts, is_positive, counts, totals[column], refits, least_precision))
     return found
 
@@ -157,14 +158,14 @@ def _sums(p: np.ndarray, label_mask: np.ndarray, counts: np.ndarray) -> np.ndarr
     return totals
 
 
-def _calibrated(logits: np.ndarray, given: Decisions, column: int) -> np.ndarray:
-    """One class's probabilities [N]: those of all take as much memory as the logits."""
+def _calibrated(x: np.ndarray, given: Decisions, column: int) -> np.ndarray:
+    """One class's probabilities [N] from its logits x [N]: those of all take as much memory."""
     of_class = dataclasses.replace(
         given,
         slopes=given.slopes[column : column + 1],
         intercepts=given.intercepts[column : column + 1],
     )
-    return answered.probabilities(logits[:, [column]], of_class, one_label_each=False)[:, 0]
+    return answered.probabilities(x[:, None], of_class, one_label_each=False)[:, 0]
 
 
 def _of_class(
