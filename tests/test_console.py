@@ -1,7 +1,10 @@
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+from tqdm import tqdm
 
 from vtl import console
 
@@ -25,6 +28,20 @@ def test_printing_goes_on_without_its_reader():
         process.stdout.close()
         assert process.stderr.read() == "whole\n"
     assert process.returncode == 0
+
+
+def test_a_bar_has_its_line_to_itself(monkeypatch):
+    buffer = io.StringIO()
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, buffer)
+    console.outlive_readers()
+    with tqdm(total=2) as bar:
+        bar.update(1)
+        console.end_lines()
+        console.say("stopped")
+        assert re.search(r"0/2 .*\nstopped\n$", buffer.getvalue())
+        console.end_lines()
+    assert "stopped\n\n" not in buffer.getvalue()
 
 
 def test_an_odd_character_is_printed_as_its_code(monkeypatch):

@@ -20,12 +20,14 @@ class _Lasting:
 
     def __init__(self, stream: Any):
         self._stream = stream
+        self._last = "\n"
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
         """Write text as the stream does."""
+        self._last = text[-1:] or self._last
         with self._giving_up():
             return self._stream.write(text)
         return len(text)
@@ -34,6 +36,12 @@ class _Lasting:
         """Flush as the stream does."""
         with self._giving_up():
             self._stream.flush()
+
+    def end_line(self) -> None:
+        """Begin a new line, unless the stream is at a line's start."""
+        if self._last not in "\r\n":
+            self.write("\n")
+            self.flush()
 
     @contextmanager
     def _giving_up(self) -> Iterator[None]:
@@ -54,6 +62,13 @@ def outlive_readers() -> None:
         with suppress(AttributeError):  # a test may have replaced the stream
             stream.reconfigure(errors="backslashreplace")
         setattr(sys, name, _Lasting(stream))
+
+
+def end_lines() -> None:
+    """End a line that was begun, such as a bar's, before something else is said."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, _Lasting):
+            stream.end_line()
 
 
 class Progress:

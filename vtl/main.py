@@ -189,6 +189,7 @@ def _give_up(message: str) -> NoReturn:
 
 def _leave(message: str, status: int) -> NoReturn:
     message, status = processes.last_words(message, status)
+    console.end_lines()
     stops.leave(message, sys.stdout if status == stops.EXIT_STATUS else sys.stderr, status)
 
 

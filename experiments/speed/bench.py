@@ -30,13 +30,19 @@ REGIMES: dict[str, tuple[str, str]] = {
 }
 """Name -> what trains, as a regex of a parameter's path, and what the BatchNorms do there."""
 
-NETWORKS = ("resnet50", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+VIT = "vit_small_patch16_224"
+"""By timm's name."""
+NETWORKS = ("resnet50", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", VIT)
 
 
 def steps_of(network: str) -> tuple[str, ...]:
-    """The names of a network's steps; parts of one alone are trained of a ResNet only."""
+    """The names of a network's steps; parts of one alone are trained of a ResNet only.
+
+    A ViT has no BatchNorm, so that one regime says all.
+    """
     whole = [name for name, (pattern, _) in REGIMES.items() if pattern == ".*"]
-    return (EVALUATION, *(REGIMES if network == "resnet50" else whole))
+    trained = {"resnet50": list(REGIMES), VIT: whole[:1]}.get(network, whole)
+    return (EVALUATION, *trained)
 
 
 Step = Callable[[], None]

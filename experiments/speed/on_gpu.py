@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from experiments.speed import bench
 from vtl import console
 
 HERE = Path(__file__).parent.relative_to(Path(__file__).parents[2])
@@ -34,13 +35,16 @@ def commands(root: str, weights: str) -> list[list[str]]:
             "--batch-size=128",
             f"--out={HERE / 'throughput_h100.csv'}",
         ],
-        [
-            "experiments.speed.throughput",
-            "--network=efficientnet_lite0",
-            *of_torch,
-            "--batch-size=128",
-            f"--out={HERE / 'throughput_efficientnet_lite0_gpu.csv'}",
-        ],
+        *(
+            [
+                "experiments.speed.throughput",
+                f"--network={network}",
+                *of_torch,
+                "--batch-size=128",
+                f"--out={HERE / f'throughput_{network}_gpu.csv'}",
+            ]
+            for network in ("efficientnet_lite0", bench.VIT)
+        ),
     ]
 
 

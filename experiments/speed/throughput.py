@@ -10,8 +10,9 @@ keeps freed memory, as a fine-tuning does; with GLIBC_TUNABLES in the environmen
 too. A training on a GPU does not wait for a step before it begins the next: measure that with
 `--in-flight=10`. With `--dtype=bfloat16` ours computes in it, and the others by autocast or their
 mixed precision; what ends in `_float32`, such as vtl_float32, doesn't. With
-`--network=efficientnet_lite0` the peer is timm in PyTorch, and a batch of 32 is what users take. A
-ratio is our rate over theirs: above 1 ours is faster. Writes experiments/speed/throughput.csv.
+`--network=efficientnet_lite0` or vit_small_patch16_224 the peer is timm in PyTorch, and a batch of
+32 is what users take. A ratio is our rate over theirs: above 1 ours is faster. Writes
+experiments/speed/throughput.csv.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from configs import finetune as finetune_config
 from experiments import tables
 from experiments.speed import bench, workers
 from vtl import console
+from vtl.models import vit
 from vtl.models.efficientnet_lite import EfficientNetLite
 from vtl.models.resnet import ResNet
 from vtl.preprocessing import TORCHVISION
@@ -59,6 +61,18 @@ def network_of(setting: bench.Setting) -> nn.Module:
     dtype = jnp.dtype(setting.dtype)
     if setting.network == "resnet50":
         return ResNet(bench.NUM_CLASSES, dtype=dtype)
+    if setting.network == bench.VIT:
+        small = vit.Architecture(
+            num_classes=bench.NUM_CLASSES,
+            pooling="token",
+            width=384,
+            depth=12,
+            heads=6,
+            patch=16,
+            mlp_width=1536,
+            grid=14,
+        )
+        return small.module(dtype)
     return EfficientNetLite(bench.NUM_CLASSES, size=int(setting.network[-1]), dtype=dtype)
 
 

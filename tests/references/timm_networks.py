@@ -11,7 +11,7 @@ from tests.references import torchvision
 
 torchvision.load()
 
-from timm.models import efficientnet  # noqa: E402
+from timm.models import create_model, efficientnet  # noqa: E402
 
 
 def efficientnet_lite(size: int, num_classes: int, width: float = 1.0) -> nn.Module:
@@ -26,6 +26,11 @@ def efficientnet_lite(size: int, num_classes: int, width: float = 1.0) -> nn.Mod
         bn_eps=efficientnet.BN_EPS_TF_DEFAULT,
         pad_type="same",
     ).eval()
+
+
+def vit(name: str, num_classes: int) -> nn.Module:
+    """timm's Vision Transformer of that name."""
+    return create_model(name, num_classes=num_classes).eval()
 
 
 _NAMES = {"bn1": "stem", "bn2": "conv_head", "global_pool": "features", "classifier": "logits"}

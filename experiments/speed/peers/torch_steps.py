@@ -11,11 +11,13 @@ from vtl.preprocessing import TORCHVISION
 
 
 def network_of(name: str) -> torch.nn.Module:
-    """timm's EfficientNet-Lite, or a ResNet-50 as torchvision has it."""
+    """timm's EfficientNet-Lite or ViT, or a ResNet-50 as torchvision has it."""
     if name == "resnet50":
         return TorchResNet(50, bench.NUM_CLASSES)
     from tests.references import timm_networks
 
+    if name == bench.VIT:
+        return timm_networks.vit(name, bench.NUM_CLASSES)
     return timm_networks.efficientnet_lite(int(name[-1]), bench.NUM_CLASSES)
 
 

@@ -1,6 +1,10 @@
 import csv
+import functools
+import importlib.util
 import itertools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -78,6 +82,26 @@ def test_another_network_has_the_steps_and_peers_that_know_it(capsys):
     with pytest.raises(SystemExit):
         throughput.read_options(["--network=efficientnet_lite0", "--peers=keras"])
     assert "--peers must be among pytorch, pytorch_compile" in capsys.readouterr().err
+
+
+def test_a_vit_has_one_training():
+    options = throughput.read_options([f"--network={bench.VIT}"])
+    assert options.steps == ["evaluation", EVERYTHING]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("network", bench.NETWORKS)
+def test_our_network_has_the_parameters_of_its_peer(network):
+    pytest.importorskip("torch")
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("timm is missing")
+    from experiments.speed.peers import torch_steps
+
+    model, photos = throughput.network_of(bench.Setting(1, 64, network)), jnp.zeros((1, 64, 64, 3))
+    init = functools.partial(model.init, norms_by_batch=())
+    ours = jax.tree.leaves(jax.eval_shape(init, jax.random.key(0), photos)["params"])
+    theirs = torch_steps.network_of(network).parameters()
+    assert sum(leaf.size for leaf in ours) == sum(parameter.numel() for parameter in theirs)
 
 
 @pytest.mark.full
