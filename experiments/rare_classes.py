@@ -26,6 +26,7 @@ from experiments import grid, partitions, tables
 from vtl.data import deep_features
 from vtl.data.split import Split
 from vtl.evaluation import metrics
+from vtl.evaluation.resampling import mean_over_classes
 from vtl.tasks import probe
 
 SIZE = "squash 224"
@@ -158,7 +159,7 @@ def measure(run: Path, columns: np.ndarray, is_rare: np.ndarray, counts: np.ndar
     )
     found = {"map": aps, "f1_half": at_half, "f1_chosen": at_chosen}
     return {
-        name + ending: 100 * metrics.mean_over_classes(values[kept])
+        name + ending: 100 * mean_over_classes(values[kept])
         for name, values in found.items()
         for ending, kept in (("", slice(None)), ("_rare", is_rare))
     }

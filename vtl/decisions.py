@@ -66,11 +66,14 @@ def probabilities(logits: np.ndarray, decisions: Decisions, *, one_label_each: b
     slopes, intercepts = (
         np.asarray(numbers, np.float32) for numbers in (decisions.slopes, decisions.intercepts)
     )
-    calibrated = np.asarray(logits, np.float32) * slopes + intercepts
+    calibrated = np.asarray(logits, np.float32) * slopes
+    calibrated += intercepts
     if not one_label_each:
-        return scipy.special.expit(calibrated)
-    exponentials = np.exp(calibrated - calibrated.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
+        return scipy.special.expit(calibrated, out=calibrated)
+    calibrated -= calibrated.max(axis=1, keepdims=True)
+    np.exp(calibrated, out=calibrated)
+    calibrated /= calibrated.sum(axis=1, keepdims=True)
+    return calibrated
 
 
 def answers(

@@ -214,7 +214,7 @@ def is_finite(numbers: np.ndarray) -> np.ndarray:
 def flags(arrays: Mapping[str, np.ndarray], key: str, shape: tuple[int | str, ...]) -> np.ndarray:
     """The array of a key, all 0 or 1."""
     found = array(arrays, key, NUMBERS, shape)
-    is_other = ~np.isin(found, (0, 1))
+    is_other = (found != 0) & (found != 1)
     if is_other.any():
         raise UserError(
             f"'{printable(key, 60)}' holds other values than 0 and 1, such as "

@@ -18,7 +18,7 @@ pixels: decoding to 256 pixels on one core, by exact and by fast, over the size 
 4:3, quality 90.
 
 classes: scoring 50,000 photos, over the number of classes. The logits are drawn. thresholds: the
-same, of calibration and thresholds, which take some tenths of a second a class.
+same, of calibration alone, and of calibration and thresholds with their intervals.
 
 report: `vtl report` of a probe that scored so many photos, over the number of classes.
 
@@ -66,7 +66,7 @@ NUM_LABELS = 20
 
 NUM_SCORED = 50_000
 SCORED = ("AP, mAP, intervals", "answers, intervals")
-THRESHOLDS = "thresholds, intervals"
+THRESHOLDS = ("calibration", "calibration, thresholds, intervals")
 """What is measured of scoring: names in experiments/speed/parts/scoring.py."""
 
 EVALUATION, TRAINING = "evaluation", "training, everything, BatchNorm frozen"
@@ -192,7 +192,7 @@ def measure_classes(options: argparse.Namespace, scratch: Path) -> Iterator[tabl
 
 def measure_thresholds(options: argparse.Namespace, scratch: Path) -> Iterator[tables.Row]:
     """Calibration and thresholds, by the number of classes."""
-    yield from measure_scoring(options, scratch, (THRESHOLDS,))
+    yield from measure_scoring(options, scratch, THRESHOLDS)
 
 
 def measure_scoring(

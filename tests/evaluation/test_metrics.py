@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from vtl.errors import UserError
-from vtl.evaluation import metrics
+from vtl.evaluation import metrics, resampling
 
 CLASSES = ("cat", "dog", "boat")
 
@@ -123,19 +123,10 @@ def test_counts_equal_explicit_repetition(protocol, num_images):
                 assert np.isnan(ap)
 
 
-def test_draws_whole_resamples():
-    counts = metrics.draw_counts(np.random.default_rng(0), 50, 400)
-    assert counts.shape == (50, 400)
-    assert (counts.sum(axis=0) == 50).all()
-    # One image's count is binomial with mean 1 and variance 1 - 1/50.
-    np.testing.assert_allclose(counts.mean(axis=1), 1, atol=0.25)
-    assert counts.var() == pytest.approx(0.98, abs=0.05)
-
-
 @pytest.mark.parametrize("max_counts", [1 << 20, 100])
 def test_intervals_equal_a_plain_bootstrap(monkeypatch, max_counts):
     monkeypatch.setattr(metrics, "MAX_COUNTS_PER_CHUNK", max_counts)
-    monkeypatch.setattr(metrics, "MAX_BYTES_OF_COUNTS", max_counts)
+    monkeypatch.setattr(resampling, "MAX_BYTES_OF_COUNTS", max_counts)
     scores, labels, difficult = random_problem(3, 30)
     labels[:, 2] = 0
     labels[4, 2] = 1  # a third of the resamples miss the only boat
@@ -161,7 +152,7 @@ def test_intervals_equal_a_plain_bootstrap(monkeypatch, max_counts):
 def test_small_pieces_change_no_bit(monkeypatch):
     problem = random_problem(3, 300)
     whole = evaluate(*problem, num_resamples=50)
-    monkeypatch.setattr(metrics, "MAX_BYTES_OF_COUNTS", 600 * 20)  # two bytes a count
+    monkeypatch.setattr(resampling, "MAX_BYTES_OF_COUNTS", 600 * 20)  # two bytes a count
     assert evaluate(*problem, num_resamples=50) == whole
     monkeypatch.setattr(metrics, "MAX_COUNTS_PER_CHUNK", 100)
     in_rows = evaluate(*problem, num_resamples=50)
@@ -399,4 +390,17 @@ def test_resamples_of_two_scores_are_paired_as_their_difference_is():
         metrics.bootstrapped_map(its, labels, "lab", **options) for its in (scores, others)
     )
     expected = metrics.paired_difference(scores, others, labels, None, "lab", **options)
-    assert (one - other, *metrics.interval_of(samples - others_samples)) == expected
+    assert (one - other, *resampling.interval_of(samples - others_samples)) == expected
+
+
+@pytest.mark.parametrize("ties", [True, False])
+def test_places_among_sorted_scores_tell_what_a_ranking_does(ties):
+    scores, labels, difficult = random_problem(2, 300)
+    scores = scores if ties else np.random.default_rng(1).random(scores.shape)
+    known = np.random.default_rng(0).random(labels.shape) < 0.8
+    arrays = metrics._checked(scores, labels, difficult, known)
+    names = list(metrics.PROTOCOLS)
+    once = [resampling.once(len(scores))]
+    ranked = metrics._average_precisions(arrays, names, once)
+    for name, aps in metrics._point_estimates(arrays, names).items():
+        np.testing.assert_array_equal(aps, ranked[name][:, 0])

@@ -6,7 +6,7 @@ from scipy.special import expit
 
 from vtl.decisions import answers, probabilities
 from vtl.errors import UserError
-from vtl.evaluation import thresholds
+from vtl.evaluation import calibration, thresholds
 from vtl.evaluation.thresholds import Unseen
 
 
@@ -171,3 +171,46 @@ def test_cuts_that_are_not_looked_at_change_nothing(rule, monkeypatch):
         monkeypatch.setattr(thresholds, "GROWTH", growth)
         found.append(thresholds.decide(unseen, "abc", rule, one_label_each=False, seed=0))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("rule", "one_label_each"), [("f1", False), ("precision:0.6", False), ("precision:0.6", True)]
+)
+def test_intervals_equal_a_plain_bootstrap_of_every_cut(rule, one_label_each, monkeypatch):
+    monkeypatch.setattr(thresholds, "NUM_RESAMPLES", 30)
+    rng = np.random.default_rng(0)
+    labels = np.eye(3, dtype=np.uint8)[rng.integers(0, 3, 400)]
+    logits = (np.round(rng.normal(size=labels.shape), 1) + labels).astype(np.float32)
+    known = np.ones_like(labels)
+    if not one_label_each:
+        known[rng.random(labels.shape) < 0.2] = 0
+    unseen = Unseen(logits, labels, known, "drawn")
+    decisions, record = decide(unseen, rule, "abc", one_label_each=one_label_each)
+    p = probabilities(logits, decisions, one_label_each=one_label_each)
+    counts = next(thresholds.draw_resamples(400, 30, 0))
+    fits = calibration.resampled(
+        logits, labels, known, np.array(decisions.slopes), np.array(decisions.intercepts), counts
+    )
+    for c, name in enumerate("abc"):
+        rows = np.flatnonzero(known[:, c])
+        rows = rows[np.argsort(-p[rows, c], kind="stable")]
+        may_answer = p[rows].argmax(axis=1) == c if one_label_each else np.full(len(rows), True)
+        cuts = np.unique(p[rows[may_answer], c])[::-1]
+        below = np.append(cuts[1:], 0)
+        found = []
+        for r in range(30):
+            ours, weights = p[rows, c].astype(float), counts[rows, r].astype(float)
+            if not one_label_each:
+                ours = expit(logits[rows, c].astype(float) * fits[0][c, r] + fits[1][c, r])
+            best, chosen = 0, (cuts[0] + 1) / 2
+            for cut, lower in zip(cuts, below, strict=True):
+                given = may_answer & (p[rows, c] >= cut)
+                hits, answered = np.sum((ours * weights)[given]), weights[given].sum()
+                value = hits if hits >= 0.6 * max(answered, 1) else 0
+                if rule == "f1":
+                    value = 2 * hits / (answered + np.sum(ours * weights))
+                if value > best * (1 + 1e-12):
+                    best, chosen = value, (cut + lower) / 2
+            found.append(chosen)
+        expected = np.percentile(found, [2.5, 97.5])
+        np.testing.assert_allclose(record["by_class"][name]["interval"], expected, rtol=1e-6)

@@ -315,11 +315,11 @@ def test_a_curve_has_a_gap_where_a_value_is_null_and_lines_must_be_objects(given
 
 
 def test_figures_are_of_some_classes_where_there_are_many(tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "MAX_DRAWN_CLASSES", 2)
+    monkeypatch.setattr(figures, "MAX_CLASSES", 2)
     write_run(tmp_path / "run", "probe")
     _, html = make(tmp_path, ("run",))
     assert html.count('aria-label="Precision and recall: ') == 2
-    assert "2 more classes are left out" in html
+    assert html.count("2 more classes are left out") == 3  # of all classes, one photo, one run
 
 
 def test_names_that_look_like_formulae_are_only_names(tmp_path):
@@ -362,6 +362,15 @@ def test_published_figures_stand_beside_voc2007_alone(tmp_path):
     write_run(tmp_path / "few", "probe", data_name="voc2007")
     all_runs, _ = runs.read_all([tmp_path / name for name in ("voc", "other", "few")])
     assert [bool(compare.DataSet([run]).published) for run in all_runs] == [True, False, False]
+
+
+@pytest.mark.parametrize("number", [0, 1, 7, 40])
+def test_the_best_are_the_first_of_a_stable_ranking(number):
+    rng = np.random.default_rng(0)
+    ranked_by, is_known = np.round(rng.normal(size=200), 1), rng.random(200) < 0.5
+    ranked = np.argsort(-ranked_by, kind="stable")
+    expected = ranked[is_known[ranked]][:number]
+    np.testing.assert_array_equal(page._best(ranked_by, is_known, number), expected)
 
 
 def test_confusions_count_the_best_scored_photos_without_the_class(tmp_path):

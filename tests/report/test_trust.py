@@ -213,3 +213,11 @@ def test_warnings_of_the_study(tmp_path):
     activations["relu"] = {"status": "diverged"}
     change_results(path, networks=results["networks"])
     assert list(warnings_of(path)) == ["warn_grids_edge", "warn_diverged"]
+
+
+def test_ties_are_counted_as_by_every_group_of_equal_scores():
+    rng = np.random.default_rng(0)
+    ranked_by, labels = np.round(rng.normal(size=2000), 2), rng.random(2000) < 0.05
+    groups = [labels[ranked_by == value] for value in np.unique(ranked_by)]
+    expected = sum(len(of) for of in groups if of.any() and not of.all())
+    assert trust.num_tied(ranked_by, labels) == expected > 0

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vtl.decisions import HALF
-from vtl.evaluation.metrics import (
+from vtl.evaluation.resampling import (
     draw_resamples,
     interval_of,
     mean_over_classes,

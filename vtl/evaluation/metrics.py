@@ -26,16 +26,20 @@ import numpy as np
 import scipy
 
 from vtl.errors import UserError
+from vtl.evaluation.resampling import (
+    MAX_COUNTS_PER_CHUNK,
+    columns,
+    compact,
+    draw_resamples,
+    interval_of,
+    mean_over_classes,
+    once,
+    row_blocks,
+)
 from vtl.untrusted import printable
 
 RECALL_THRESHOLDS = 0.1 * np.arange(11)
 NO_DIFFICULT_FLAGS = "there are no difficult flags"
-MAX_COUNTS_PER_CHUNK = 1 << 20
-"""Numbers that are worked with at once: some ten arrays of them take about 100 MB."""
-
-MAX_BYTES_OF_COUNTS = 1 << 27
-"""How many resamples are drawn at once: each draw ranks every class's images anew."""
-
 QUANTITIES = (
     "map",
     "map_interval",
@@ -120,7 +124,7 @@ def average_precision(
     column_of_flags = None if difficult is None else np.asarray(difficult)[:, None]
     columns = np.asarray(scores)[:, None], np.asarray(labels)[:, None]
     arrays = _checked(*columns, column_of_flags, None)
-    return _or_none(_point_estimates(arrays, protocol)[0])
+    return _or_none(_point_estimates(arrays, [protocol])[protocol][0])
 
 
 def evaluate_scores(
@@ -195,8 +199,21 @@ def mean_average_precision(
     Raises:
         UserError: as in `evaluate_scores`.
     """
+    arrays = (ranked_by, labels, difficult)
+    return mean_average_precisions(*arrays, classes, [protocol], label_mask)[protocol]
+
+
+def mean_average_precisions(
+    ranked_by: np.ndarray,
+    labels: np.ndarray,
+    difficult: np.ndarray | None,
+    classes: Sequence[str],
+    protocols: Sequence[str],
+    label_mask: np.ndarray | None = None,
+) -> dict[str, float | None]:
+    """As `mean_average_precision`, under several protocols."""
     arrays = _checked(ranked_by, labels, difficult, label_mask, classes=classes)
-    return _mean(_point_estimates(arrays, protocol))
+    return {name: _mean(aps) for name, aps in _point_estimates(arrays, protocols).items()}
 
 
 def paired_difference(
@@ -323,9 +340,7 @@ def _binary_accuracy(scores: np.ndarray, labels: np.ndarray, known: np.ndarray) 
 def _mean_cross_entropy(scores: np.ndarray, labels: np.ndarray, known: np.ndarray) -> float | None:
     """None if nothing is known."""
     num_known, total = np.count_nonzero(known), 0.0
-    rows_at_once = max(1, MAX_COUNTS_PER_CHUNK // scores.shape[1])
-    for first in range(0, len(scores), rows_at_once):
-        rows = slice(first, first + rows_at_once)
+    for rows in row_blocks(*scores.shape):
         p = scores[rows].astype(np.float64)
         probability_of_label = np.where(labels[rows] == 1, p, 1 - p)[known[rows]]
         total += np.sum(-np.log(np.clip(probability_of_label, 1e-7, 1 - 1e-7)))
@@ -407,41 +422,53 @@ def _average_precisions(
 
     Image n is repeated counts[i][n, r] times, counts[i] [N, R_i], and R is the sum of all R_i.
     """
-    for name in names:
-        if name not in PROTOCOLS:
-            raise UserError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
-        if PROTOCOLS[name].leaves_out_difficult and arrays.difficult is None:
-            raise UserError(f"{name} is not computable: {NO_DIFFICULT_FLAGS}")
-    counts = [_compact(of) for of in counts]
+    _check_computable(arrays, names)
+    counts = [compact(of) for of in counts]
     num_classes = arrays.scores.shape[1]
     found = {name: np.empty((num_classes, sum(of.shape[1] for of in counts))) for name in names}
     kinds = {_ranks_by(name) for name in names}
-    for c in range(num_classes):
-        scores, is_positive = arrays.scores[:, c], arrays.labels[:, c] == 1
+    for place, of_class in enumerate(_by_class(arrays)):
+        scores, is_positive = of_class.scores, of_class.labels == 1
         order = np.argsort(-scores, kind="stable")
         for leaves_out_difficult, groups_ties in kinds:
-            kept = arrays.known[:, c]
-            if leaves_out_difficult and arrays.difficult is not None:
-                kept = kept & (is_positive | (arrays.difficult[:, c] == 0))
+            kept = _kept(of_class, leaves_out_difficult)
             ranking = _ranking(scores, order[kept[order]], is_positive, groups_ties)
             same = [
                 name for name in names if _ranks_by(name) == (leaves_out_difficult, groups_ties)
             ]
             pieces = [_weighted_aps(ranking, of, same) for of in counts]
             for name in same:
-                found[name][c] = np.concatenate([piece[name] for piece in pieces])
+                found[name][place] = np.concatenate([piece[name] for piece in pieces])
     return found
+
+
+def _check_computable(arrays: _Arrays, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in PROTOCOLS:
+            raise UserError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
+        if PROTOCOLS[name].leaves_out_difficult and arrays.difficult is None:
+            raise UserError(f"{name} is not computable: {NO_DIFFICULT_FLAGS}")
+
+
+def _by_class(arrays: _Arrays) -> Iterator[_Arrays]:
+    """Each class's arrays [N]."""
+    flags = () if arrays.difficult is None else (arrays.difficult,)
+    for scores, labels, known, *difficult in columns(
+        arrays.scores, arrays.labels, arrays.known, *flags
+    ):
+        yield _Arrays(scores, labels, difficult[0] if difficult else None, known)
+
+
+def _kept(of_class: _Arrays, leaves_out_difficult: bool) -> np.ndarray:
+    """Which images [N] count for a class."""
+    if not leaves_out_difficult or of_class.difficult is None:
+        return of_class.known
+    return of_class.known & ((of_class.labels == 1) | (of_class.difficult == 0))
 
 
 def _ranks_by(name: str) -> tuple[bool, bool]:
     """What a protocol's ranking depends on; those that have it in common share one."""
     return PROTOCOLS[name].leaves_out_difficult, PROTOCOLS[name].groups_ties
-
-
-def _compact(counts: np.ndarray) -> np.ndarray:
-    """The counts in the smallest type in which a resample's sum fits."""
-    largest = int(counts.sum(axis=0).max(initial=0))
-    return counts.astype(np.min_scalar_type(largest), copy=False)
 
 
 def _ranking(
@@ -471,24 +498,15 @@ def _weighted_aps(
     images = _sums(counts, ranking.images, ranking.num_images)
     columns_at_once = max(1, MAX_COUNTS_PER_CHUNK // len(hits))
     for first in range(0, counts.shape[1], columns_at_once):
-        columns = slice(first, first + columns_at_once)
-        num_hits = np.cumsum(hits[:, columns], axis=0, dtype=np.float64)
-        num_images = np.cumsum(images[:, columns], axis=0, dtype=np.float64)
+        of = slice(first, first + columns_at_once)
+        num_hits = np.cumsum(hits[:, of], axis=0, dtype=np.float64)
+        num_images = np.cumsum(images[:, of], axis=0, dtype=np.float64)
         recall = num_hits / np.maximum(num_hits[-1], 1)
         precision = num_hits / np.maximum(num_images, 1)
         for name in names:
             ap = PROTOCOLS[name].area(recall, precision)
-            found[name][columns] = np.where(num_hits[-1] > 0, ap, np.nan)
+            found[name][of] = np.where(num_hits[-1] > 0, ap, np.nan)
     return found
-
-
-def sums_by_class(flags: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """The function from counts [N, R] to the sums [C, R], float64, over images with flags [N, C].
-
-    Most photos have few of many classes, so that it adds up what is there and multiplies nothing.
-    """
-    rows = scipy.sparse.csr_array(flags.T, dtype=np.uint8)
-    return lambda counts: (rows @ counts).astype(np.float64)
 
 
 def _sums(counts: np.ndarray, rows: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -497,7 +515,7 @@ def _sums(counts: np.ndarray, rows: np.ndarray, ends: np.ndarray) -> np.ndarray:
     As a product with a sparse matrix of columns, which reads the counts in their order: they are
     larger than a processor's caches, and the sums mostly are not.
     """
-    if counts.shape[1] == 1:  # a report has no others, and does without SciPy
+    if counts.shape[1] == 1:
         return np.add.reduceat(counts[rows[: ends[-1]]], np.append(0, ends[:-1]), axis=0)
     place = np.full(len(counts), -1, np.int32)
     place[rows[: ends[-1]]] = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
@@ -508,9 +526,39 @@ def _sums(counts: np.ndarray, rows: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return columns @ counts
 
 
-def _point_estimates(arrays: _Arrays, name: str) -> np.ndarray:
-    """AP [C], NaN without a positive."""
-    return _average_precisions(arrays, [name], [once(len(arrays.scores))])[name][:, 0]
+def _point_estimates(arrays: _Arrays, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """AP [C] under each protocol, NaN without a positive: `_average_precisions` of `once`."""
+    _check_computable(arrays, names)
+    found = {name: np.full(arrays.scores.shape[1], np.nan) for name in names}
+    for place, of_class in enumerate(_by_class(arrays)):
+        scores, is_positive = of_class.scores, of_class.labels == 1
+        for kind in {_ranks_by(name) for name in names}:
+            kept = _kept(of_class, kind[0])
+            num_images, num_hits = _steps(scores[kept], is_positive[kept], groups_ties=kind[1])
+            if not len(num_hits):
+                continue
+            recall, precision = num_hits / num_hits[-1], num_hits / num_images
+            for name in (name for name in names if _ranks_by(name) == kind):
+                found[name][place] = PROTOCOLS[name].area(recall[:, None], precision[:, None])[0]
+    return found
+
+
+def _steps(
+    scores: np.ndarray, is_positive: np.ndarray, *, groups_ties: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `_ranking` says of [N] images: images and positives [K] up to the end of each step.
+
+    Where no positive ties with another image, its place in the sorted scores tells as much as a
+    ranking, which takes several times as long.
+    """
+    hits, in_order = np.sort(scores[is_positive])[::-1], np.sort(scores)
+    first, end = (np.searchsorted(in_order, hits, side) for side in ("left", "right"))
+    if np.all(end - first == 1):
+        return len(scores) - first, np.arange(1, len(hits) + 1)
+    order = np.argsort(-scores, kind="stable")
+    ranking = _ranking(scores, order, is_positive, groups_ties)
+    assert ranking is not None  # a positive ties
+    return ranking.num_images, ranking.num_positives
 
 
 def _bootstrap(
@@ -530,28 +578,6 @@ def _bootstrap(
     }
 
 
-def once(num_images: int) -> np.ndarray:
-    """Counts [N, 1] of the images themselves."""
-    return np.ones((num_images, 1), np.min_scalar_type(num_images))
-
-
-def draw_resamples(num_images: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """The counts of all resamples, a part of them after the other, at least one part."""
-    rng, dtype = np.random.default_rng(seed), np.min_scalar_type(num_images)
-    at_once = max(1, MAX_BYTES_OF_COUNTS // (num_images * dtype.itemsize))
-    for first in range(0, max(1, num_resamples), at_once):
-        yield draw_counts(rng, num_images, min(at_once, num_resamples - first))
-
-
-def draw_counts(rng: np.random.Generator, num_images: int, num_resamples: int) -> np.ndarray:
-    """How often each resample contains each image, [N, R], in the smallest type that holds N."""
-    counts = np.empty((num_images, num_resamples), np.min_scalar_type(num_images))
-    for r in range(num_resamples):
-        drawn = rng.integers(num_images, size=num_images)
-        counts[:, r] = np.bincount(drawn, minlength=num_images)
-    return counts
-
-
 def _or_none(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
@@ -560,21 +586,3 @@ def _mean(values: Iterable[float]) -> float | None:
     """Without NaN; None if there is nothing else."""
     present = [value for value in values if not np.isnan(value)]
     return float(np.mean(present)) if present else None
-
-
-def mean_over_classes(samples: np.ndarray) -> np.ndarray:
-    """samples [C, R] -> [R], NaN left out; NaN where there is nothing else."""
-    present = np.isfinite(samples).sum(axis=0)
-    total = np.nansum(samples, axis=0)
-    return np.where(present > 0, total / np.maximum(present, 1), np.nan)
-
-
-def has_both(is_positive: np.ndarray) -> bool:
-    """Whether there are positives and negatives [N]."""
-    return bool(is_positive.any() and not is_positive.all())
-
-
-def interval_of(samples: np.ndarray) -> list[float] | None:
-    """The middle 95 % of samples [R]; None if all are NaN."""
-    present = samples[np.isfinite(samples)]
-    return np.percentile(present, [2.5, 97.5]).tolist() if present.size else None

@@ -12,12 +12,14 @@ from vtl import decisions as answered
 from vtl.decisions import HALF, Decisions
 from vtl.errors import UserError
 from vtl.evaluation import calibration
-from vtl.evaluation.metrics import (
+from vtl.evaluation.calibration import has_both
+from vtl.evaluation.resampling import (
     MAX_COUNTS_PER_CHUNK,
+    columns,
     draw_resamples,
-    has_both,
     interval_of,
     once,
+    row_blocks,
 )
 from vtl.untrusted import printable
 
@@ -26,7 +28,7 @@ FEW = 10
 
 NUM_RESAMPLES = 200
 
-FIRST_PHOTOS, GROWTH = 1024, 8
+FIRST_PHOTOS, GROWTH = 1024, 2
 """How many of the likeliest photos are looked at first for the best cut, and how many times more
 where a cut below them could be better."""
 
@@ -119,34 +121,66 @@ def _choose(
     positive, or no negative, gets a half and no interval.
     """
     least_precision = _least_precision(given.rule)
-    p = answered.probabilities(unseen.logits, given, one_label_each=one_label_each)
-    num_images, num_classes = p.shape
+    logits, labels, label_mask, _ = unseen
     if one_label_each and least_precision is None:
-        positives = unseen.labels.sum(axis=0).tolist()
-        return [_entry(0.0, None, num_positives, "") for num_positives in positives]
-    may_answer = np.ones(p.shape, bool)
+        return [_entry(0.0, None, positives, "") for positives in labels.sum(axis=0).tolist()]
+    drawn = draw_resamples(len(labels), NUM_RESAMPLES, seed)
+    counts = np.hstack([of.astype(np.min_scalar_type(of.max())) for of in drawn])
     if one_label_each:
-        may_answer = np.arange(num_classes) == p.argmax(axis=1)[:, None]
-    cuts = [
-        _Cuts(unseen, given, column, p[:, column], may_answer[:, column])
-        for column in range(num_classes)
-    ]
-    pieces = [
-        [of.resampled(counts, least_precision, refits=not one_label_each) for of in cuts]
-        for counts in draw_resamples(num_images, NUM_RESAMPLES, seed)
-    ]
-    by_sample = np.concatenate(pieces, axis=1)
-    return [
-        _of_class(cuts[column], by_sample[column], least_precision) for column in range(num_classes)
-    ]
+        p = answered.probabilities(logits, given, one_label_each=True)
+        likeliest = p.argmax(axis=1)
+        totals = _sums(p, label_mask, counts)
+    else:
+        fit = np.array(given.slopes), np.array(given.intercepts)
+        fits = calibration.resampled(logits, labels, label_mask, *fit, counts)
+        totals = calibration.expected_positives(logits, label_mask, *fits, counts)
+    found = []
+    of_classes = columns(p if one_label_each else logits, labels, label_mask)
+    for column, (of_class, labels_of_class, mask) in enumerate(of_classes):
+        is_known = mask == 1
+        if one_label_each:
+            cuts, refits = _Cuts(of_class, is_known, likeliest == column), None
+        else:
+            cuts = _Cuts(_calibrated(of_class, given, column), is_known, is_known)
+            slopes, intercepts = fits
+            refits = _Fits(of_class, slopes[column], intercepts[column])
+        is_positive = labels_of_class[is_known] == 1
+        found.append(_of_class(cuts, is_positive, counts, totals[column], refits, least_precision))
+    return found
 
 
-def _of_class(cuts: "_Cuts", by_sample: np.ndarray, least: float | None) -> dict[str, Any]:
-    num_positives = int(cuts.is_positive.sum())
-    if not has_both(cuts.is_positive):
+def _sums(p: np.ndarray, label_mask: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The sums [C, R] of p [N, C] where the mask is 1, with photo n counts[n, r] times."""
+    totals = np.zeros((p.shape[1], counts.shape[1]))
+    for rows in row_blocks(len(p), max(totals.shape)):
+        known = np.where(label_mask[rows] == 1, p[rows], 0).astype(np.float64)
+        totals += known.T @ counts[rows].astype(np.float64)
+    return totals
+
+
+def _calibrated(x: np.ndarray, given: Decisions, column: int) -> np.ndarray:
+    """One class's probabilities [N] from its logits x [N]: those of all take as much memory."""
+    of_class = dataclasses.replace(
+        given,
+        slopes=given.slopes[column : column + 1],
+        intercepts=given.intercepts[column : column + 1],
+    )
+    return answered.probabilities(x[:, None], of_class, one_label_each=False)[:, 0]
+
+
+def _of_class(
+    cuts: "_Cuts",
+    is_positive: np.ndarray,
+    counts: np.ndarray,
+    totals: np.ndarray,
+    refits: "_Fits | None",
+    least: float | None,
+) -> dict[str, Any]:
+    num_positives = int(is_positive.sum())
+    if not has_both(is_positive):
         missing = "negative" if num_positives else "positive"
         return _entry(HALF, None, num_positives, f"no {missing}")
-    threshold = cuts.best(least)
+    threshold = cuts.chosen(least)
     if np.isnan(threshold):
         return _entry(HALF, None, num_positives, "never the likeliest")
     note = ""
@@ -154,6 +188,7 @@ def _of_class(cuts: "_Cuts", by_sample: np.ndarray, least: float | None) -> dict
         note = f"no threshold has a precision of {least:g}"
     elif num_positives < FEW:
         note = "a guess: few positives"
+    by_sample = cuts.best(counts, totals, least, refits)
     return _entry(threshold, interval_of(by_sample), num_positives, note)
 
 
@@ -163,83 +198,75 @@ def _entry(
     return {"threshold": threshold, "interval": interval, "positives": positives, "note": note}
 
 
+class _Fits(NamedTuple):
+    """Of one class: logits [N], and slopes and intercepts [R] of resamples."""
+
+    logits: np.ndarray
+    slopes: np.ndarray
+    intercepts: np.ndarray
+
+
 class _Cuts:
     """Where one class's photos can be cut in two: between each two different probabilities."""
 
-    def __init__(
-        self,
-        unseen: Unseen,
-        given: Decisions,
-        column: int,
-        p: np.ndarray,
-        may_answer: np.ndarray,
-    ):
+    def __init__(self, p: np.ndarray, is_known: np.ndarray, may_answer: np.ndarray):
         """Of probabilities p [N]; a photo that may not answer is none, however likely."""
-        known = np.flatnonzero(unseen.label_mask[:, column] == 1)
-        self._rows = known[np.argsort(-p[known], kind="stable")]
-        self._p = p[self._rows].astype(np.float32)
-        self._x = unseen.logits[self._rows, column].astype(np.float64)
-        self._fit = given.slopes[column], given.intercepts[column]
-        self.is_positive = unseen.labels[self._rows, column] == 1
-        self._answers = np.flatnonzero(may_answer[self._rows])
-        answering = self._p[self._answers]
+        known = np.flatnonzero(is_known)
+        self._p, self._ranked = p, known[np.argsort(-p[known], kind="stable")]
+        self._answers = self._ranked[may_answer[self._ranked]]
+        answering = p[self._answers]
         self._ends = np.flatnonzero(np.diff(answering, append=-1) != 0)
         self.highest = float(answering[0]) if len(answering) else 0.0
         above, below = answering[self._ends], np.append(answering[self._ends[1:]], np.float32(0))
         middle = (above + below) / 2
         self._thresholds = np.where(middle > below, middle, above).astype(np.float64)
 
-    def best(self, least_precision: float | None) -> float:
-        """The threshold; NaN if no photo may answer."""
-        hits = self._p[:, None].astype(np.float64)
-        return float(self._best(once(len(hits)), hits, least_precision)[0])
+    def chosen(self, least_precision: float | None) -> float:
+        """The best threshold; NaN if no photo may answer."""
+        total = self._p[self._ranked, None].astype(np.float64).sum(axis=0)
+        return float(self.best(once(len(self._p)), total, least_precision, None)[0])
 
-    def resampled(
-        self, counts: np.ndarray, least_precision: float | None, *, refits: bool
+    def best(
+        self,
+        counts: np.ndarray,
+        totals: np.ndarray,
+        least_precision: float | None,
+        refits: _Fits | None,
     ) -> np.ndarray:
-        """The threshold [R] in each resample, which has photo n counts[n, r] times."""
-        counts = counts[self._rows]
-        does_refit = refits and has_both(self.is_positive)
-        at_once = max(1, MAX_COUNTS_PER_CHUNK // max(1, len(counts)))
-        found = []
-        for first in range(0, counts.shape[1], at_once):
-            piece = np.ascontiguousarray(counts[:, first : first + at_once])
-            hits = np.empty(piece.shape)
-            if does_refit:
-                fit = calibration.resampled(self._x, self.is_positive, *self._fit, piece)
-                self._expect(*fit, hits)
-                hits *= piece
-            else:
-                np.multiply(piece, self._p[:, None].astype(np.float64), out=hits)
-            found.append(self._best(piece, hits, least_precision))
-        return np.concatenate(found)
+        """The threshold [R] in each resample, which has photo n counts[n, r] times.
 
-    def _expect(self, slopes: np.ndarray, intercepts: np.ndarray, out: np.ndarray) -> None:
-        """Fill `out` [n, R] with the probabilities by R fits; new memory costs as much as these."""
-        np.multiply(self._x[:, None], slopes, out=out)
-        out += intercepts
-        scipy.special.expit(out, out=out)
-
-    def _best(
-        self, counts: np.ndarray, hits: np.ndarray, least_precision: float | None
-    ) -> np.ndarray:
-        """The threshold [R] with photo n counts[n, r] times, and so many expected hits [n, R]."""
-        if not len(self._ends):
-            return np.full(counts.shape[1], np.nan)
-        total = hits.sum(axis=0)
-        size = FIRST_PHOTOS
-        while True:
-            rows = self._answers[:size]
-            answers, found = (np.cumsum(of[rows], axis=0) for of in (counts, hits))
+        `totals` [R] are the positives to expect, and `refits` what gives each resample its own
+        probabilities.
+        """
+        found = np.full(counts.shape[1], np.nan)
+        left, size = np.arange(counts.shape[1] if len(self._answers) else 0), FIRST_PHOTOS
+        while len(left):
+            rows, unfinished = self._answers[:size], []
+            at_once = max(1, MAX_COUNTS_PER_CHUNK // len(rows))
             ends = self._ends[: np.searchsorted(self._ends, len(rows))]
-            value = _value(answers[ends], found[ends], total, least_precision)
-            if len(rows) == len(self._answers) or (
-                len(ends) and _ends_here(answers[-1], total, value.max(axis=0), least_precision)
-            ):
-                break
-            size *= GROWTH
-        thresholds = self._thresholds[value.argmax(axis=0)]
-        return np.where(value.max(axis=0) > 0, thresholds, (self.highest + 1) / 2)
+            for first in range(0, len(left), at_once):
+                of = left[first : first + at_once]
+                drawn = counts[np.ix_(rows, of)]
+                hits = np.cumsum(self._probabilities(rows, of, refits) * drawn, axis=0)[ends]
+                answers = np.cumsum(drawn, axis=0)
+                value = _value(answers[ends], hits, totals[of], least_precision)
+                highest = value.max(axis=0, initial=0)
+                ends_here = _ends_here(answers[-1], totals[of], highest, least_precision)
+                ends_here |= len(rows) == len(self._answers)
+                unfinished.append(of[~ends_here])
+                is_best = value[:, ends_here].argmax(axis=0) if len(ends) else 0
+                found[of[ends_here]] = np.where(
+                    highest[ends_here] > 0, self._thresholds[is_best], (self.highest + 1) / 2
+                )
+            left, size = np.concatenate(unfinished), size * GROWTH
+        return found
+
+    def _probabilities(self, rows: np.ndarray, of: np.ndarray, refits: _Fits | None) -> np.ndarray:
+        """[rows, 1], or [rows, of] by the resamples' own fits."""
+        if refits is None:
+            return self._p[rows, None].astype(np.float64)
+        x = refits.logits[rows, None].astype(np.float64)
+        return scipy.special.expit(x * refits.slopes[of] + refits.intercepts[of])
 
 
 def _value(
@@ -253,8 +280,8 @@ def _value(
 
 def _ends_here(
     answers: np.ndarray, total: np.ndarray, best: np.ndarray, least_precision: float | None
-) -> bool:
-    """Whether no cut with at least so many answers [R] is better: its hits are at most `total`."""
+) -> np.ndarray:
+    """Where no cut with at least so many answers [R] is better: its hits are at most `total`."""
     if least_precision is None:
-        return bool(np.all(2 * total * ROUNDING / (answers + total) < best))
-    return bool(np.all(least_precision * answers > total * ROUNDING))
+        return 2 * total * ROUNDING / (answers + total) < best
+    return least_precision * answers > total * ROUNDING

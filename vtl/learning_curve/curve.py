@@ -17,6 +17,7 @@ import numpy as np
 from vtl import schema
 from vtl.evaluation import metrics
 from vtl.evaluation.outcome import MAP_PROTOCOL
+from vtl.evaluation.resampling import interval_of
 from vtl.learning_curve import power_law
 
 NUM_RESAMPLES = 1000
@@ -174,6 +175,6 @@ def conclude(
 
 
 def _interval(values: np.ndarray) -> list[float]:
-    interval = metrics.interval_of(values)
+    interval = interval_of(values)
     assert interval is not None  # `score` has a mAP
     return interval

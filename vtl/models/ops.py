@@ -96,12 +96,15 @@ def _convolve_backward(
     for platform, way in ways.items():
         input_gradients[platform] = functools.partial(input_gradient, way, x)
         kernel_gradients[platform] = functools.partial(kernel_gradient, way, kernel)
-    kernel_gradients["cpu"] = functools.partial(
-        kernel_gradient_by_products, size=size, stride=stride, padding=padding
-    )
+    is_bfloat16, has_few_channels = kernel.dtype == jnp.bfloat16, kernel.shape[2] < FEW_CHANNELS
     if size == 1:
         input_gradients["cpu"] = functools.partial(points_gradient, like=x, stride=stride)
-    elif stride == 1 and kernel.dtype == jnp.bfloat16:
+        kernel_gradients["cpu"] = functools.partial(points_kernel_gradient, stride=stride)
+    elif is_bfloat16 or has_few_channels:
+        kernel_gradients["cpu"] = functools.partial(
+            kernel_gradient_by_products, size=size, stride=stride, padding=padding
+        )
+    if size > 1 and stride == 1 and is_bfloat16:
         input_gradients["cpu"] = functools.partial(rows_gradient, padding=padding)
     return (
         lax.platform_dependent(kernel, gradient, **input_gradients),
@@ -205,6 +208,22 @@ def points_gradient(
     return _padded(points, [(0, 0, 0), *between, (0, 0, 0)])
 
 
+def points_kernel_gradient(x: jax.Array, gradient: jax.Array, *, stride: int) -> jax.Array:
+    """The gradient [1, 1, C, F] of the kernel of `convolve_points`, for a CPU."""
+    x = _moved(lambda x: x[:, ::stride, ::stride], x)
+    channels, features = x.shape[-1], gradient.shape[-1]
+    rows = gradient.reshape(-1, features)
+    if x.dtype == jnp.bfloat16:
+        product = _product(_channels_first(x), rows)
+    elif channels > features:
+        # A product that transposes its left factor is faster if that one is the narrower. XLA would
+        # turn it round again.
+        product = lax.optimization_barrier(_product(rows.T, x.reshape(-1, channels))).T
+    else:
+        product = _product(x.reshape(-1, channels).T, rows)
+    return product.reshape(1, 1, channels, features).astype(x.dtype)
+
+
 def rows_gradient(kernel: jax.Array, gradient: jax.Array, *, padding: str) -> jax.Array:
     """The gradient of the input of `convolve_rows` of stride 1."""
     turned = _moved(lambda kernel: kernel[::-1, ::-1].swapaxes(2, 3), kernel)
@@ -244,13 +263,12 @@ def kernel_gradient_by_products(
     """The gradient [size, size, C, F] of `convolve`'s kernel from its output's [B, h, w, F].
 
     XLA's CPU backend computes a convolution with a kernel as large as the image, in float32 and, in
-    jaxlib 0.10.2, on one core if there are few channels. This computes
-    `size` products, one per column of the kernel: the inputs that the column meets, of all the
-    kernel's rows side by side, times the gradient shifted to that column. With few channels, or a
-    1x1 kernel, it is one product.
+    jaxlib 0.10.2, on one core if there are few channels. This computes `size` products, one per
+    column of the kernel: the inputs that the column meets, of all the kernel's rows side by side,
+    times the gradient shifted to that column. With few channels it is one product.
     """
     channels, features = x.shape[-1], gradient.shape[-1]
-    if size == 1 or channels < FEW_CHANNELS:
+    if channels < FEW_CHANNELS:
         rows = _product(
             _met_by_taps(x, size, stride, padding, gradient.shape[1:3]),
             gradient.reshape(-1, features),

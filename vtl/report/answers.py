@@ -103,9 +103,19 @@ def _sigmoid(data_set: DataSet | None, example: ExamplePhoto | None, language: L
         )
     )
     answer.photo, answer.photo_alt = example.thumbnail, example.describe(language)
-    values = {"sigmoid": example.scores, "softmax": softmax}
-    answer.figures.append(figures.scores_of_photo(example.run.classes, values, language))
+    likeliest = np.argsort(-example.scores, kind="stable")[: figures.MAX_CLASSES]
+    drawn = np.sort(likeliest)
+    values = {"sigmoid": example.scores[drawn], "softmax": softmax[drawn]}
+    classes = [example.run.classes[column] for column in drawn]
+    answer.figures.append(figures.scores_of_photo(classes, values, language))
+    answer.paragraphs += _left_out(example.run, language)
     return answer
+
+
+def _left_out(run: Run, language: Language) -> list[Markup]:
+    """How many classes have no place in a figure, if any."""
+    count = len(run.classes) - figures.MAX_CLASSES
+    return [language("photos_left_out", count=count)] if count > 0 else []
 
 
 def _logits(scores: np.ndarray) -> np.ndarray:
@@ -201,7 +211,9 @@ def _mean_ap(
         answer.paragraphs.append(verdict(run, probe, difference(run, probe), language))
     ap = run.headline_result("ap")[PROTOCOL]
     classes = sorted(run.classes, key=lambda name: -(ap[name] or 0.0))
-    answer.figures.append(figures.class_precisions(DataSet([run]), styles, classes, language))
+    drawn = classes[: figures.MAX_CLASSES]
+    answer.figures.append(figures.class_precisions(DataSet([run]), styles, drawn, language))
+    answer.paragraphs += _left_out(run, language)
     return answer
 
 

@@ -21,6 +21,9 @@ from vtl.untrusted import printable
 MAX_POINTS = 150
 """The most points of a curve; a longer one is averaged."""
 
+MAX_CLASSES = 100
+"""The most classes in figures: each takes time, and pairs of classes grow with the square."""
+
 MAX_NAME = 40
 """The most characters of a name in a figure."""
 

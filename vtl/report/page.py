@@ -35,9 +35,6 @@ NUM_CONFUSIONS = 15
 MAX_NAMED = 6
 """Runs that the title names; of more it gives the number."""
 
-MAX_DRAWN_CLASSES = 100
-"""The most classes with figures: each takes time, and pairs of classes grow with the square."""
-
 MAPS = tuple(f"{role}_map_{PROTOCOL}" for role in ("val", "test"))
 """The keys of metrics.jsonl that hold the mAP by epoch."""
 
@@ -146,7 +143,7 @@ def _classes(data_set: DataSet, styles: dict[str, Stroke], language: Language) -
     ap = best.headline_result("ap")[PROTOCOL]
     classes = sorted(best.classes, key=lambda name: -(ap[name] or -1))
     labels = best.headline_scores.labels
-    drawn = classes[:MAX_DRAWN_CLASSES]
+    drawn = classes[: figures.MAX_CLASSES]
     num_left_out = len(classes) - len(drawn)
     columns = sorted(map(best.classes.index, drawn))
     return {
@@ -194,20 +191,34 @@ def confusions(run: Run) -> list[tuple[str, str, int, float]]:
     If n photos show a class, its n best-scored photos count as predicted. The false alarms are
     those of them that do not show the class and are not difficult.
     """
-    split, pairs = run.headline_scores, []
-    for column, predicted in enumerate(run.classes):
+    split, classes, pairs = run.headline_scores, run.classes, []
+    for column, predicted in enumerate(classes):
         is_positive = split.labels[:, column] == 1
-        ranked = np.argsort(-split.ranked_by[:, column], kind="stable")
-        best_scored = ranked[split.is_known[ranked, column]][: is_positive.sum()]
+        best_scored = _best(
+            split.ranked_by[:, column], split.is_known[:, column], is_positive.sum()
+        )
         is_false = ~is_positive[best_scored]
         if split.difficult is not None:
             is_false &= split.difficult[best_scored, column] == 0
         alarms = best_scored[is_false]
-        for other, present in enumerate(run.classes):
-            count = int(split.labels[alarms, other].sum())
-            if count:
-                pairs.append((predicted, present, count, count / len(alarms)))
+        counts = split.labels[alarms].sum(axis=0)
+        for other in np.flatnonzero(counts):
+            count = int(counts[other])
+            pairs.append((predicted, classes[other], count, count / len(alarms)))
     return sorted(pairs, key=lambda pair: -pair[2])
+
+
+def _best(ranked_by: np.ndarray, is_known: np.ndarray, number: int) -> np.ndarray:
+    """The rows [number] with the highest of ranked_by [N] that are known, the first of equal ones.
+
+    Only those that reach the last one's value are sorted.
+    """
+    if not number:
+        return np.zeros(0, int)
+    rows = np.flatnonzero(is_known)
+    lowest = np.partition(ranked_by[rows], -number)[-number]
+    rows = rows[ranked_by[rows] >= lowest]
+    return rows[np.argsort(-ranked_by[rows], kind="stable")][:number]
 
 
 def _confusion_table(run: Run, language: Language) -> Table | None:

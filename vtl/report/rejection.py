@@ -3,14 +3,15 @@
 No run that is rejected here is called the best, compared with the best, or given a rank.
 """
 
-import functools
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from vtl import identity
 from vtl.evaluation import metrics
+from vtl.evaluation.resampling import row_blocks
 from vtl.report.runs import Run, Scores
 
 PROTOCOL = "lab"
@@ -25,15 +26,24 @@ PROBABILITY_TOLERANCE = 1e-5
 Checks = Iterator[tuple[str, dict[str, Any]]]
 """What checks yield: a key of the page's words for each fault, and the values to fill in."""
 
+_FOUND: weakref.WeakKeyDictionary[Run, tuple[tuple[str, dict[str, Any]], ...]] = (
+    weakref.WeakKeyDictionary()
+)
 
-@functools.cache
+
 def is_rejected(run: Run) -> bool:
     """Whether any of the checks speaks against the run."""
-    return any(True for _ in checks(run))
+    return bool(checks(run))
 
 
-def checks(run: Run) -> Checks:
-    """Each reason to reject the run."""
+def checks(run: Run) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """Each reason to reject the run, found once as long as the run is there."""
+    if run not in _FOUND:
+        _FOUND[run] = tuple(_checks(run))
+    return _FOUND[run]
+
+
+def _checks(run: Run) -> Checks:
     for role, scores in run.scores.items():
         yield from _check_map(run, role)
         yield from _check_rows(run, role, scores)
@@ -50,25 +60,34 @@ def checks(run: Run) -> Checks:
         yield "warn_selected_on_test", {"split": data["test_split"]}
 
 
-def map_of_scores(run: Run, role: str, protocol: str = PROTOCOL) -> float | None:
-    """The mAP of the scores that a run kept of a split; None if it can't be computed."""
+def map_of_scores(run: Run, role: str) -> float | None:
+    """The mAP by PROTOCOL of the scores that a run kept of a split; None if it has none."""
+    return _maps_of_scores(run, role, [PROTOCOL])[PROTOCOL]
+
+
+def _maps_of_scores(run: Run, role: str, protocols: Sequence[str]) -> dict[str, float | None]:
     scores = run.scores[role]
-    if metrics.PROTOCOLS[protocol].leaves_out_difficult and scores.difficult is None:
-        return None
-    return metrics.mean_average_precision(
+    return metrics.mean_average_precisions(
         scores.ranked_by,
         scores.labels,
         scores.difficult,
         run.classes,
-        protocol,
+        protocols,
         scores.label_mask,
     )
 
 
 def _check_map(run: Run, role: str) -> Checks:
     """Compare the mAP in results.json with that of the scores beside it."""
-    for protocol in metrics.PROTOCOLS:
-        stated, computed = run.results["map"][role][protocol], map_of_scores(run, role, protocol)
+    has_flags = run.scores[role].difficult is not None
+    names = [
+        name
+        for name, protocol in metrics.PROTOCOLS.items()
+        if has_flags or not protocol.leaves_out_difficult
+    ]
+    maps = dict.fromkeys(metrics.PROTOCOLS) | _maps_of_scores(run, role, names)
+    for protocol, computed in maps.items():
+        stated = run.results["map"][role][protocol]
         if stated is None and computed is None:
             continue
         if stated is None or computed is None or abs(computed - stated) > TOLERANCE:
@@ -111,9 +130,12 @@ def _check_content(run: Run, role: str, scores: Scores) -> Checks:
 def _check_logits(run: Run, role: str, scores: Scores) -> Checks:
     if scores.logits is None:
         return
-    logits = scores.logits.astype(np.float64)
-    expected = 1 / (1 + np.exp(-np.clip(logits, -100, 100)))
-    if "one_label" in run.results:
-        expected = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
-    if np.abs(expected - scores.scores).max() > PROBABILITY_TOLERANCE:
-        yield "warn_other_logits", {"role": role}
+    for rows in row_blocks(*scores.logits.shape):
+        logits = scores.logits[rows].astype(np.float64)
+        if "one_label" in run.results:
+            expected = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+        else:
+            expected = 1 / (1 + np.exp(-np.clip(logits, -100, 100)))
+        if np.abs(expected - scores.scores[rows]).max() > PROBABILITY_TOLERANCE:
+            yield "warn_other_logits", {"role": role}
+            return

@@ -5,6 +5,7 @@ file and the key; text is made printable here, once for all of the page.
 """
 
 import dataclasses
+import functools
 import io
 import json
 import re
@@ -135,11 +136,11 @@ class Scores:
     logits: np.ndarray | None = None
     label_mask: np.ndarray | None = None
 
-    @property
+    @functools.cached_property
     def is_known(self) -> np.ndarray:
-        """Where labels are known, [N, C]."""
+        """Where labels are known, [N, C]; not to be written to."""
         if self.label_mask is None:
-            return np.ones(self.labels.shape, bool)
+            return np.broadcast_to(True, self.labels.shape)
         return self.label_mask == 1
 
     @property

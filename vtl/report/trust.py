@@ -99,9 +99,11 @@ def _check_ties(run: Run, role: str, scores: Scores) -> Checks:
 
 def num_tied(ranked_by: np.ndarray, is_positive: np.ndarray) -> int:
     """The number of photos [N] that rank exactly equal to one with the other label."""
-    _, group, sizes = np.unique(ranked_by, return_inverse=True, return_counts=True)
-    positives = np.bincount(group, weights=is_positive)
-    return int(sizes[(positives > 0) & (positives < sizes)].sum())
+    values, positives = np.unique(ranked_by[is_positive], return_counts=True)
+    in_order = np.sort(ranked_by)
+    first, end = (np.searchsorted(in_order, values, side) for side in ("left", "right"))
+    sizes = end - first
+    return int(sizes[positives < sizes].sum())
 
 
 def _check_overlap(run: Run) -> Checks:

@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.speed.processes import seconds_of
 from vtl.decisions import answers as answers_of
-from vtl.evaluation import answers, metrics, thresholds
+from vtl.evaluation import answers, calibration, metrics, thresholds
 from vtl.evaluation.outcome import scores_of
 from vtl.evaluation.thresholds import Unseen
 
@@ -49,6 +49,11 @@ def answers_at_a_half(logits: np.ndarray, labels: np.ndarray, difficult: np.ndar
     answers.evaluate(given, labels, 1 - difficult, names(logits), baseline=given)
 
 
+def calibrated(logits: np.ndarray, labels: np.ndarray, difficult: np.ndarray) -> None:
+    """Calibration alone."""
+    calibration.platt(logits, labels, 1 - difficult)
+
+
 def thresholds_by_f1(logits: np.ndarray, labels: np.ndarray, difficult: np.ndarray) -> None:
     """Calibration, and each class's threshold with its interval."""
     unseen = Unseen(logits, labels, 1 - difficult, "drawn")
@@ -63,7 +68,8 @@ def names(logits: np.ndarray) -> list[str]:
 MEASURED: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], None]] = {
     "AP, mAP, intervals": average_precisions,
     "answers, intervals": answers_at_a_half,
-    "thresholds, intervals": thresholds_by_f1,
+    "calibration": calibrated,
+    "calibration, thresholds, intervals": thresholds_by_f1,
 }
 
 

@@ -43,7 +43,7 @@ def test_the_rows_of_other_parts_are_kept(tmp_path):
 
 
 def test_what_is_scored_are_parts_of_the_program():
-    assert {*scaling.SCORED, scaling.THRESHOLDS} == set(scoring.MEASURED)
+    assert {*scaling.SCORED, *scaling.THRESHOLDS} == set(scoring.MEASURED)
     drawn = scoring.draw(300, 4)
     for measure in scoring.MEASURED.values():
         measure(*drawn)  # raises where the code that it measures has changed
