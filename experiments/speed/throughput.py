@@ -40,6 +40,7 @@ from vtl.models.resnet import ResNet
 from vtl.preprocessing import TORCHVISION
 from vtl.training import memory, optim, steps
 from vtl.training.state import make_mesh, new_state, replicated
+from vtl.weights import network
 
 OURS = "vtl"
 PEERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -82,8 +83,7 @@ def our_makers(setting: bench.Setting) -> bench.Makers:
     preprocessing = TORCHVISION.override(image_size=setting.image_size)
     images, labels = jnp.array(setting.images), jnp.array(setting.labels)
     batch = {"images": images, "labels": labels, "label_mask": jnp.ones_like(labels)}
-    blank = jnp.zeros((1, 64, 64, 3))
-    init = jax.jit(lambda: model.init(jax.random.key(0), blank, norms_by_batch=()))
+    init = jax.jit(lambda: network.initialise(model, 0))
 
     def evaluation() -> bench.Step:
         variables = jax.device_put(init(), replicated(mesh))

@@ -105,6 +105,13 @@ def test_our_network_has_the_parameters_of_its_peer(network):
 
 
 @pytest.mark.full
+def test_our_vit_trains():
+    setting = bench.Setting(batch_size=1, image_size=32, network=bench.VIT)
+    step = throughput.our_makers(setting)[EVERYTHING]()
+    step()
+
+
+@pytest.mark.full
 def test_our_steps_run_in_a_process_of_their_own(tmp_path, monkeypatch):
     table = tmp_path / "table.csv"
     options = ["--peers=", "--steps=evaluation", "--repetitions=1", "--batch-size=1"]
