@@ -10,7 +10,15 @@ from flax import linen as nn
 from jax import lax
 
 from vtl.models import depthwise
-from vtl.models.ops import PADDINGS, convolve, convolve_blocks, max_pool, relu, relu6
+from vtl.models.ops import (
+    PADDINGS,
+    convolve,
+    convolve_blocks,
+    dense_product,
+    max_pool,
+    relu,
+    relu6,
+)
 
 
 def with_gradients(function, gradient, *operands):
@@ -88,12 +96,30 @@ def in_float32(size, stride, image_size, dtype, padding="torch", groups=1, chann
     return (gradient, x, kernel), with_gradients(reference, *operands)
 
 
-def check_close(got, want, dtype):
+def check_close(got, want, dtype, of=None):
+    """All are in `dtype`, and as near as numbers of the dtype `of`, or of the same, can be."""
     for mine, theirs in zip(got, want, strict=True):
         assert mine.dtype == dtype
         assert mine.shape == theirs.shape
         error = jnp.abs(mine.astype(jnp.float32) - theirs).max() / jnp.abs(theirs).max()
-        assert error <= 8 * jnp.finfo(dtype).eps
+        assert error <= 8 * jnp.finfo(of or dtype).eps
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("channels", "features"), [(16, 5), (5, 16)])
+def test_a_dense_layer_is_flaxs_with_its_gradients(channels, features, dtype):
+    rng = np.random.default_rng(0)
+    x, gradient = (
+        jnp.asarray(rng.normal(size=(2, 7, width)), dtype) for width in (channels, features)
+    )
+    layer = functools.partial(nn.Dense, features, dtype=dtype)
+    params = layer().init(jax.random.key(0), x)
+    got, want = (
+        with_gradients(made.apply, gradient, params, x)
+        for made in (layer(dot_general=dense_product), layer())
+    )
+    check_close(jax.tree.leaves(got[::2]), jax.tree.leaves(want[::2]), dtype)
+    check_close(jax.tree.leaves(got[1]), jax.tree.leaves(want[1]), jnp.float32, of=dtype)
 
 
 each_image_and_dtype = pytest.mark.parametrize(

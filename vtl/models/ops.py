@@ -177,11 +177,9 @@ def convolve_rows(x: jax.Array, kernel: jax.Array, stride: int, padding: str) ->
 def dense_product(x: jax.Array, kernel: jax.Array, *how: Any, **options: Any) -> jax.Array:
     """`lax.dot_general` as `nn.Dense` calls it: x [..., C], kernel [C, F] -> [..., F].
 
-    A CPU multiplies bfloat16 in it as in `convolve`.
+    On a CPU it and its gradients are those of a 1x1 `convolve`.
     """
     default = functools.partial(_dense_by_xla, how=how, options=options)
-    if x.dtype != jnp.bfloat16:
-        return default(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=_dense_by_points, default=default)
 
 
