@@ -1,7 +1,6 @@
 """What people wait for imports nothing that it has no use for; each in a process of its own."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -19,19 +18,6 @@ import atexit, sys
 atexit.register(lambda: print("imported", *(name for name in {LATE} if name in sys.modules)))
 from vtl.cli import main
 main()
-"""
-
-
-DECOMPOSING = """
-import jax, threadpoolctl
-from vtl import main
-main._configure_jax()
-jax.numpy.linalg.eigh(jax.numpy.eye(3))
-print(*(
-    library["num_threads"]
-    for library in threadpoolctl.threadpool_info()
-    if "scipy.libs" in library["filepath"]
-))
 """
 
 
@@ -62,16 +48,3 @@ def test_a_report_takes_matplotlib_but_no_jax_and_no_scikit_learn(tmp_path):
     run = synthetic.write_run(tmp_path / "run", "full")
     names = imported_by("report", str(run), "-o", str(tmp_path / "page.html"))
     assert names == {"matplotlib", "PIL", "numpy"}
-
-
-def test_threads_of_xlas_decompositions_wait_for_no_other(tmp_path):
-    unset = {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"}
-    environment = {name: value for name, value in os.environ.items() if name not in unset}
-    process = subprocess.run(
-        [sys.executable, "-c", DECOMPOSING],
-        env=environment | {"VTL_CACHE": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert process.stdout.split() == ["1"], process.stderr

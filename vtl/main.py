@@ -115,9 +115,6 @@ def _configure_jax() -> None:
     compile_cache.use(files.cache_dir() / "xla")
     # A CPU would start a step before it frees the memory of the last one, and need it twice.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    # XLA's decompositions on a CPU are SciPy's OpenBLAS, which is loaded with the first of them.
-    # Its threads spin while they wait for each other, for seconds where others use the cores.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     jax.config.update("jax_enable_x64", False)
     jax.config.update("jax_disable_jit", False)
 

@@ -538,6 +538,7 @@ def _leave_now(job: _Job, word: _Word) -> NoReturn:
     # It is never released: one thread speaks. That may wait in JAX's C++, which waits for this one.
     job.last_words.acquire(timeout=_GRACE_S + 1)
     _tell_parted(job)
+    console.end_lines()
     stops.leave(word.message, _last_stream(job), word.status)
 
 

@@ -6,6 +6,15 @@ import pytest
 from vtl.evaluation import resampling
 
 
+def test_columns_are_the_arrays_own_however_many_are_copied_at_once(monkeypatch):
+    monkeypatch.setattr(resampling, "MAX_COUNTS_PER_CHUNK", 50)
+    first = np.arange(140).reshape(20, 7)
+    pairs = list(resampling.columns(first, -first))
+    assert len(pairs) == 7
+    np.testing.assert_array_equal([one for one, _ in pairs], first.T)
+    np.testing.assert_array_equal([other for _, other in pairs], -first.T)
+
+
 def test_draws_whole_resamples():
     counts = resampling.draw_counts(np.random.default_rng(0), 50, 400)
     assert counts.shape == (50, 400)

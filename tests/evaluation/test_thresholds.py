@@ -115,6 +115,17 @@ def one_label(num_photos=3000):
     return Unseen(x, labels, np.ones_like(labels), "w")
 
 
+def test_resamples_without_a_known_label_have_no_threshold(recwarn):
+    x = np.linspace(-2, 2, 100, dtype=np.float32)[:, None]
+    labels, mask = (x > 0).astype(np.uint8), np.zeros(x.shape, np.uint8)
+    mask[[30, 70]] = 1
+    decisions, record = decide(Unseen(x, labels, mask, "two known photos"))
+    p = probabilities(x[[30, 70]], decisions, one_label_each=False)
+    low, high = record["by_class"]["cat"]["interval"]
+    assert p.min() / 2 <= low <= high <= (1 + p.max()) / 2
+    assert not recwarn.list
+
+
 def test_of_one_label_each_f1_leaves_the_likeliest_class():
     decisions, _ = decide(one_label(), classes="abc", one_label_each=True)
     assert decisions.thresholds == (0, 0, 0)

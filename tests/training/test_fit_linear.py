@@ -1,5 +1,7 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import threadpoolctl
 from sklearn.linear_model import LogisticRegression
 
 from vtl.training import fit_linear, losses
@@ -40,6 +42,21 @@ def check_reaches_the_minimum(features, labels, label_mask, l2, rel=1e-4):
         args = (features, labels[:, c], label_mask[:, c], l2)
         minimum = sklearn_minimum(*args)
         assert objective(*args, kernel[:, c], bias[c]) <= minimum * (1 + rel), f"class {c}"
+
+
+def test_decompositions_take_one_thread(monkeypatch):
+    rotated, inside = fit_linear._rotated, []
+
+    def watched(features):
+        inside.extend(threadpoolctl.threadpool_info())
+        return rotated(features)
+
+    monkeypatch.setattr(fit_linear, "_rotated", watched)
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        fit_linear.rotate(jnp.eye(3))
+    blas = [library for library in inside if library["user_api"] == "blas"]
+    assert any("scipy" in library["filepath"] for library in blas)
+    assert {library["num_threads"] for library in blas} == {1}
 
 
 @pytest.mark.parametrize("l2", [1e-4, 1e-3, 1e-2, 0.1, 1.0])

@@ -236,10 +236,10 @@ class _Cuts:
         """The threshold [R] in each resample, which has photo n counts[n, r] times.
 
         `totals` [R] are the positives to expect, and `refits` what gives each resample its own
-        probabilities.
+        probabilities. NaN where no photo may answer, or a resample has none whose label is known.
         """
         found = np.full(counts.shape[1], np.nan)
-        left, size = np.arange(counts.shape[1] if len(self._answers) else 0), FIRST_PHOTOS
+        left, size = np.flatnonzero((totals > 0) & (len(self._answers) > 0)), FIRST_PHOTOS
         while len(left):
             rows, unfinished = self._answers[:size], []
             at_once = max(1, MAX_COUNTS_PER_CHUNK // len(rows))

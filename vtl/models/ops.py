@@ -1,7 +1,7 @@
 """The operations that a network spends its time in: convolutions, ReLUs and max-pool.
 
 Each gives the same result as `jax.lax` and is faster on some platform; docs/performance.md has the
-measurements. What a network has dozens of is jitted, so that alike ones are traced once.
+measurements. What a ResNet has dozens of is jitted, so that alike ones are traced once.
 """
 
 import functools
@@ -156,8 +156,9 @@ def convolve_points(
     CPU. `sums` is the dtype that products are added up in; None leaves it to XLA.
     """
     x = x[:, ::stride, ::stride]
-    rows = jnp.dot(x.reshape(-1, x.shape[-1]), kernel[0, 0], preferred_element_type=sums)
-    return rows.reshape(*x.shape[:-1], -1).astype(x.dtype)
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    rows = jnp.dot(rows, kernel[0, 0], preferred_element_type=sums)
+    return rows.reshape(*x.shape[:-1], kernel.shape[-1]).astype(x.dtype)
 
 
 def convolve_rows(x: jax.Array, kernel: jax.Array, stride: int, padding: str) -> jax.Array:
@@ -188,8 +189,9 @@ def _dense_by_xla(x: jax.Array, kernel: jax.Array, *, how: Any, options: Any) ->
 
 
 def _dense_by_points(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    points = convolve(x.reshape(1, 1, -1, x.shape[-1]), kernel[None, None], 1)
-    return points.reshape(*x.shape[:-1], -1)
+    num_points = math.prod(x.shape[:-1])
+    points = convolve(x.reshape(1, 1, num_points, x.shape[-1]), kernel[None, None], 1)
+    return points.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def points_gradient(

@@ -113,9 +113,8 @@ def _sigmoid(data_set: DataSet | None, example: ExamplePhoto | None, language: L
 
 
 def _left_out(run: Run, language: Language) -> list[Markup]:
-    """How many classes have no place in a figure, if any."""
-    count = len(run.classes) - figures.MAX_CLASSES
-    return [language("photos_left_out", count=count)] if count > 0 else []
+    count = figures.num_left_out(run.classes)
+    return [language("photos_left_out", count=count)] if count else []
 
 
 def _logits(scores: np.ndarray) -> np.ndarray:

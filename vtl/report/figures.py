@@ -28,6 +28,11 @@ MAX_NAME = 40
 """The most characters of a name in a figure."""
 
 
+def num_left_out(classes: Sequence[str]) -> int:
+    """How many of a run's classes have no place in a figure."""
+    return max(0, len(classes) - MAX_CLASSES)
+
+
 class Labels(NamedTuple):
     """The words around a figure."""
 

@@ -144,7 +144,7 @@ def _classes(data_set: DataSet, styles: dict[str, Stroke], language: Language) -
     classes = sorted(best.classes, key=lambda name: -(ap[name] or -1))
     labels = best.headline_scores.labels
     drawn = classes[: figures.MAX_CLASSES]
-    num_left_out = len(classes) - len(drawn)
+    num_left_out = figures.num_left_out(classes)
     columns = sorted(map(best.classes.index, drawn))
     return {
         "title": summary.data_set_title(data_set, language),

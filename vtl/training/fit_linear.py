@@ -1,6 +1,7 @@
 """Linear heads on features that fit in memory: logistic regression and SGD."""
 
 import functools
+import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import threadpoolctl
 
 from vtl.data import batches
 from vtl.training import losses
@@ -51,9 +53,19 @@ class Rotated(NamedTuple):
 _product = functools.partial(jnp.matmul, precision="highest")
 
 
+def rotate(features: np.ndarray | jax.Array) -> Rotated:
+    """Features [N, D] along their min(N, D) principal axes.
+
+    XLA's decompositions on a CPU are those of SciPy's OpenBLAS, whose threads spin while they wait
+    for each other: for seconds where others use the cores. So they take one.
+    """
+    importlib.import_module("scipy.linalg.cython_lapack")  # which XLA would load at the first
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        return jax.block_until_ready(_rotated(features))
+
+
 @jax.jit
-def rotate(features: jax.Array) -> Rotated:
-    """Features [N, D] along their min(N, D) principal axes."""
+def _rotated(features: jax.Array) -> Rotated:
     features = features.astype(jnp.float32)
     mean = jnp.mean(features, axis=0)
     mean += jnp.mean(features - mean, axis=0)  # what rounding left of a constant would get a weight
