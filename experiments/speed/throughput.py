@@ -10,8 +10,8 @@ keeps freed memory, as a fine-tuning does; with GLIBC_TUNABLES in the environmen
 too. A training on a GPU does not wait for a step before it begins the next: measure that with
 `--in-flight=10`. With `--dtype=bfloat16` ours computes in it, and the others by autocast or their
 mixed precision; what ends in `_float32`, such as vtl_float32, doesn't. With
-`--network=efficientnet_lite0` or vit_small_patch16_224 the peer is timm in PyTorch, and a batch of
-32 is what users take. A ratio is our rate over theirs: above 1 ours is faster. Writes
+`--network=efficientnet_lite0` (a batch of 32 is what users take) or vit_small_patch16_224 the peer
+is timm in PyTorch. A ratio is our rate over theirs: above 1 ours is faster. Writes
 experiments/speed/throughput.csv.
 """
 
