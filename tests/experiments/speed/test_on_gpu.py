@@ -17,6 +17,7 @@ class Parsed(Exception):
 @pytest.mark.parity  # their peers are imported
 @pytest.mark.parametrize("words", on_gpu.commands("DEVKIT", "FILE"), ids=lambda words: words[-1])
 def test_each_command_parses(words, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
     for package in ("keras", "torch"):
         pytest.importorskip(package)
     module = importlib.import_module(words[0])
