@@ -125,7 +125,7 @@ def test_counts_equal_explicit_repetition(protocol, num_images):
 
 @pytest.mark.parametrize("max_counts", [1 << 20, 100])
 def test_intervals_equal_a_plain_bootstrap(monkeypatch, max_counts):
-    monkeypatch.setattr(metrics, "MAX_COUNTS_PER_CHUNK", max_counts)
+    monkeypatch.setattr(resampling, "MAX_COUNTS_PER_CHUNK", max_counts)
     monkeypatch.setattr(resampling, "MAX_BYTES_OF_COUNTS", max_counts)
     scores, labels, difficult = random_problem(3, 30)
     labels[:, 2] = 0
@@ -154,7 +154,7 @@ def test_small_pieces_change_no_bit(monkeypatch):
     whole = evaluate(*problem, num_resamples=50)
     monkeypatch.setattr(resampling, "MAX_BYTES_OF_COUNTS", 600 * 20)  # two bytes a count
     assert evaluate(*problem, num_resamples=50) == whole
-    monkeypatch.setattr(metrics, "MAX_COUNTS_PER_CHUNK", 100)
+    monkeypatch.setattr(resampling, "MAX_COUNTS_PER_CHUNK", 100)
     in_rows = evaluate(*problem, num_resamples=50)
     assert in_rows.pop("loss") == pytest.approx(whole.pop("loss"), rel=1e-14)
 

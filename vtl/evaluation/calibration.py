@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy
 
-from vtl.evaluation.resampling import columns, row_blocks
+from vtl.evaluation.resampling import blocks, columns
 
 PRIOR = np.array([4.0, 0.25])
 """How strongly a slope is held to 1, and an intercept to 0, where positives are few."""
@@ -127,7 +127,7 @@ def resampled(
     gradients = np.zeros((2, num_classes, counts.shape[1]))
     hessians = np.tile(np.diag(PRIOR)[..., None], num_classes)
     targets = _two_targets(((labels == 1) & (label_mask == 1)).sum(axis=0), label_mask.sum(axis=0))
-    for rows in row_blocks(num_photos, max(num_classes, counts.shape[1])):
+    for rows in blocks(num_photos, max(num_classes, counts.shape[1])):
         is_known = label_mask[rows] == 1
         scaled = logits[rows].astype(np.float64) * slopes
         p = scipy.special.expit(scaled + intercepts)
@@ -159,7 +159,7 @@ def expected_positives(
     times as long.
     """
     totals = np.zeros(slopes.shape)
-    for rows in row_blocks(len(logits), 8 * counts.shape[1]):  # that a cache holds
+    for rows in blocks(len(logits), 8 * counts.shape[1]):  # that a cache holds
         x = np.where(label_mask[rows] == 1, logits[rows], -np.inf).T.astype(np.float64, order="C")
         weights = counts[rows].astype(np.float64)
         out = np.empty(weights.shape)
@@ -183,7 +183,7 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
     def objective(log_t: float) -> float:
         loss = 0.5 * log_t**2
-        for rows in row_blocks(*logits.shape):
+        for rows in blocks(*logits.shape):
             scaled = logits[rows].astype(np.float64) / np.exp(log_t)
             scaled -= scaled.max(axis=1, keepdims=True)
             of_truth = np.take_along_axis(scaled, truth[rows], axis=1)
@@ -197,7 +197,7 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 def brier(probabilities: np.ndarray, labels: np.ndarray, label_mask: np.ndarray) -> float | None:
     """The mean squared difference of probabilities and labels [N, C] that count; None of none."""
     total, number = 0.0, 0
-    for rows in row_blocks(*labels.shape):
+    for rows in blocks(*labels.shape):
         differences = (probabilities[rows] - labels[rows])[label_mask[rows] == 1]
         total, number = total + np.sum(differences**2, dtype=np.float64), number + len(differences)
     return float(total / number) if number else None
@@ -212,7 +212,7 @@ def reliability(
     none.
     """
     sizes, gaps = np.zeros(NUM_BINS), np.zeros(NUM_BINS)
-    for rows in row_blocks(*labels.shape):
+    for rows in blocks(*labels.shape):
         counts = label_mask[rows] == 1
         p, y = probabilities[rows][counts].astype(np.float64), labels[rows][counts]
         bins = np.minimum((p * NUM_BINS).astype(int), NUM_BINS - 1)

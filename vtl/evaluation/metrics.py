@@ -27,14 +27,13 @@ import scipy
 
 from vtl.errors import UserError
 from vtl.evaluation.resampling import (
-    MAX_COUNTS_PER_CHUNK,
+    blocks,
     columns,
     compact,
     draw_resamples,
     interval_of,
     mean_over_classes,
     once,
-    row_blocks,
 )
 from vtl.untrusted import printable
 
@@ -340,7 +339,7 @@ def _binary_accuracy(scores: np.ndarray, labels: np.ndarray, known: np.ndarray) 
 def _mean_cross_entropy(scores: np.ndarray, labels: np.ndarray, known: np.ndarray) -> float | None:
     """None if nothing is known."""
     num_known, total = np.count_nonzero(known), 0.0
-    for rows in row_blocks(*scores.shape):
+    for rows in blocks(*scores.shape):
         p = scores[rows].astype(np.float64)
         probability_of_label = np.where(labels[rows] == 1, p, 1 - p)[known[rows]]
         total += np.sum(-np.log(np.clip(probability_of_label, 1e-7, 1 - 1e-7)))
@@ -496,9 +495,7 @@ def _weighted_aps(
         return found
     hits = _sums(counts, ranking.positives, ranking.num_positives)
     images = _sums(counts, ranking.images, ranking.num_images)
-    columns_at_once = max(1, MAX_COUNTS_PER_CHUNK // len(hits))
-    for first in range(0, counts.shape[1], columns_at_once):
-        of = slice(first, first + columns_at_once)
+    for of in blocks(counts.shape[1], len(hits)):
         num_hits = np.cumsum(hits[:, of], axis=0, dtype=np.float64)
         num_images = np.cumsum(images[:, of], axis=0, dtype=np.float64)
         recall = num_hits / np.maximum(num_hits[-1], 1)

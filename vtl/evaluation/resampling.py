@@ -12,18 +12,17 @@ MAX_BYTES_OF_COUNTS = 1 << 27
 """How many resamples are drawn at once: each draw ranks every class's images anew."""
 
 
-def row_blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
-    """The rows of an array, as many at once as have MAX_COUNTS_PER_CHUNK numbers."""
-    at_once = max(1, MAX_COUNTS_PER_CHUNK // max(1, num_columns))
-    return (slice(first, first + at_once) for first in range(0, num_rows, at_once))
+def blocks(number: int, size: int) -> Iterator[slice]:
+    """So many things of `size` numbers each, as many at once as are MAX_COUNTS_PER_CHUNK."""
+    at_once = max(1, MAX_COUNTS_PER_CHUNK // max(1, size))
+    return (slice(first, first + at_once) for first in range(0, number, at_once))
 
 
 def columns(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
     """Each column [N] of some arrays [N, C], copied several at once: a row's lie together."""
     num_rows, num_columns = arrays[0].shape
-    at_once = max(1, MAX_COUNTS_PER_CHUNK // max(1, num_rows))
-    for first in range(0, num_columns, at_once):
-        copies = (np.ascontiguousarray(of[:, first : first + at_once].T) for of in arrays)
+    for block in blocks(num_columns, num_rows):
+        copies = (np.ascontiguousarray(of[:, block].T) for of in arrays)
         yield from zip(*copies, strict=True)
 
 

@@ -14,12 +14,11 @@ from vtl.errors import UserError
 from vtl.evaluation import calibration
 from vtl.evaluation.calibration import has_both
 from vtl.evaluation.resampling import (
-    MAX_COUNTS_PER_CHUNK,
+    blocks,
     columns,
     draw_resamples,
     interval_of,
     once,
-    row_blocks,
 )
 from vtl.untrusted import printable
 
@@ -152,7 +151,7 @@ def _choose(
 def _sums(p: np.ndarray, label_mask: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The sums [C, R] of p [N, C] where the mask is 1, with photo n counts[n, r] times."""
     totals = np.zeros((p.shape[1], counts.shape[1]))
-    for rows in row_blocks(len(p), max(totals.shape)):
+    for rows in blocks(len(p), max(totals.shape)):
         known = np.where(label_mask[rows] == 1, p[rows], 0).astype(np.float64)
         totals += known.T @ counts[rows].astype(np.float64)
     return totals
@@ -242,10 +241,9 @@ class _Cuts:
         left, size = np.flatnonzero((totals > 0) & (len(self._answers) > 0)), FIRST_PHOTOS
         while len(left):
             rows, unfinished = self._answers[:size], []
-            at_once = max(1, MAX_COUNTS_PER_CHUNK // len(rows))
             ends = self._ends[: np.searchsorted(self._ends, len(rows))]
-            for first in range(0, len(left), at_once):
-                of = left[first : first + at_once]
+            for block in blocks(len(left), len(rows)):
+                of = left[block]
                 drawn = counts[np.ix_(rows, of)]
                 hits = np.cumsum(self._probabilities(rows, of, refits) * drawn, axis=0)[ends]
                 answers = np.cumsum(drawn, axis=0)

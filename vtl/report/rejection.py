@@ -3,7 +3,7 @@
 No run that is rejected here is called the best, compared with the best, or given a rank.
 """
 
-import weakref
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from vtl import identity
 from vtl.evaluation import metrics
-from vtl.evaluation.resampling import row_blocks
+from vtl.evaluation.resampling import blocks
 from vtl.report.runs import Run, Scores
 
 PROTOCOL = "lab"
@@ -26,21 +26,16 @@ PROBABILITY_TOLERANCE = 1e-5
 Checks = Iterator[tuple[str, dict[str, Any]]]
 """What checks yield: a key of the page's words for each fault, and the values to fill in."""
 
-_FOUND: weakref.WeakKeyDictionary[Run, tuple[tuple[str, dict[str, Any]], ...]] = (
-    weakref.WeakKeyDictionary()
-)
-
 
 def is_rejected(run: Run) -> bool:
     """Whether any of the checks speaks against the run."""
     return bool(checks(run))
 
 
+@functools.cache
 def checks(run: Run) -> tuple[tuple[str, dict[str, Any]], ...]:
-    """Each reason to reject the run, found once as long as the run is there."""
-    if run not in _FOUND:
-        _FOUND[run] = tuple(_checks(run))
-    return _FOUND[run]
+    """Each reason to reject the run."""
+    return tuple(_checks(run))
 
 
 def _checks(run: Run) -> Checks:
@@ -130,7 +125,7 @@ def _check_content(run: Run, role: str, scores: Scores) -> Checks:
 def _check_logits(run: Run, role: str, scores: Scores) -> Checks:
     if scores.logits is None:
         return
-    for rows in row_blocks(*scores.logits.shape):
+    for rows in blocks(*scores.logits.shape):
         logits = scores.logits[rows].astype(np.float64)
         if "one_label" in run.results:
             expected = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))

@@ -108,7 +108,7 @@ def test_our_network_has_the_parameters_of_its_peer(network):
 def test_our_vit_trains():
     setting = bench.Setting(batch_size=1, image_size=32, network=bench.VIT)
     step = throughput.our_makers(setting)[EVERYTHING]()
-    assert bench.seconds_of(step) > bench.seconds_of(step) > 0  # the first compiles
+    step()
 
 
 @pytest.mark.full
