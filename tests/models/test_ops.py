@@ -96,13 +96,13 @@ def in_float32(size, stride, image_size, dtype, padding="torch", groups=1, chann
     return (gradient, x, kernel), with_gradients(reference, *operands)
 
 
-def check_close(got, want, dtype, of=None):
+def check_close(got, want, dtype, of=None, epsilons=8):
     """All are in `dtype`, and as near as numbers of the dtype `of`, or of the same, can be."""
     for mine, theirs in zip(got, want, strict=True):
         assert mine.dtype == dtype
         assert mine.shape == theirs.shape
         error = jnp.abs(mine.astype(jnp.float32) - theirs).max() / jnp.abs(theirs).max()
-        assert error <= 8 * jnp.finfo(of or dtype).eps
+        assert error <= epsilons * jnp.finfo(of or dtype).eps
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
+from vtl.models import winograd
+
 PADDINGS = ("torch", "same")
 """How a convolution pads: both sides by K // 2 as in torch, or as TensorFlow's SAME does.
 
@@ -42,7 +44,8 @@ def paddings_of(x: jax.Array, size: int, stride: int, padding: str) -> list[tupl
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: str = "torch") -> jax.Array:
     """x [B, H, W, C], kernel [K, K, C, F] -> [B, ceil(H / stride), ceil(W / stride), F].
 
-    The output and gradients are XLA's own where nothing faster is known.
+    The output and gradients are XLA's own where nothing faster is known. Where there are gradients,
+    a CPU takes `winograd`'s way of large ones, which rounds more and asks for more memory at once.
     """
     return _convolve(x, kernel, stride, padding)
 
@@ -53,6 +56,7 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: str) -> jax
 
 
 Convolution = Callable[[jax.Array, jax.Array], jax.Array]
+"""Of an input and a kernel; a gradient, of one of them and the output's gradient."""
 
 
 def _fastest(kernel: jax.Array, stride: int, padding: str) -> dict[str, Convolution]:
@@ -78,7 +82,10 @@ Saved = tuple[jax.Array, jax.Array]
 def _convolve_forward(
     x: jax.Array, kernel: jax.Array, stride: int, padding: str
 ) -> tuple[jax.Array, Saved]:
-    return _convolve(x, kernel, stride, padding), (x, kernel)
+    ways = _fastest(kernel, stride, padding)
+    if winograd.is_faster(x, kernel, stride):
+        ways["cpu"] = winograd.convolve
+    return lax.platform_dependent(x, kernel, **ways), (x, kernel)
 
 
 def _convolve_backward(
@@ -92,7 +99,8 @@ def _convolve_backward(
         # XLA's GPU compiler ends the process on such a product (openxla/xla#47381).
         ways = {"default": functools.partial(convolve_points, stride=stride)}
 
-    input_gradients, kernel_gradients = {}, {}
+    input_gradients: dict[str, Convolution] = {}
+    kernel_gradients: dict[str, Convolution] = {}
     for platform, way in ways.items():
         input_gradients[platform] = functools.partial(input_gradient, way, x)
         kernel_gradients[platform] = functools.partial(kernel_gradient, way, kernel)
@@ -100,6 +108,11 @@ def _convolve_backward(
     if size == 1:
         input_gradients["cpu"] = functools.partial(points_gradient, like=x, stride=stride)
         kernel_gradients["cpu"] = functools.partial(points_kernel_gradient, stride=stride)
+    elif winograd.is_faster(x, kernel, stride):
+        input_gradients["cpu"] = winograd.input_gradient
+        if jax.device_count() == 1:
+            # Several would add up 36 numbers for each pair of channels, and not 9.
+            kernel_gradients["cpu"] = winograd.kernel_gradient
     elif is_bfloat16 or has_few_channels:
         kernel_gradients["cpu"] = functools.partial(
             kernel_gradient_by_products, size=size, stride=stride, padding=padding
