@@ -77,21 +77,13 @@ class BatchNorm(nn.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalise x [..., features] by its own statistics and update the running ones."""
-        x32, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
-        count = math.prod(x.shape[:-1])
-        # One pass over x. The shift by the first image's mean keeps the difference of squares
-        # precise, however far the mean is from 0.
-        shift = lax.stop_gradient(jnp.mean(x32[:1], axes))
-        centred = x32 - shift
-        offset = jnp.mean(centred, axes)
-        var = jnp.maximum(jnp.mean(centred**2, axes) - offset**2, 0.0)
-        mean = offset + shift
+        out, mean, var = ops.normalise(x, self.scale, self.bias, self.epsilon)
         if not self.is_initializing():
+            count = math.prod(x.shape[:-1])
             unbiased = var * (count / max(count - 1, 1))
             self.mean.value += (1 - self.momentum) * (mean - self.mean.value)
             self.var.value += (1 - self.momentum) * (unbiased - self.var.value)
-        multiplier = self.scale * lax.rsqrt(var + self.epsilon)
-        return (centred * multiplier + (self.bias - offset * multiplier)).astype(x.dtype)
+        return out
 
 
 @functools.partial(jax.jit, static_argnums=4)
