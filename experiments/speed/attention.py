@@ -18,7 +18,6 @@ import numpy as np
 from experiments import tables
 from experiments.speed import bench
 from vtl.models import vit
-from vtl.training import memory
 
 SIZES = {"ViT-S/16 at 224": (8, 197, 384, 6), "ViT-B/14 at 518": (1, 1370, 768, 12)}
 """Photos, tokens, width and heads of AugReg's small network and of DINOv2's at its own size."""
@@ -40,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=7)
     options = parser.parse_args()
-    memory.keep_freed_memory()
+    bench.as_in_training()
     rows, rng = [], np.random.default_rng(0)
     for title, (photos, tokens, width, heads) in SIZES.items():
         for dtype in ("float32", "bfloat16"):

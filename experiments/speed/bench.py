@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from experiments.speed import processes
+from vtl.training import memory
 
 # JAX reads this when it first uses a GPU; it would take three quarters of the peers' memory.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -33,6 +34,15 @@ REGIMES: dict[str, tuple[str, str]] = {
 VIT = "vit_small_patch16_224"
 """By timm's name."""
 NETWORKS = ("resnet50", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", VIT)
+
+
+def as_in_training() -> None:
+    """Use a CPU's memory as a training does: steps don't overlap, and what is freed is kept.
+
+    To be called before JAX looks for devices.
+    """
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    memory.keep_freed_memory()
 
 
 def steps_of(network: str) -> tuple[str, ...]:

@@ -20,7 +20,6 @@ import numpy as np
 from experiments import tables
 from experiments.speed import bench
 from vtl.models import ops
-from vtl.training import memory
 
 DTYPES = {"vtl": jnp.float32, "vtl_bfloat16": jnp.bfloat16}
 
@@ -70,7 +69,7 @@ def main() -> None:
     parser = bench.option_parser(__doc__, has_image_size=False)
     options = parser.parse_args(sys.argv[1:])
     bench.check_options(parser, options)
-    memory.keep_freed_memory()
+    bench.as_in_training()
     rows, rng = [], np.random.default_rng(0)
     for shape in dict.fromkeys(shapes()):
         x = rng.normal(size=(options.batch_size, shape.side, shape.side, shape.channels))

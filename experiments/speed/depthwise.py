@@ -21,7 +21,6 @@ from experiments import tables
 from experiments.speed import bench
 from vtl.models import depthwise, ops
 from vtl.models.efficientnet_lite import SIZES, STEM, stages_of
-from vtl.training import memory
 
 PADDING = "same"
 
@@ -69,7 +68,7 @@ def main() -> None:
     parser.set_defaults(batch_size=32)
     options = parser.parse_args(sys.argv[1:])
     bench.check_options(parser, options)
-    memory.keep_freed_memory()
+    bench.as_in_training()
     rows, rng = [], np.random.default_rng(0)
     for side, channels, size, stride in convolutions():
         x = jnp.array(rng.normal(size=(options.batch_size, side, side, channels)), jnp.float32)

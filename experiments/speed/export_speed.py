@@ -21,7 +21,6 @@ import numpy as np
 from experiments import tables
 from experiments.speed import bench, throughput, workers
 from vtl.export import formats, onnx_file, photos, reference, stablehlo
-from vtl.training import memory
 
 OUT = Path("network.onnx")
 NUM_SCALES = 64
@@ -41,7 +40,7 @@ def makers(peer: str, name: str, folder: str, batch_size: int) -> bench.Makers:
         pixels = weights.preprocessing
         batch = bench.photos(batch_size, pixels.crop_size)
         if peer == throughput.OURS:
-            memory.keep_freed_memory()
+            bench.as_in_training()
             return in_jax(reference.function(weights), batch)
         if peer == "stablehlo":
             return in_jax(jax.export.deserialize(bytearray(stablehlo.make(weights))).call, batch)

@@ -34,7 +34,6 @@ from experiments import tables
 from experiments.speed import bench, stages
 from experiments.speed.peers import torch_steps
 from tests.references.torch_resnet import TorchResNet, normalised
-from vtl.training import memory
 
 
 def our_calls(module: nn.Module, x: np.ndarray, *args: Any) -> dict[str, bench.Step]:
@@ -230,7 +229,7 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
 def main() -> None:
     """Measure and write the table."""
     options = read_options(sys.argv[1:])
-    memory.keep_freed_memory()
+    bench.as_in_training()
     setting = bench.Setting(options.batch_size, options.image_size, tf32=bench.on_gpu())
     torch_steps.configure_gpu(setting.tf32)
     network = TorchResNet(stages.DEPTH, bench.NUM_CLASSES).eval().to(torch_steps.device())

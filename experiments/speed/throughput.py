@@ -38,7 +38,7 @@ from vtl.models import vit
 from vtl.models.efficientnet_lite import EfficientNetLite
 from vtl.models.resnet import ResNet
 from vtl.preprocessing import TORCHVISION
-from vtl.training import memory, optim, steps
+from vtl.training import optim, steps
 from vtl.training.state import make_mesh, new_state, replicated
 from vtl.weights import network
 
@@ -132,7 +132,7 @@ def peer_makers(peer: str, setting: bench.Setting, precision: str) -> bench.Make
     setting = setting_of(peer, setting)
     peer = peer.removesuffix(IN_FLOAT32)
     if peer == OURS:
-        memory.keep_freed_memory()
+        bench.as_in_training()
         return our_makers(setting)
     module, options = PEERS[peer]
     return importlib.import_module(f"experiments.speed.peers.{module}").makers(setting, **options)

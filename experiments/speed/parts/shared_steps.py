@@ -26,7 +26,7 @@ from vtl import places, processes
 from vtl.data import batches
 from vtl.models.resnet import ResNet
 from vtl.preprocessing import TORCHVISION
-from vtl.training import memory, optim, steps
+from vtl.training import optim, steps
 from vtl.training.state import by_batch, make_mesh, new_state, replicate
 
 _ALL_REDUCE = re.compile(r"= (.*) all-reduce(?:-start)?\(")
@@ -43,7 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     processes.join(vars(options))
     processes.meet()
-    memory.keep_freed_memory()
+    bench.as_in_training()
     setting = bench.Setting(options.batch_size, options.side)
     extract, train, all_reduced = compiled(options.depth, setting)
     found: dict[str, object] = {"all_reduced": all_reduced}

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from experiments.speed import bench, throughput
 from experiments.speed.processes import seconds_of
-from vtl.training import memory
 
 
 def main() -> None:
     """Compile and warm up, then time the repetitions."""
-    memory.keep_freed_memory()
+    bench.as_in_training()
     name, batch_size, side, dtype, repetitions, target = sys.argv[1:]
     setting = bench.Setting(int(batch_size), int(side), dtype=dtype)
     step = throughput.our_makers(setting)[name]()
