@@ -3,13 +3,17 @@
 python -m vtl.main --config=configs/finetune.py --workdir=runs/finetune
 """
 
+import gc
+
 from vtl import stops
 
 if __name__ == "__main__":
     stops.exit_at_once()  # before the imports below, which take seconds
 
+# Imports and tracing make millions of small objects, of which hardly any is garbage.
+gc.set_threshold(100_000)
+
 import difflib
-import gc
 import importlib
 import logging as python_logging
 import os

@@ -217,6 +217,16 @@ def test_what_a_stop_left_is_checked(tmp_path, monkeypatch):
     assert not decoded.unfinished_of(found.filename).exists()
 
 
+def test_photos_are_looked_through_once(tmp_path, monkeypatch):
+    photos = prepared(make(tmp_path)).photos
+    expected = {role: duplicates.thumbnails(its[:]) for role, its in photos.items()}
+    monkeypatch.delattr(duplicates, "_thumbnail")
+    for role, its in photos.items():
+        np.testing.assert_array_equal(duplicates.thumbnails(its), expected[role])
+    with pytest.raises(NameError, match="_thumbnail"):
+        duplicates.near_duplicates(photos["train"].rows(np.arange(2)))
+
+
 def test_every_copy_in_train_is_dropped(tmp_path):
     """Also where photos are of one grey, which correlate with nothing."""
     root, lines = tmp_path / "photos", ["photo,split,label"]

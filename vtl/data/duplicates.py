@@ -7,6 +7,7 @@ are compared too: by them a photo is also like its mirror image and like a part 
 
 import csv
 import io
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +70,9 @@ class Pair(NamedTuple):
 
 Photos = Mapping[str, DecodedPhotos]
 """Those of each split, by role."""
+
+_thumbnails: weakref.WeakKeyDictionary[DecodedPhotos, np.ndarray] = weakref.WeakKeyDictionary()
+"""What was found of photos that are still in use: they are looked through for several reasons."""
 
 
 def find(splits: Mapping[str, Split], photos: Photos) -> tuple[list[Pair], np.ndarray]:
@@ -209,9 +213,14 @@ def joined(groups: np.ndarray, names: Sequence[str]) -> np.ndarray:
 
 def thumbnails(images: Images) -> np.ndarray:
     """Of images [N, H, W, 3] uint8, [N, D] of norm 1; 0 of one that is all one grey."""
+    if isinstance(images, DecodedPhotos) and images in _thumbnails:
+        return _thumbnails[images]
     with ThreadPoolExecutor() as pool:
         rows = (np.array([row]) for row in range(len(images)))
-        return np.stack(list(pool.map(lambda row: _thumbnail(images[row][0]), rows)))
+        found = np.stack(list(pool.map(lambda row: _thumbnail(images[row][0]), rows)))
+    if isinstance(images, DecodedPhotos):
+        _thumbnails[images] = found
+    return found
 
 
 def _thumbnail(image: np.ndarray) -> np.ndarray:
