@@ -44,22 +44,21 @@ def paddings_of(x: jax.Array, size: int, stride: int, padding: str) -> list[tupl
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: str = "torch") -> jax.Array:
     """x [B, H, W, C], kernel [K, K, C, F] -> [B, ceil(H / stride), ceil(W / stride), F].
 
-    The output and gradients are XLA's own where nothing faster is known. Where there are gradients,
-    a CPU takes `winograd`'s way of large ones, which rounds more and asks for more memory at once.
+    The output and gradients are XLA's own where nothing faster is known.
     """
     return _convolve(x, kernel, stride, padding)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: str) -> jax.Array:
-    return lax.platform_dependent(x, kernel, **_fastest(kernel, stride, padding))
+    return lax.platform_dependent(x, kernel, **_fastest(x, kernel, stride, padding))
 
 
 Convolution = Callable[[jax.Array, jax.Array], jax.Array]
 """Of an input and a kernel; a gradient, of one of them and the output's gradient."""
 
 
-def _fastest(kernel: jax.Array, stride: int, padding: str) -> dict[str, Convolution]:
+def _fastest(x: jax.Array, kernel: jax.Array, stride: int, padding: str) -> dict[str, Convolution]:
     """The fastest way to convolve on each platform; `default` is XLA's own."""
     default = functools.partial(convolve_by_xla, stride=stride, padding=padding)
     ways: dict[str, Convolution] = {"default": default}
@@ -68,6 +67,8 @@ def _fastest(kernel: jax.Array, stride: int, padding: str) -> dict[str, Convolut
         # XLA's CPU backend takes two to four times as long for the convolution. On a GPU, cuDNN's
         # convolution also adds the shortcut and applies the ReLU in the same pass.
         ways["cpu"] = functools.partial(convolve_points, stride=stride, sums=jnp.float32)
+    elif winograd.is_faster(x, kernel, stride):
+        ways["cpu"] = winograd.convolve
     elif kernel.dtype == jnp.bfloat16 and not has_few_channels:
         ways["cpu"] = functools.partial(convolve_rows, stride=stride, padding=padding)
     if stride == 2 and size > 1 and has_few_channels and padding == "torch":
@@ -82,17 +83,14 @@ Saved = tuple[jax.Array, jax.Array]
 def _convolve_forward(
     x: jax.Array, kernel: jax.Array, stride: int, padding: str
 ) -> tuple[jax.Array, Saved]:
-    ways = _fastest(kernel, stride, padding)
-    if winograd.is_faster(x, kernel, stride):
-        ways["cpu"] = winograd.convolve
-    return lax.platform_dependent(x, kernel, **ways), (x, kernel)
+    return _convolve(x, kernel, stride, padding), (x, kernel)
 
 
 def _convolve_backward(
     stride: int, padding: str, saved: Saved, gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    size, ways = kernel.shape[0], _fastest(kernel, stride, padding)
+    size, ways = kernel.shape[0], _fastest(x, kernel, stride, padding)
     ways.pop("cpu", None)
     if (size, stride) == (1, 1):
         # On a GPU, too, the gradients of a 1x1 are faster as products. Not with a larger stride:
