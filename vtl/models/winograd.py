@@ -11,7 +11,6 @@ network gives is no further from the exact result than PyTorch's.
 
 import functools
 import math
-import operator
 from collections.abc import Sequence
 
 import jax
@@ -170,4 +169,4 @@ def _combined(matrix: np.ndarray, parts: Sequence[jax.Array]) -> list[jax.Array]
         [float(factor) * part for factor, part in zip(row, parts, strict=True) if factor]
         for row in matrix
     )
-    return [functools.reduce(operator.add, terms) for terms in scaled]
+    return [functools.reduce(jnp.add, terms) for terms in scaled]
