@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import scipy
 
 from vtl.models import head
 from vtl.training import fit_head, fit_linear
@@ -42,16 +41,6 @@ def test_with_cells_each_class_is_as_likely_as_it_is_frequent():
     np.testing.assert_allclose(fitted.bias[2], np.log(0.5 / 80.5), rtol=1e-5)
     alone = fit_linear.logistic_regression(photos, labels, mask, 0.01)
     np.testing.assert_array_equal(fitted.kernel, alone.kernel)
-
-
-@pytest.mark.parametrize("spread", [0.0, 0.1, 1.0, 10.0, 30.0])
-@pytest.mark.parametrize("share", [0.01, 0.3, 0.99])
-def test_the_bias_is_scipys(spread, share):
-    scores = 5 + spread * np.random.default_rng(0).normal(size=300)
-    expected = scipy.optimize.brentq(
-        lambda b: scipy.special.expit(scores + b).mean() - share, -300, 300, xtol=1e-13
-    )
-    assert abs(fit_head._mean_matches(scores, share) - expected) < 1e-10
 
 
 def test_no_l2_is_one_by_cross_validation():

@@ -17,9 +17,6 @@ NUM_FOLDS = 5
 MOST_ROUNDS, CLOSE = 1000, 1e-5
 """Of the search for biases: how long it goes on, and how near in logarithms is near enough."""
 
-CLOSEST, LEAST_SLOPE = 1e-12, 1e-100
-"""Of the search for one bias: the last step, and what is divided by where nothing changes."""
-
 
 def fit(
     photos: np.ndarray,
@@ -148,20 +145,9 @@ def _shares_match(scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 
 def _mean_matches(scores: np.ndarray, share: float) -> float:
-    """The bias b with mean(sigmoid(scores + b)) = share; it lies where all scores would be it.
-
-    By Newton's method, or bisection where that leads away; SciPy's solvers take long to import.
-    """
+    """The bias b with mean(sigmoid(scores + b)) = share; it lies where all scores would be it."""
+    low, high = -scores.max(), -scores.min()
     odds = np.log(share / (1 - share))
-    low, high = odds - scores.max() - 1, odds - scores.min() + 1
-    bias = (low + high) / 2
-    for _ in range(MOST_ROUNDS):
-        p = scipy.special.expit(scores + bias)
-        excess, slope = p.mean() - share, (p * (1 - p)).mean()
-        low, high = (low, bias) if excess > 0 else (bias, high)
-        before, bias = bias, bias - excess / max(slope, LEAST_SLOPE)
-        if not low <= bias <= high:
-            bias = (low + high) / 2
-        if abs(bias - before) < CLOSEST:
-            break
-    return bias
+    return scipy.optimize.brentq(
+        lambda b: scipy.special.expit(scores + b).mean() - share, low + odds - 1, high + odds + 1
+    )
