@@ -47,9 +47,10 @@ def test_its_gradients_are_the_transposes_that_jax_finds():
     check_close(got, want, jnp.float32, epsilons=TOLERANCE)
 
 
-def operands_of(channels, features=winograd.MIN_CHANNELS, dtype=jnp.float32, batch=8):
+def operands_of(channels, features=winograd.MIN_CHANNELS, dtype=jnp.float32, batch=8, side=8):
     rng = np.random.default_rng(0)
-    shapes = (batch, 8, 8, features), (batch, 8, 8, channels), (3, 3, channels, features)
+    images = (batch, side, side)
+    shapes = (*images, features), (*images, channels), (3, 3, channels, features)
     return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
 
 
@@ -103,6 +104,7 @@ def test_several_devices_exchange_no_more_than_the_kernels_gradient():
         ({"features": winograd.MIN_CHANNELS - 1}, 1),
         ({"dtype": jnp.bfloat16}, 1),
         ({"batch": winograd.MIN_TILES // 4 - 1}, 1),
+        ({"batch": winograd.MIN_TILES, "side": winograd.TILE}, 1),
     ],
 )
 def test_what_it_does_not_suit(changed, stride):

@@ -67,6 +67,7 @@ def is_faster(x: jax.Array, kernel: jax.Array, stride: int) -> bool:
         (kernel.shape[0], stride, x.dtype) == (3, 1, jnp.float32)
         and all(isinstance(size, int) for size in x.shape)
         and min(kernel.shape[2:]) >= MIN_CHANNELS
+        and min(x.shape[1:3]) > TILE
         and x.shape[0] * math.prod(_num_tiles(x)) >= MIN_TILES
     )
 
