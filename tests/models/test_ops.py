@@ -16,8 +16,6 @@ from vtl.models.ops import (
     convolve_blocks,
     dense_product,
     max_pool,
-    normalise_in_one_pass,
-    normalise_in_two_passes,
     relu,
     relu6,
 )
@@ -122,31 +120,6 @@ def test_a_dense_layer_is_flaxs_with_its_gradients(channels, features, dtype):
     )
     check_close(jax.tree.leaves(got[::2]), jax.tree.leaves(want[::2]), dtype)
     check_close(jax.tree.leaves(got[1]), jax.tree.leaves(want[1]), jnp.float32, of=dtype)
-
-
-@pytest.mark.parametrize("mean", [0, 100])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("normalise", [normalise_in_one_pass, normalise_in_two_passes])
-def test_batch_normalisation_is_its_definition_with_its_gradients(normalise, dtype, mean):
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(mean, size=(4, 5, 6, 3)), dtype)
-    gradient = jnp.asarray(rng.integers(-8, 8, x.shape), dtype)
-    scale, bias = (jnp.asarray(rng.normal(size=3), jnp.float32) for _ in range(2))
-    axes, epsilon = (0, 1, 2), 1e-3
-
-    def definition(x, scale, bias):
-        spread = jnp.sqrt(jnp.var(x, axes) + epsilon)
-        return (x - jnp.mean(x, axes)) / spread * scale + bias
-
-    x32 = x.astype(jnp.float32)
-    want = with_gradients(definition, gradient.astype(jnp.float32), x32, scale, bias)
-    got = with_gradients(lambda *of: normalise(epsilon, *of)[0], gradient, x, scale, bias)
-    epsilons = max(16, 4 * mean)
-    check_close(got[:2], want[:2], dtype, epsilons=epsilons if dtype == jnp.float32 else 8)
-    check_close(got[2:], want[2:], jnp.float32, epsilons=epsilons)
-    _, *statistics = normalise(epsilon, x, scale, bias)
-    expected = jnp.mean(x32, axes), jnp.var(x32, axes)
-    check_close(statistics, expected, jnp.float32, epsilons=64)
 
 
 each_image_and_dtype = pytest.mark.parametrize(

@@ -80,9 +80,9 @@ from vtl.models import ops
 mesh = Mesh(jax.devices(), ("batch",))
 by_batch, everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("batch",), ()))
 operands = operands_of(winograd.MIN_CHANNELS)
-put = [jax.device_put(*each) for each in zip(operands, (by_batch, by_batch, everywhere))]
+placed = [jax.device_put(*each) for each in zip(operands, (by_batch, by_batch, everywhere))]
 run = lambda *operands: with_gradients(lambda x, k: ops.convolve(x, k, 1), *operands)
-compiled = jax.jit(run, out_shardings=(by_batch, by_batch, everywhere)).lower(*put).compile()
+compiled = jax.jit(run, out_shardings=(by_batch, by_batch, everywhere)).lower(*placed).compile()
 print(re.findall(r" = (\\S+) (?:all|collective|reduce-scatter)", compiled.as_text()))
 """
 

@@ -71,8 +71,8 @@ class Pair(NamedTuple):
 Photos = Mapping[str, DecodedPhotos]
 """Those of each split, by role."""
 
-_thumbnails: weakref.WeakKeyDictionary[DecodedPhotos, np.ndarray] = weakref.WeakKeyDictionary()
-"""What was found of photos that are still in use: they are looked through for several reasons."""
+_in_use: weakref.WeakKeyDictionary[DecodedPhotos, np.ndarray] = weakref.WeakKeyDictionary()
+"""The `thumbnails` of photos in use, which are looked through for several reasons."""
 
 
 def find(splits: Mapping[str, Split], photos: Photos) -> tuple[list[Pair], np.ndarray]:
@@ -213,14 +213,18 @@ def joined(groups: np.ndarray, names: Sequence[str]) -> np.ndarray:
 
 def thumbnails(images: Images) -> np.ndarray:
     """Of images [N, H, W, 3] uint8, [N, D] of norm 1; 0 of one that is all one grey."""
-    if isinstance(images, DecodedPhotos) and images in _thumbnails:
-        return _thumbnails[images]
+    if not isinstance(images, DecodedPhotos):
+        return _thumbnails_of(images)
+    if images not in _in_use:
+        _in_use[images] = _thumbnails_of(images)
+        _in_use[images].flags.writeable = False
+    return _in_use[images]
+
+
+def _thumbnails_of(images: Images) -> np.ndarray:
     with ThreadPoolExecutor() as pool:
         rows = (np.array([row]) for row in range(len(images)))
-        found = np.stack(list(pool.map(lambda row: _thumbnail(images[row][0]), rows)))
-    if isinstance(images, DecodedPhotos):
-        _thumbnails[images] = found
-    return found
+        return np.stack(list(pool.map(lambda row: _thumbnail(images[row][0]), rows)))
 
 
 def _thumbnail(image: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax import lax
 from jax.typing import DTypeLike
 
-from vtl.models import depthwise, ops
+from vtl.models import depthwise, normalise, ops
 
 
 def parameter(
@@ -77,7 +77,7 @@ class BatchNorm(nn.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalise x [..., features] by its own statistics and update the running ones."""
-        out, mean, var = ops.normalise(x, self.scale, self.bias, self.epsilon)
+        out, mean, var = normalise.by_batch(x, self.scale, self.bias, self.epsilon)
         if not self.is_initializing():
             count = math.prod(x.shape[:-1])
             unbiased = var * (count / max(count - 1, 1))

@@ -1,7 +1,7 @@
 """The operations that a network spends its time in: convolutions, ReLUs and max-pool.
 
-Each gives the same result as `jax.lax` and is faster on some platform; docs/performance.md has the
-measurements. What a ResNet has dozens of is jitted, so that alike ones are traced once.
+Each gives the result of `jax.lax`, up to rounding, and is faster on some platform;
+docs/performance.md has the measurements. What a ResNet has dozens of is jitted, so that alike ones are traced once.
 """
 
 import functools
@@ -365,87 +365,6 @@ def _moved(move: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
     """a @ b, with float32 sums; XLA's CPU backend multiplies bfloat16 as such only with these."""
     return jnp.dot(a, b, preferred_element_type=jnp.float32)
-
-
-Normalised = tuple[jax.Array, jax.Array, jax.Array]
-"""What is normalised by its statistics, and these: mean and variance [C]."""
-
-
-@functools.partial(jax.jit, static_argnums=3)
-def normalise(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> Normalised:
-    """Batch normalisation of x [..., C], and its mean and biased variance in float32.
-
-    Gradients are those of what is normalised; the statistics have none.
-    """
-    out, mean, var = lax.platform_dependent(
-        x,
-        scale,
-        bias,
-        cpu=functools.partial(normalise_in_two_passes, epsilon),
-        default=functools.partial(normalise_in_one_pass, epsilon),
-    )
-    return out, lax.stop_gradient(mean), lax.stop_gradient(var)
-
-
-def normalise_in_one_pass(
-    epsilon: float, x: jax.Array, scale: jax.Array, bias: jax.Array
-) -> Normalised:
-    """`normalise` with both sums at once, as a GPU's backend makes them."""
-    x32, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
-    # The shift by the first image's mean keeps the difference of squares precise, however far the
-    # mean is from 0.
-    shift = lax.stop_gradient(jnp.mean(x32[:1], axes))
-    centred = x32 - shift
-    offset = jnp.mean(centred, axes)
-    var = jnp.maximum(jnp.mean(centred**2, axes) - offset**2, 0.0)
-    multiplier = scale * lax.rsqrt(var + epsilon)
-    out = centred * multiplier + (bias - offset * multiplier)
-    return out.astype(x.dtype), offset + shift, var
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def normalise_in_two_passes(
-    epsilon: float, x: jax.Array, scale: jax.Array, bias: jax.Array
-) -> Normalised:
-    """`normalise` for a CPU, where a sum takes a pass of its own.
-
-    XLA subtracts, squares and adds up in one go if nothing else needs the differences.
-    """
-    return _normalise_forward(epsilon, x, scale, bias)[0]
-
-
-Statistics = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
-
-
-def _normalise_forward(
-    epsilon: float, x: jax.Array, scale: jax.Array, bias: jax.Array
-) -> tuple[Normalised, Statistics]:
-    x32, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
-    mean = jnp.mean(x32, axes)
-    var = jnp.mean(jnp.square(x32 - mean), axes)
-    inverse = lax.rsqrt(var + epsilon)
-    multiplier = scale * inverse
-    out = x32 * multiplier + (bias - mean * multiplier)
-    return (out.astype(x.dtype), mean, var), (x, mean, inverse, scale)
-
-
-def _normalise_backward(
-    epsilon: float, saved: Statistics, gradients: Normalised
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    # Held apart from the forward pass, or XLA would write out what both compute of x.
-    (x, mean, inverse, scale), gradient = lax.optimization_barrier((saved, gradients[0]))
-    x32, gradient = x.astype(jnp.float32), gradient.astype(jnp.float32)
-    axes, count = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
-    of_bias = jnp.sum(gradient, axes)
-    of_scale = jnp.sum(gradient * (x32 - mean), axes) * inverse
-    multiplier = scale * inverse
-    slope = multiplier * inverse * of_scale / count
-    constant = mean * slope - multiplier * of_bias / count
-    of_x = gradient * multiplier - x32 * slope + constant
-    return of_x.astype(x.dtype), of_scale, of_bias
-
-
-normalise_in_two_passes.defvjp(_normalise_forward, _normalise_backward)
 
 
 @jax.jit

@@ -4,9 +4,8 @@ A tile of 4x4 outputs takes 36 products a pair of channels, where the sum over a
 (Lavin & Gray 2016, arXiv 1509.09308). Tiles of 6x6 inputs, which overlap, and the kernel are
 transformed, multiplied in 36 matrix products, and transformed back; gradients go the same way.
 
-The transforms evaluate polynomials at 0, ±A, ±B and infinity. Rounding moves results by up to some
-5e-6 of the largest; at the usual 0, ±1, ±2 and infinity by about four times as much. What a whole
-network gives is no further from the exact result than PyTorch's.
+The transforms evaluate polynomials at 0, ±√½, ±√2 and infinity, which rounds less than the usual 0,
+±1, ±2 and infinity; experiments/rounding.py measures it, alone and in a network.
 """
 
 import functools
@@ -21,41 +20,48 @@ from jax import lax
 TILE = 4
 """Rows and columns of outputs that are computed together."""
 
-A, B = math.sqrt(1 / 2), math.sqrt(2)
+INNER, OUTER = math.sqrt(1 / 2), math.sqrt(2)
+"""Points, besides 0 and infinity."""
 
 OF_INPUT = np.array(
     [
         [1, 0, -5 / 2, 0, 1, 0],
-        [0, -2 * A, -2, A, 1, 0],
-        [0, 2 * A, -2, -A, 1, 0],
-        [0, -B / 2, -1 / 2, B, 1, 0],
-        [0, B / 2, -1 / 2, -B, 1, 0],
+        [0, -2 * INNER, -2, INNER, 1, 0],
+        [0, 2 * INNER, -2, -INNER, 1, 0],
+        [0, -OUTER / 2, -1 / 2, OUTER, 1, 0],
+        [0, OUTER / 2, -1 / 2, -OUTER, 1, 0],
         [0, 1, 0, -5 / 2, 0, 1],
     ]
 )
+"""[6, 6], of a side of a tile."""
+
 OF_KERNEL = np.array(
     [
         [1, 0, 0],
-        [-2 / 3, -2 / 3 * A, -1 / 3],
-        [-2 / 3, 2 / 3 * A, -1 / 3],
-        [1 / 6, B / 6, 1 / 3],
-        [1 / 6, -B / 6, 1 / 3],
+        [-2 / 3, -2 / 3 * INNER, -1 / 3],
+        [-2 / 3, 2 / 3 * INNER, -1 / 3],
+        [1 / 6, OUTER / 6, 1 / 3],
+        [1 / 6, -OUTER / 6, 1 / 3],
         [0, 0, 1],
     ]
 )
+"""[6, 3], of a side of a kernel."""
+
 OF_PRODUCTS = np.array(
     [
         [1, 1, 1, 1, 1, 0],
-        [0, A, -A, B, -B, 0],
+        [0, INNER, -INNER, OUTER, -OUTER, 0],
         [0, 1 / 2, 1 / 2, 2, 2, 0],
-        [0, A / 2, -A / 2, 2 * B, -2 * B, 1],
+        [0, INNER / 2, -INNER / 2, 2 * OUTER, -2 * OUTER, 1],
     ]
 )
+"""[4, 6], back to a side of the outputs."""
+
 OF_KERNEL_2D = np.kron(OF_KERNEL, OF_KERNEL)
 """[36, 9], for a kernel's rows and columns at once."""
 
 MIN_CHANNELS, MIN_TILES = 48, 32
-"""With fewer, transforming takes longer than the products that it saves."""
+"""With fewer, transforming takes longer than the products that it saves (on an AMD EPYC, Zen 4)."""
 
 
 def is_faster(x: jax.Array, kernel: jax.Array, stride: int) -> bool:

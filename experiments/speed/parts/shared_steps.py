@@ -41,9 +41,9 @@ def main() -> None:
     parser.add_argument("target", type=Path)
     places.add_arguments(parser)
     options = parser.parse_args()
+    bench.as_in_training()
     processes.join(vars(options))
     processes.meet()
-    bench.as_in_training()
     setting = bench.Setting(options.batch_size, options.side)
     extract, train, all_reduced = compiled(options.depth, setting)
     found: dict[str, object] = {"all_reduced": all_reduced}
