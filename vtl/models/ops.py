@@ -1,7 +1,8 @@
 """The operations that a network spends its time in: convolutions, ReLUs and max-pool.
 
 Each gives the result of `jax.lax`, up to rounding, and is faster on some platform;
-docs/performance.md has the measurements. What a ResNet has dozens of is jitted, so that alike ones are traced once.
+docs/performance.md has the measurements. What a ResNet has dozens of is jitted, so that alike ones
+are traced once.
 """
 
 import functools
