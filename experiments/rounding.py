@@ -2,8 +2,8 @@
 
     python -m experiments.rounding --weights=FILE
 
-Alone: a 3x3 convolution of 256 channels by F(4x4, 3x3) at two sets of points, and as a plain sum,
-in NumPy's float32, from the same in float64. In a network: the features of a ResNet-50 as vtl
+Alone: a 3x3 convolution of 256 channels by F(4x4, 3x3) at the usual points and at vtl's, and as a
+plain sum, in NumPy's float32, from the same in float64. In a network: the features of a ResNet-50 as vtl
 computes them, as it would by XLA's own convolutions, and as PyTorch does, from PyTorch's in
 float64, on crops of two photos and on noise. The figure is the largest difference over the largest
 value. This needs the extra `parity`. Writes experiments/rounding.csv.
@@ -27,10 +27,7 @@ from vtl.models import winograd
 from vtl.weights import network, sources
 
 NUM_CHANNELS, NUM_TILES, NUM_IMAGES, SIDE = 256, 64, 32, 224
-POINTS = {
-    "0, ±1, ±2": (0, 1, -1, 2, -2),
-    "0, ±√½, ±√2": (0, math.sqrt(1 / 2), -math.sqrt(1 / 2), math.sqrt(2), -math.sqrt(2)),
-}
+USUAL_POINTS = (0, 1, -1, 2, -2)
 Features = Callable[[np.ndarray], np.ndarray]
 
 
@@ -82,8 +79,12 @@ def of_points() -> dict[str, float]:
 
     exact = summed(x.astype(np.float64), kernel.astype(np.float64))
     found = {"a sum": relative(summed(x, kernel), exact)}
-    for name, points in POINTS.items():
-        of_output, of_kernel, of_input = (m.astype(np.float32) for m in transforms(points))
+    ways = {
+        "0, ±1, ±2": transforms(USUAL_POINTS),
+        "0, ±√½, ±√2": (winograd.OF_PRODUCTS, winograd.OF_KERNEL, winograd.OF_INPUT),
+    }
+    for name, matrices in ways.items():
+        of_output, of_kernel, of_input = (matrix.astype(np.float32) for matrix in matrices)
         products = both(of_input, x) @ both(of_kernel, kernel)
         found[name] = relative(both(of_output, products), exact)
     return found
