@@ -3,8 +3,8 @@
     python -m experiments.rounding --weights=FILE
 
 Alone: a 3x3 convolution of 256 channels by F(4x4, 3x3) at the usual points and at vtl's, and as a
-plain sum, in NumPy's float32, from the same in float64. In a network: the features of a ResNet-50 as vtl
-computes them, as it would by XLA's own convolutions, and as PyTorch does, from PyTorch's in
+plain sum, in NumPy's float32, from the same in float64. In a network: the features of a ResNet-50
+as vtl computes them, as it would by XLA's own convolutions, and as PyTorch does, from PyTorch's in
 float64, on crops of two photos and on noise. The figure is the largest difference over the largest
 value. This needs the extra `parity`. Writes experiments/rounding.csv.
 """
