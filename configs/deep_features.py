@@ -54,7 +54,7 @@ def _base() -> ConfigDict:
     config.model.depth = 50  # no longer read: kept for command lines of vtl 0.1
     config.model.width = 1.0  # no longer read: kept for command lines of vtl 0.1
     # Of the activations: float32 or bfloat16. auto is what the run was begun with; a new one's is
-    # bfloat16 on CPUs that multiply it, and float32 elsewhere.
+    # bfloat16 on CPUs that multiply it faster, and float32 elsewhere.
     config.model.dtype = "float32"
     config.precision = "default"  # of float32 products: default (TF32 on GPUs), high or highest
 

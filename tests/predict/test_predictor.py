@@ -121,7 +121,8 @@ def test_large_photos_are_decoded_as_the_run_says_or_the_command(run, tmp_path):
 def test_bfloat16_on_request(run, tmp_path, monkeypatch, capsys):
     workdir, root = run
     photo = str(root / tiny_runs.scores(workdir)["ids"][0])
-    monkeypatch.setattr(dtypes, "cpu_multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(dtypes, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(dtypes, "speed_of_bfloat16", lambda: 2.0)
     numbers = {}
     for dtype in ("float32", "bfloat16", "auto"):
         path = tmp_path / f"{dtype}.csv"

@@ -204,7 +204,8 @@ def test_photos_of_similar_features_are_named(tmp_path, devkit, weights, monkeyp
 def test_bfloat16_is_chosen_by_the_cpu_and_kept(tmp_path, devkit, weights, monkeypatch):
     """A run that was begun in it goes on in it; its features are float32's to two digits."""
     features.run(make_config(devkit, weights), tmp_path / "float32")
-    monkeypatch.setattr(dtypes, "cpu_multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(dtypes, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(dtypes, "speed_of_bfloat16", lambda: 2.0)
     config = make_config(devkit, weights, **{"model.dtype": "auto"})
     features.run(config, tmp_path / "auto")
     want, got = (
@@ -212,7 +213,7 @@ def test_bfloat16_is_chosen_by_the_cpu_and_kept(tmp_path, devkit, weights, monke
         for name in ("float32", "auto")
     )
     assert 0 < np.abs(got - want).max() <= 2e-2 * np.abs(want).max()
-    monkeypatch.setattr(dtypes, "cpu_multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(dtypes, "cpu_has_bfloat16", lambda: False)
     again = make_config(devkit, weights, **{"model.dtype": "auto"})
     features.run(again, tmp_path / "auto")
     assert again.model.dtype == "bfloat16"
