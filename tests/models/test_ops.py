@@ -18,6 +18,7 @@ from vtl.models.ops import (
     max_pool,
     relu,
     relu6,
+    scaled,
 )
 
 
@@ -46,6 +47,22 @@ def test_the_pool_is_a_max_pool_with_its_gradient(size, dtype):
     got, want = (with_gradients(pool, gradient, x) for pool in (max_pool, of_flax))
     np.testing.assert_array_equal(got[0], want[0])
     np.testing.assert_array_equal(got[1], want[1])
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_scaled_kernel_is_a_product_with_its_gradients(size):
+    rng = np.random.default_rng(0)
+    kernel, gradient = (
+        jnp.asarray(rng.normal(size=(size, size, 5, 7)), jnp.float32) for _ in range(2)
+    )
+    multiplier = jnp.asarray(rng.normal(size=7), jnp.float32)
+    got, want = (
+        with_gradients(function, gradient, kernel, multiplier)
+        for function in (scaled, jnp.multiply)
+    )
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(scaled(kernel, 1.0), kernel)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -50,7 +50,8 @@ class Conv(nn.Module):
     def convolve(self, x: jax.Array, kernel: jax.Array, multiplier: jax.Array | float) -> jax.Array:
         """Convolve x with `kernel`; a subclass may do it another way."""
         convolve = depthwise.convolve if self.depthwise else ops.convolve
-        return convolve(x, (kernel * multiplier).astype(self.dtype), self.stride, self.padding)
+        kernel = ops.scaled(kernel, multiplier).astype(self.dtype)
+        return convolve(x, kernel, self.stride, self.padding)
 
 
 class BatchNorm(nn.Module):

@@ -55,6 +55,16 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: str) -> jax
     return lax.platform_dependent(x, kernel, **_fastest(x, kernel, stride, padding))
 
 
+def scaled(kernel: jax.Array, multiplier: jax.Array | float) -> jax.Array:
+    """kernel [K, K, C, F] times a multiplier of each feature [F], or of all.
+
+    As a matrix: of four axes, two of them 1, XLA's CPU backend takes ten times as long to add up
+    the gradient of `multiplier`.
+    """
+    rows = kernel.reshape(-1, kernel.shape[-1])
+    return (rows * multiplier).reshape(kernel.shape)
+
+
 Convolution = Callable[[jax.Array, jax.Array], jax.Array]
 """Of an input and a kernel; a gradient, of one of them and the output's gradient."""
 
