@@ -161,7 +161,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--dtype",
         choices=(dtypes.AUTO, *dtypes.DTYPES),
         default="",
-        help="of activations; the default is the run's, auto is bfloat16 on CPUs that multiply it faster",
+        help="of activations; the default is the run's, auto is bfloat16 where that is faster",
     )
     parser.add_argument(
         "--top", type=_positive, default=likeliest.TOP, help="how many classes are printed"
