@@ -1,8 +1,10 @@
 """What the benchmarks of steps share: the batch, the steps' names, the clock, the machine."""
 
 import argparse
+import ctypes
 import dataclasses
 import os
+import platform
 import statistics
 import sys
 import time
@@ -19,6 +21,8 @@ from vtl.training import memory
 
 # JAX reads this when it first uses a GPU; it would take three quarters of the peers' memory.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+_M_ARENA_MAX = -8  # from glibc's malloc.h
 
 NUM_CLASSES = 20
 PACKAGES = ("jax", "jaxlib", "torch", "timm", "keras", "onnxruntime", "openvino")
@@ -43,6 +47,17 @@ def as_in_training() -> None:
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     memory.keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Give a peer, too, what `as_in_training` does about memory.
+
+    A peer's threads share one heap, since glibc would give back what is freed on any other. To be
+    called before there are threads.
+    """
+    memory.keep_freed_memory()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def steps_of(network: str) -> tuple[str, ...]:

@@ -4,10 +4,10 @@
 
 This needs the extra `bench`; a peer that is missing is named and left out. Every peer does the same
 step on the same crops of real photos, normalised from uint8 counts, as its users would write it
-(experiments/speed/peers), in a process of its own. Repetitions are interleaved, so that whatever
-else the machine does slows all alike. The first call, which compiles, is timed by itself. Ours
-keeps freed memory, as a fine-tuning does; with GLIBC_TUNABLES in the environment the others do,
-too. A training on a GPU does not wait for a step before it begins the next: measure that with
+(experiments/speed/peers), in a process of its own for each step. Repetitions are interleaved, so
+that whatever else the machine does slows all alike. The first call, which compiles, is timed by
+itself. Ours keeps freed memory, as a fine-tuning does, and so does every peer, whose users don't.
+A training on a GPU does not wait for a step before it begins the next: measure that with
 `--in-flight=10`. With `--dtype=bfloat16` ours computes in it, and the others by autocast or their
 mixed precision; what ends in `_float32`, such as vtl_float32, doesn't. With
 `--network=efficientnet_lite0` (a batch of 32 is what users take) or vit_small_patch16_224 the peer
@@ -134,6 +134,7 @@ def peer_makers(peer: str, setting: bench.Setting, precision: str) -> bench.Make
     if peer == OURS:
         bench.as_in_training()
         return our_makers(setting)
+    bench.keep_freed_memory()
     module, options = PEERS[peer]
     return importlib.import_module(f"experiments.speed.peers.{module}").makers(setting, **options)
 
@@ -237,17 +238,20 @@ def main() -> None:
         in_flight=options.in_flight,
     )
     precision = "default" if options.tf32 else "highest"
-    makers_by_peer: dict[str, bench.Makers] = {}
+    peers: list[str] = [OURS, *options.peers]
     packages: set[str] = set()
-    for peer in (OURS, *options.peers):
-        load = functools.partial(peer_makers, peer, setting, precision)
-        if started := attempt(makers_by_peer, peer, functools.partial(workers.start, load)):
-            makers_by_peer[peer], imported = started
-            packages.update(imported)
     rows: list[tables.Row] = []
     for name in options.steps:
+        makers_by_peer: dict[str, bench.Makers] = {}
+        for peer in peers:
+            load = functools.partial(peer_makers, peer, setting, precision)
+            if started := attempt(makers_by_peer, peer, functools.partial(workers.start, load)):
+                makers_by_peer[peer], imported = started
+                packages.update(imported)
         num_images = setting.batch_size * setting.in_flight
-        for row in measure(makers_by_peer, name, num_images, options.repetitions):
+        measured = measure(makers_by_peer, name, num_images, options.repetitions)
+        peers = list(makers_by_peer)
+        for row in measured:
             tables.show(row)
             own = setting_of(row["peer"], setting)
             row |= own.columns() | {"in_flight": setting.in_flight}

@@ -1,7 +1,7 @@
 """Run a peer's steps in a process of its own, so that no peer finds what another left behind.
 
 In one process they would share threads and an allocator, whose habits change with what it was asked
-for. A peer still finds what its own earlier steps left behind.
+for. A process ends when nobody holds what it made.
 """
 
 import multiprocessing

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 
 import pytest
@@ -39,3 +40,15 @@ def test_a_worker_that_ends_is_an_error():
         step()
     with pytest.raises(workers.PeerError, match="its process ended"):
         made["count"]()
+
+
+def test_a_worker_ends_when_nobody_holds_its_steps():
+    others = set(multiprocessing.active_children())
+    made, _ = workers.start(makers)
+    (process,) = set(multiprocessing.active_children()) - others
+    step = made["count"]()
+    del made
+    step()
+    del step
+    process.join(timeout=60)
+    assert process.exitcode == 0
