@@ -1,5 +1,6 @@
 """Starts processes of `vtl`, cold or as forks of a warm one, and watches what they are at."""
 
+import contextlib
 import json
 import os
 import signal
@@ -70,9 +71,10 @@ class Running:
             time.sleep(_POLL_S)
 
     def send(self, number: signal.Signals) -> None:
-        """Send the signal."""
+        """Send the signal, unless the process has ended since it was last asked."""
         assert self.pid > 1  # others are groups of processes, its own among them
-        os.kill(self.pid, number)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
 
 def start_cold(command: Command, directory: Path) -> Running:

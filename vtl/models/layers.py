@@ -45,6 +45,9 @@ class Conv(nn.Module):
             2.0, "fan_in" if self.depthwise else "fan_out", "normal"
         )
         kernel = parameter(self, "kernel", scaling, (size, size, inputs, self.features))
+        if self.is_initializing():  # of which the shape is enough
+            sides = (math.ceil(side / self.stride) for side in x.shape[1:3])
+            return jnp.zeros((len(x), *sides, self.features), self.dtype)
         return self.convolve(x, kernel, multiplier)
 
     def convolve(self, x: jax.Array, kernel: jax.Array, multiplier: jax.Array | float) -> jax.Array:

@@ -122,7 +122,9 @@ def run(
     memory.keep_freed_memory()
     num_images, batch_size = len(training_set.images), plan.batch_size
     progress = Progress(int(train_state.step), plan.num_steps, batch_size, plan.epoch_size)
-    learning_rates = np.broadcast_to(plan.learning_rate(np.arange(plan.num_steps)), plan.num_steps)
+    learning_rates = np.broadcast_to(
+        jax.jit(plan.learning_rate)(np.arange(plan.num_steps)), plan.num_steps
+    )
     pending: list[dict[str, jax.Array]] = []
     stop_is_agreed = processes.Vote(plan.mesh)
 

@@ -1,5 +1,6 @@
 """The pure training and evaluation steps, jitted over a mesh."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -131,10 +132,14 @@ def make_map_step(model: nn.Module, preprocessing: Preprocessing, mesh: Mesh) ->
     return _by_batch(map_step, mesh)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _evaluate(
     model: nn.Module, preprocessing: Preprocessing, variables: Any, images: jax.Array
 ) -> tuple[jax.Array, Any]:
-    """The model's logits and outputs for the central crop of uint8 images."""
+    """The model's logits and outputs for the central crop of uint8 images.
+
+    Jitted, so that the steps of a network, which want different outputs, trace it once.
+    """
     images = normalise(augment.centre_crop(images, preprocessing.crop_size), preprocessing)
     logits, outputs = model.apply(variables, images, norms_by_batch=())
     return logits, outputs
