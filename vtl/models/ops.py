@@ -41,6 +41,16 @@ def paddings_of(x: jax.Array, size: int, stride: int, padding: str) -> list[tupl
     return [padding_of(side, size, stride, padding) for side in x.shape[1:3]]
 
 
+def scaled(kernel: jax.Array, multiplier: jax.Array | float) -> jax.Array:
+    """kernel [K, K, C, F] times a multiplier of each feature [F], or of all.
+
+    As a matrix: of four axes, two of them 1, XLA's CPU backend takes many times as long to add up
+    the gradient of `multiplier`.
+    """
+    rows = kernel.reshape(-1, kernel.shape[-1])
+    return (rows * multiplier).reshape(kernel.shape)
+
+
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: str = "torch") -> jax.Array:
     """x [B, H, W, C], kernel [K, K, C, F] -> [B, ceil(H / stride), ceil(W / stride), F].
@@ -53,16 +63,6 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: str = "torch
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: str) -> jax.Array:
     return lax.platform_dependent(x, kernel, **_fastest(x, kernel, stride, padding))
-
-
-def scaled(kernel: jax.Array, multiplier: jax.Array | float) -> jax.Array:
-    """kernel [K, K, C, F] times a multiplier of each feature [F], or of all.
-
-    As a matrix: of four axes, two of them 1, XLA's CPU backend takes ten times as long to add up
-    the gradient of `multiplier`.
-    """
-    rows = kernel.reshape(-1, kernel.shape[-1])
-    return (rows * multiplier).reshape(kernel.shape)
 
 
 Convolution = Callable[[jax.Array, jax.Array], jax.Array]
